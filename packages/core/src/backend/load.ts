@@ -1,0 +1,74 @@
+import { createRequire } from 'node:module'
+import { isAbsolute, resolve } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { backendSymbol, contractVersion, isBackend, type Backend } from './contract.ts'
+import { KvxError } from './errors.ts'
+
+/**
+ * Finds a backend by name. A `Backend` object is taken as it is; a name is resolved as `@kvx/<name>`,
+ * then as a package specifier or file path, from the folder of the *host* (`from`: a folder, a file or
+ * a file URL), because the host decides which backends are installed.
+ *
+ * @throws KvxError `ERR_KVX_BACKEND_NOT_INSTALLED`, `ERR_KVX_BACKEND_INVALID`,
+ *   `ERR_KVX_BACKEND_UNAVAILABLE` when the package is there but cannot be loaded.
+ */
+export async function loadBackend(
+  backend: string | Backend,
+  options: { from: string },
+): Promise<Backend> {
+  if (typeof backend !== 'string') {
+    if (isBackend(backend)) return backend
+    throw invalid('the object given as backend', backend)
+  }
+  const from = options.from.startsWith('file:') ? fileURLToPath(options.from) : resolve(options.from)
+  const path = locate(backend, from)
+  if (path === undefined) {
+    throw new KvxError(
+      'ERR_KVX_BACKEND_NOT_INSTALLED',
+      `The transfer backend '${backend}' is not installed. ` +
+        (/^[a-z][a-z0-9-]*$/.test(backend)
+          ? `Install it with: npm install @kvx/${backend}`
+          : `No such package or file as seen from ${from}.`),
+      { phase: 'open' },
+    )
+  }
+  let module: { default?: unknown; backend?: unknown }
+  try {
+    module = (await import(pathToFileURL(path).href)) as typeof module
+  } catch (cause) {
+    throw new KvxError(
+      'ERR_KVX_BACKEND_UNAVAILABLE',
+      `The transfer backend '${backend}' could not be loaded from ${path}: ${(cause as Error).message}`,
+      { cause, phase: 'open' },
+    )
+  }
+  if (isBackend(module.default)) return module.default
+  throw invalid(path, module.default)
+}
+
+function locate(name: string, from: string): string | undefined {
+  // createRequire wants a file; a folder is given one that need not exist.
+  const require = createRequire(/\.[cm]?[jt]s$/.test(from) ? from : resolve(from, 'noop.js'))
+  const base = /\.[cm]?[jt]s$/.test(from) ? resolve(from, '..') : from
+  const specifiers = name.startsWith('.') || isAbsolute(name) ? [resolve(base, name)] : [`@kvx/${name}`, name]
+  for (const specifier of specifiers) {
+    try {
+      const path = require.resolve(specifier)
+      if (isAbsolute(path)) return path // a bare name may resolve to a module of Node itself
+    } catch {
+      // The next specifier; the caller reports when none fits.
+    }
+  }
+  return undefined
+}
+
+function invalid(what: string, value: unknown): KvxError {
+  const found = (value as { [backendSymbol]?: unknown } | null | undefined)?.[backendSymbol]
+  return new KvxError(
+    'ERR_KVX_BACKEND_INVALID',
+    found === undefined
+      ? `${what} is no kvx backend: its default export lacks Symbol.for('@kvx/backend') or a method of the contract.`
+      : `${what} follows version ${JSON.stringify(found)} of the backend contract; this kvx needs version ${String(contractVersion)}.`,
+    { phase: 'open' },
+  )
+}

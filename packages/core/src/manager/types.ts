@@ -1,0 +1,189 @@
+/** What a host calls, and what it gives. The classes behind it are made by `KVManager.open`. */
+import type { Backend, KvxError, Log, Memory } from '../backend/index.ts'
+import type { Layout } from '../layout/layout.ts'
+
+/**
+ * State of a request for schedulers that poll. The numeric order is SGLang's: the least value over
+ * all ranks is the state of the whole request.
+ */
+export const KVPoll = {
+  Failed: 0,
+  Bootstrapping: 1,
+  WaitingForInput: 2,
+  Transferring: 3,
+  Success: 4,
+} as const
+export type KVPoll = (typeof KVPoll)[keyof typeof KVPoll]
+
+export interface WaitOptions {
+  /** Ends the wait, not the request: the request goes on until it is aborted or ends. */
+  signal?: AbortSignal
+}
+
+export interface KVManagerOptions {
+  role: 'prefill' | 'decode'
+  /** Name, package specifier, path, or a `Backend`. */
+  backend: string | Backend
+  backendOptions?: Record<string, unknown>
+  /** The host's folder or `import.meta.url`: backends are looked for from there. Default: the working directory. */
+  from?: string
+  layout: Layout
+  /** Registered in this order; `Tensor.region` counts in it. */
+  memory: readonly Memory[]
+  /** One secret per deployment; see `control/keys.ts`. */
+  token: string
+  /** Address on which this manager is reached by its peers. Default 127.0.0.1, a port is chosen. */
+  host?: string
+  /** prefill: the bootstrap service at which this rank registers, as `tcp://host:port`. */
+  bootstrap?: string
+  /** Name of the instance, for messages and logs. Default: role and process id. */
+  instance?: string
+  /** Checksums per page in the manifest, checked before a request succeeds. Needs memory with `view`. */
+  verifyKV?: boolean
+  deadlines?: Partial<Deadlines>
+  limits?: Partial<Limits>
+  log?: Log
+}
+
+/** Milliseconds. Every wait ends at one of these. */
+export interface Deadlines {
+  /** decode: bootstrap asked, connected, `hello` answered. */
+  hello: number
+  /** decode: `reserve` answered. */
+  reserve: number
+  /** prefill: `reserved()` waits for decode; also how long a reserve may be parked without its prefill leg. */
+  pairing: number
+  /** decode: from paired to complete, without any sign of life of this request. */
+  progress: number
+  /** One write, until the engine reports its end. */
+  transfer: number
+  /** prefill: `finish` waits for the acknowledgement; how long a finished request is remembered. */
+  linger: number
+  /** A peer that says nothing, not even `pong`, for so long is lost. */
+  peerSilent: number
+  /** Between two `ping`s. */
+  ping: number
+}
+
+export interface Limits {
+  /** Parked reserves per peer. */
+  parkedPerPeer: number
+  /** Bytes of writes in flight per peer. */
+  bytesInFlightPerPeer: number
+  /** Bytes of the aux of one request. */
+  auxBytes: number
+  /** Live requests of this manager. */
+  requests: number
+}
+
+export interface KVManager {
+  readonly role: 'prefill' | 'decode'
+  /** 32 lower-case hex digits. */
+  readonly incarnation: string
+  /** Backend name and version. */
+  readonly engine: { readonly backend: string; readonly version: string }
+  /**
+   * prefill: the sending leg of a request.
+   * @throws KvxError `ERR_KVX_INVALID_STATE` for another role, `ERR_KVX_ROOM_IN_USE`, `ERR_KVX_OVER_LIMIT`, `ERR_KVX_CLOSED`
+   */
+  send(room: bigint, request: SendRequest): KVSender
+  /** decode: the receiving leg. Throws as `send`. */
+  receive(room: bigint, request: ReceiveRequest): KVReceiver
+  /** Aborts what is live, waits for it to settle as far as possible, closes the engine. Idempotent. */
+  close(): Promise<void>
+}
+
+export interface SendRequest {
+  /** Prompt length in tokens. */
+  tokens: number
+  /** 16 bytes that identify the prompt's token ids: `promptDigest(ids)`. */
+  digest: Uint8Array
+  /** Sample number when one room carries several (n > 1). Default 0. */
+  index?: number
+  deadlines?: Partial<Deadlines>
+}
+
+export interface ReceiveRequest extends SendRequest {
+  /** The bootstrap service of the prefill instance, as `tcp://host:port`. */
+  from: string
+}
+
+export interface Aux {
+  /** First token, sampled by prefill. */
+  firstToken?: number
+  /** Log probability of it. */
+  logprob?: number
+  /** Prompt tokens that prefill had cached. */
+  cachedTokens?: number
+  /** Anything else of the host's; opaque to kvx. */
+  blob?: Uint8Array
+}
+
+export interface KVSender {
+  readonly room: bigint
+  readonly index: number
+  /**
+   * Waits until decode has reserved its pages. Holds no pages and no compute slot meanwhile.
+   * @throws KvxError with `code`, `phase`, `peer`
+   */
+  reserved(options?: WaitOptions): Promise<{ prefixTokens: number }>
+  /** Asks for pages now, when decode allocates late. */
+  ready(): void
+  /**
+   * Sends pages. Resolves once they are handed to the engine, which may wait for a credit; the source
+   * pages must stay untouched until `settled`. Rejects when the request has failed.
+   */
+  write(chunk: Chunk, options?: WaitOptions): Promise<void>
+  /** After the last `write`: resolves when every decode rank has acknowledged the whole request. */
+  finish(last?: { state?: Readonly<Record<string, Int32Array>>; aux?: Aux }, options?: WaitOptions): Promise<TransferSummary>
+  /** Ends the request on both sides. Does nothing when it has ended. */
+  abort(reason?: string): void
+  /** Nothing of this request reads the source pages any more. Never rejects. */
+  readonly settled: Promise<void>
+  poll(): KVPoll
+  /** The first cause, once `poll()` is `Failed`. */
+  readonly error: KvxError | undefined
+}
+
+export interface Chunk {
+  /** Index of the first page, counted from the prompt's first page. What lies in the prefix is skipped. */
+  start: number
+  /** Source pages, in the order of the prompt. */
+  pages: Int32Array
+  /** Half-open range of layers. Default: all. */
+  layers?: readonly [number, number]
+}
+
+export interface KVReceiver {
+  readonly room: bigint
+  readonly index: number
+  /**
+   * Tells prefill where to write. `pages` begin after the prefix, which is rounded down to a whole page.
+   * Resolves when prefill has answered: paired, or parked because its own leg is not there yet.
+   * Without `pages`: wait for `wanted`, then `provide`.
+   */
+  reserve(destination: {
+    pages?: Int32Array
+    prefixTokens?: number
+    state?: Readonly<Record<string, Int32Array>>
+  }, options?: WaitOptions): Promise<{ prefixTokens: number }>
+  /** Resolves when prefill needs the pages; rejects when the request fails before. */
+  readonly wanted: Promise<void>
+  provide(destination: { pages: Int32Array; state?: Readonly<Record<string, Int32Array>> }): void
+  /** Every byte has arrived and agrees with the manifest; or a KvxError with code, phase, peer, rank, cause. */
+  readonly done: Promise<{ aux: Aux; report: TransferSummary }>
+  /** No byte of this request can land any more: the destination pages may be used for others. Never rejects. */
+  readonly settled: Promise<void>
+  abort(reason?: string): void
+  poll(): KVPoll
+  readonly error: KvxError | undefined
+}
+
+export interface TransferSummary {
+  pages: number
+  bytes: number
+  /** Number of `write` calls of prefill that moved something. */
+  chunks: number
+  /** From the first write to the last acknowledgement, on the prefill side. */
+  ms: number
+}
