@@ -1,0 +1,9 @@
+{
+  'includes': ['kvx.gypi'],
+  'targets': [
+    {
+      'target_name': 'kvx_native',
+      'sources': ['native/addon.cc', 'native/memory.cc', 'native/plan_tool.cc', 'native/tokens.cc'],
+    },
+  ],
+}

