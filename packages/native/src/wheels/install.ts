@@ -76,7 +76,7 @@ export async function installWheel(
     const manifest = { name, version, ...(flavour === undefined ? {} : { flavour }), sha256, from }
     await writeFile(join(tree, manifestName), JSON.stringify(manifest, null, 2) + '\n')
     const folder = wheelFolder(spec, cache)
-    await moveIntoPlace(tree, folder, join(work, 'replaced'))
+    await moveIntoPlace(spec, cache, tree, sha256)
     tell({ step: 'done', message: `${spec.name} ${version} is in ${folder}` })
     return { folder, ...manifest }
   } catch (cause) {
@@ -92,17 +92,19 @@ export async function installWheel(
   }
 }
 
-async function moveIntoPlace(tree: string, folder: string, replaced: string): Promise<void> {
-  // A folder can only be renamed onto an absent or empty one. Two installations may race: the one
-  // that comes later takes the other's result out and puts its own, equal one in.
+async function moveIntoPlace(spec: WheelSpec, cache: string, tree: string, sha256: string): Promise<void> {
+  const folder = wheelFolder(spec, cache)
   for (let attempt = 0; ; attempt++) {
     try {
       await rename(tree, folder)
       return
     } catch (error) {
+      // A folder can only be renamed onto an absent or empty one. What is there is either the same
+      // wheel, put by another installation meanwhile, or the ruin of an older one.
       const code = (error as NodeJS.ErrnoException).code
       if (attempt === 8 || (code !== 'ENOTEMPTY' && code !== 'EEXIST')) throw error
-      await rename(folder, `${replaced}-${String(attempt)}`).catch(() => undefined)
+      if ((await findInstalled(spec, { cache }))?.sha256 === sha256) return
+      await rename(folder, `${tree}-replaced-${String(attempt)}`).catch(() => undefined)
     }
   }
 }
