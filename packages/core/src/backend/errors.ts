@@ -27,6 +27,7 @@ export const errorTable = {
   ERR_KVX_CLOSED: { summary: 'The object was closed while the call was waiting, or before it.', retryable: false },
   ERR_KVX_ABORTED: { summary: 'The request was aborted by its caller or by the other side.', retryable: false },
   ERR_KVX_TIMEOUT: { summary: 'A wait of the protocol ended at its deadline.', retryable: true },
+  ERR_KVX_ADDRESS_UNAVAILABLE: { summary: 'The address to listen on is in use, or does not belong to this machine.', retryable: false },
   ERR_KVX_BOOTSTRAP_UNREACHABLE: { summary: 'The bootstrap service did not answer: not running, another address, or another token.', retryable: true },
   ERR_KVX_BOOTSTRAP_INCOMPLETE: { summary: 'The prefill instance has not registered all of its ranks.', retryable: true },
   ERR_KVX_UNAUTHORIZED: { summary: 'The peer does not hold the same token.', retryable: false },

@@ -1,0 +1,206 @@
+import { Dealer } from 'zeromq'
+import { type Log } from '../backend/contract.ts'
+import { KvxError, toKvxError } from '../backend/errors.ts'
+import { decodeMessage, encodeMessage, type Message } from './codec.ts'
+import { deploymentKeys } from './keys.ts'
+import { closeFrame, defaultLivenessMs, parseEndpoint, probeFrame, socketOptions } from './socket.ts'
+
+export interface ControlClientOptions {
+  /** `tcp://host:port` */
+  endpoint: string
+  token: string
+  onMessage: (message: Message) => void
+  /** Connected, and both sides have proven the same token. Called again after each reconnect. */
+  onUp: () => void
+  /**
+   * The connection ended, or an attempt to make it failed; called for every failed attempt.
+   * `ERR_KVX_UNAUTHORIZED`: something listens there, but with another token or another service.
+   * `ERR_KVX_PEER_LOST`: nothing answers. Attempts go on until `close`.
+   */
+  onDown: (reason: KvxError) => void
+  /** A frame that is no message; it has no other effect. */
+  onMalformed?: (error: KvxError) => void
+  log: Log
+  livenessMs?: number
+}
+
+/** One connection to a `ControlServer`, made again with growing pauses whenever it ends. */
+export class ControlClient {
+  readonly endpoint: string
+  readonly #options: ControlClientOptions
+  readonly #socket: Dealer
+  #up = false
+  #handshaking = false
+  #closed = false
+  #reconnect: NodeJS.Timeout | undefined
+
+  private constructor(options: ControlClientOptions, socket: Dealer) {
+    this.endpoint = options.endpoint
+    this.#options = options
+    this.#socket = socket
+    void this.#watch()
+    void this.#receive()
+    socket.connect(options.endpoint)
+  }
+
+  /**
+   * Returns at once; `onUp` or `onDown` tell how it went.
+   * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed endpoint or an empty token
+   */
+  static connect(options: ControlClientOptions): ControlClient {
+    const address = parseEndpoint(options.endpoint)
+    if (address === undefined || address.port === 0) {
+      throw new KvxError(
+        'ERR_KVX_INVALID_OPTION',
+        `'${options.endpoint}' is no address of a kvx service: it must look like tcp://host:port.`,
+      )
+    }
+    const keys = deploymentKeys(options.token)
+    return new ControlClient(
+      options,
+      new Dealer({
+        ...socketOptions(options.livenessMs ?? defaultLivenessMs),
+        ipv6: address.host.includes(':'),
+        // Messages are queued for a connection that exists, never for a future one: its peer may be another.
+        immediate: true,
+        connectTimeout: 3_000,
+        reconnectInterval: 100,
+        reconnectMaxInterval: 2_000,
+        curveServerKey: keys.server.publicKey,
+        curvePublicKey: keys.client.publicKey,
+        curveSecretKey: keys.client.secretKey,
+      }),
+    )
+  }
+
+  get up(): boolean {
+    return this.#up
+  }
+
+  /**
+   * Queues a message and returns at once. False: it was not queued, because the connection is down or
+   * its queue is full. A queued message is lost when the connection ends before it has left.
+   * @throws KvxError `ERR_KVX_OVER_LIMIT` when the message is too large
+   */
+  send(message: Message): boolean {
+    const frame = encodeMessage(message)
+    if (!this.#up || !this.#socket.writable) return false
+    this.#socket.send(frame).catch((error: unknown) => {
+      this.#options.log.warn({ endpoint: this.endpoint, error }, 'a control message could not be queued')
+    })
+    return true
+  }
+
+  /** No callback is called any more. What is queued has a moment to leave. Idempotent. */
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#up = false
+    clearTimeout(this.#reconnect)
+    this.#socket.close()
+  }
+
+  async #receive(): Promise<void> {
+    for await (const frames of this.#socket) {
+      if (this.#closed) return
+      const frame = frames[0]
+      if (frame === undefined || frame.equals(probeFrame)) continue
+      if (frame.equals(closeFrame)) {
+        this.#down(lost(`${this.endpoint} has given the connection up.`))
+        this.#connectAgain(100)
+        continue
+      }
+      try {
+        const message = decodeMessage(frame)
+        this.#call(() => { this.#options.onMessage(message) })
+      } catch (error) {
+        const reason = toKvxError(error)
+        this.#options.log.warn({ endpoint: this.endpoint, error: reason.message }, 'malformed message')
+        this.#call(() => this.#options.onMalformed?.(reason))
+      }
+    }
+  }
+
+  async #watch(): Promise<void> {
+    for await (const event of this.#socket.events) {
+      if (this.#closed) return
+      switch (event.type) {
+        case 'connect':
+          this.#handshaking = true
+          break
+        case 'handshake':
+          this.#handshaking = false
+          this.#up = true
+          // Asking makes libzmq attach the new connection before the first send.
+          void this.#socket.writable
+          this.#call(this.#options.onUp)
+          break
+        case 'disconnect':
+          if (this.#up) {
+            this.#down(lost(`The connection to ${this.endpoint} was lost.`))
+          } else if (this.#handshaking) {
+            // Not even a greeting: libzmq says no more and does not try again by itself.
+            this.#down(this.#unauthorized())
+            this.#connectAgain(2_000)
+          }
+          break
+        case 'close':
+          this.#down(lost(`Nothing answers at ${this.endpoint}.`))
+          break
+        case 'handshake:error:other':
+          this.#handshaking = false
+          // EAGAIN: no answer within `handshakeInterval`. Else the peer hung up.
+          this.#down(
+            event.error.code === 'EAGAIN'
+              ? lost(`${this.endpoint} accepted the connection, but did not answer.`)
+              : this.#unauthorized(event.error),
+          )
+          break
+        case 'handshake:error:auth':
+        case 'handshake:error:protocol':
+          this.#handshaking = false
+          this.#down(this.#unauthorized(event.error))
+          this.#connectAgain(2_000)
+          break
+        default:
+      }
+    }
+  }
+
+  #unauthorized(cause?: Error): KvxError {
+    return new KvxError(
+      'ERR_KVX_UNAUTHORIZED',
+      `${this.endpoint} refused the handshake: it has another token, or is no kvx service.`,
+      { cause, peer: this.endpoint },
+    )
+  }
+
+  #down(reason: KvxError): void {
+    this.#up = false
+    this.#call(() => { this.#options.onDown(reason) })
+  }
+
+  #connectAgain(ms: number): void {
+    if (this.#closed) return
+    try {
+      this.#socket.disconnect(this.endpoint)
+    } catch {
+      // libzmq has forgotten the endpoint already.
+    }
+    clearTimeout(this.#reconnect)
+    this.#reconnect = setTimeout(() => { this.#socket.connect(this.endpoint) }, ms)
+  }
+
+  /** A defect in a handler must not end the loops. */
+  #call(handler: () => void): void {
+    try {
+      handler()
+    } catch (error) {
+      this.#options.log.error({ error }, 'a control message handler failed')
+    }
+  }
+}
+
+function lost(message: string): KvxError {
+  return new KvxError('ERR_KVX_PEER_LOST', message)
+}

@@ -1,0 +1,285 @@
+import { lookup } from 'node:dns/promises'
+import { setTimeout as delay } from 'node:timers/promises'
+import { Context, Router } from 'zeromq'
+import { type Log } from '../backend/contract.ts'
+import { KvxError, toKvxError } from '../backend/errors.ts'
+import { decodeMessage, encodeMessage, type Message } from './codec.ts'
+import { deploymentKeys } from './keys.ts'
+import {
+  closeFrame,
+  defaultLivenessMs,
+  formatEndpoint,
+  parseEndpoint,
+  probeFrame,
+  socketOptions,
+} from './socket.ts'
+import { admitOnly } from './zap.ts'
+
+/** One authenticated client. A client that reconnects is another connection. */
+export interface Connection {
+  /** Unique among the connections of its server. */
+  readonly id: string
+  readonly closed: boolean
+  /**
+   * Queues a message and returns at once. When the connection is gone or its queue is full, the
+   * message is lost, the connection is closed and `onClose` is called.
+   * @throws KvxError `ERR_KVX_OVER_LIMIT` when the message is too large
+   */
+  send(message: Message): void
+  /** Gives the connection up: nothing of it is delivered any more, and the client reconnects. */
+  close(): void
+}
+
+export interface ControlServerOptions {
+  /** A name or address of this machine; `0.0.0.0` and `::` for all. */
+  host: string
+  /** 0: a free one is chosen. */
+  port: number
+  token: string
+  onMessage: (connection: Connection, message: Message) => void
+  /** Called once for every connection on which something arrived, except when the server closes. */
+  onClose?: (connection: Connection) => void
+  /** A frame that is no message; it has no other effect. */
+  onMalformed?: (connection: Connection, error: KvxError) => void
+  log: Log
+  livenessMs?: number
+}
+
+export class ControlServer {
+  readonly host: string
+  readonly port: number
+  /** `tcp://host:port`, with brackets around an IPv6 address. */
+  readonly endpoint: string
+  readonly #socket: Router
+  readonly #zap: { close(): void }
+  readonly #options: ControlServerOptions
+  readonly #connections = new Map<string, RouterConnection>()
+  readonly #released: Promise<void>
+  #sweep: NodeJS.Timeout | undefined
+  #lastDisconnect = 0
+  #closing: Promise<void> | undefined
+
+  private constructor(socket: Router, zap: { close(): void }, options: ControlServerOptions) {
+    const bound = parseEndpoint(socket.lastEndpoint ?? '')
+    if (bound === undefined) throw new KvxError('ERR_KVX_INTERNAL', 'libzmq told no bound endpoint.')
+    this.host = bound.host
+    this.port = bound.port
+    this.endpoint = formatEndpoint(bound.host, bound.port)
+    this.#socket = socket
+    this.#zap = zap
+    this.#options = options
+    this.#released = this.#watch()
+    void this.#receive()
+  }
+
+  /**
+   * Listens. Only clients that hold the same token get a message through.
+   * @throws KvxError `ERR_KVX_ADDRESS_UNAVAILABLE`, `ERR_KVX_INVALID_OPTION`
+   */
+  static async bind(options: ControlServerOptions): Promise<ControlServer> {
+    const keys = deploymentKeys(options.token)
+    const address = await resolveHost(options.host, options.port)
+    const context = new Context()
+    const zap = await admitOnly(context, keys.client.publicKey)
+    const socket = new Router({
+      ...socketOptions(options.livenessMs ?? defaultLivenessMs),
+      context,
+      ipv6: address.includes(':'),
+      mandatory: true,
+      backlog: 128,
+      curveServer: true,
+      curveSecretKey: keys.server.secretKey,
+      zapDomain: 'kvx',
+    })
+    try {
+      await socket.bind(formatEndpoint(address, options.port))
+    } catch (cause) {
+      socket.close()
+      zap.close()
+      throw unavailable(options, cause)
+    }
+    return new ControlServer(socket, zap, options)
+  }
+
+  /** Connections on which something arrived and that have not ended. */
+  get connections(): number {
+    return this.#connections.size
+  }
+
+  /** Stops at once and frees the port. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    clearTimeout(this.#sweep)
+    for (const connection of this.#connections.values()) connection.closed = true
+    this.#connections.clear()
+    await this.#socket.unbind(this.endpoint).catch(() => undefined)
+    this.#socket.close()
+    // libzmq releases the port in its own thread and says so in an event.
+    await Promise.race([this.#released, delay(1_000, undefined, { ref: false })])
+    this.#zap.close()
+  }
+
+  async #receive(): Promise<void> {
+    for await (const frames of this.#socket) {
+      if (this.#closing !== undefined) break
+      const [routingId, frame] = frames
+      if (routingId === undefined) continue
+      const connection = this.#connectionOf(routingId)
+      if (connection.closed) continue
+      try {
+        if (frame === undefined || frames.length !== 2) {
+          throw new KvxError('ERR_KVX_PROTOCOL', 'A malformed message arrived: it has several frames.')
+        }
+        const message = decodeMessage(frame)
+        this.#call(() => { this.#options.onMessage(connection, message) })
+      } catch (error) {
+        const reason = toKvxError(error)
+        this.#options.log.warn({ connection: connection.id, error: reason.message }, 'malformed message')
+        this.#call(() => this.#options.onMalformed?.(connection, reason))
+      }
+    }
+  }
+
+  #connectionOf(routingId: Buffer): RouterConnection {
+    const id = routingId.toString('hex')
+    let connection = this.#connections.get(id)
+    if (connection === undefined) {
+      connection = new RouterConnection(
+        id,
+        (frame) => {
+          // Asking makes libzmq take note of ended connections first.
+          void this.#socket.writable
+          return this.#socket.send([routingId, frame])
+        },
+        (ended) => { this.#ended(ended) },
+      )
+      this.#connections.set(id, connection)
+    }
+    return connection
+  }
+
+  #ended(connection: RouterConnection): void {
+    this.#call(() => this.#options.onClose?.(connection))
+  }
+
+  async #watch(): Promise<void> {
+    for await (const event of this.#socket.events) {
+      if (event.type === 'disconnect') {
+        this.#lastDisconnect = Date.now()
+        this.#sweepAfter(20)
+      } else if (event.type.startsWith('handshake:error')) {
+        this.#options.log.debug({ event: event.type }, 'a client failed to authenticate')
+      } else if (event.type === 'close' && this.#closing !== undefined) {
+        return
+      }
+    }
+  }
+
+  /**
+   * libzmq tells that a connection ended, but not which one: a probe of each tells. It may tell a
+   * moment before its routing table knows, so probing goes on for a second.
+   */
+  #sweepAfter(ms: number): void {
+    this.#sweep ??= setTimeout(() => {
+      void this.#probeAll().then(() => {
+        this.#sweep = undefined
+        if (Date.now() - this.#lastDisconnect < 1_000) this.#sweepAfter(250)
+      })
+    }, ms).unref()
+  }
+
+  async #probeAll(): Promise<void> {
+    for (const connection of [...this.#connections.values()]) {
+      if (this.#closing !== undefined) return
+      if (!(await connection.exists())) {
+        this.#connections.delete(connection.id)
+        connection.lost()
+      }
+    }
+  }
+
+  /** A defect in a handler must not end the loop that serves all connections. */
+  #call(handler: () => void): void {
+    try {
+      handler()
+    } catch (error) {
+      this.#options.log.error({ error }, 'a control message handler failed')
+    }
+  }
+}
+
+class RouterConnection implements Connection {
+  readonly id: string
+  closed = false
+  readonly #send: (frame: Uint8Array) => Promise<void>
+  readonly #onClose: (connection: RouterConnection) => void
+
+  constructor(
+    id: string,
+    send: (frame: Uint8Array) => Promise<void>,
+    onClose: (connection: RouterConnection) => void,
+  ) {
+    this.id = id
+    this.#send = send
+    this.#onClose = onClose
+  }
+
+  send(message: Message): void {
+    const frame = encodeMessage(message)
+    if (!this.closed) this.#send(frame).catch(() => { this.close() })
+  }
+
+  close(): void {
+    if (this.closed) return
+    this.#send(closeFrame).catch(() => undefined)
+    this.lost()
+  }
+
+  lost(): void {
+    if (this.closed) return
+    this.closed = true
+    this.#onClose(this)
+  }
+
+  /** Whether the connection is there; a full queue is there too. */
+  async exists(): Promise<boolean> {
+    try {
+      await this.#send(probeFrame)
+      return true
+    } catch (error) {
+      return (error as NodeJS.ErrnoException).code === 'EAGAIN'
+    }
+  }
+}
+
+async function resolveHost(host: string, port: number): Promise<string> {
+  if (!Number.isInteger(port) || port < 0 || port > 65_535) {
+    throw new KvxError('ERR_KVX_INVALID_OPTION', `${String(port)} is no port: 0 to 65535.`, { phase: 'open' })
+  }
+  try {
+    return (await lookup(host)).address
+  } catch (cause) {
+    throw new KvxError('ERR_KVX_ADDRESS_UNAVAILABLE', `Cannot listen on ${host}: there is no such host name.`, {
+      cause,
+      phase: 'open',
+    })
+  }
+}
+
+function unavailable(options: ControlServerOptions, cause: unknown): KvxError {
+  const where = formatEndpoint(options.host, options.port)
+  const code = (cause as NodeJS.ErrnoException).code
+  const why =
+    code === 'EADDRINUSE'
+      ? 'the port is in use. Choose another one, or 0 for any free one.'
+      : code === 'EACCES'
+        ? 'this user may not use that port.'
+        : code === 'EADDRNOTAVAIL' || code === 'ENODEV'
+          ? 'the address does not belong to this machine.'
+          : `${(cause as Error).message}.`
+  return new KvxError('ERR_KVX_ADDRESS_UNAVAILABLE', `Cannot listen on ${where}: ${why}`, { cause, phase: 'open' })
+}

@@ -1,0 +1,27 @@
+import { Router, type Context } from 'zeromq'
+import { z85 } from './keys.ts'
+
+/**
+ * Answers libzmq's question, for every handshake with a server socket of `context`, whether the
+ * client's key is admitted (RFC 27/ZAP). Without it, CURVE would admit any client that knows the
+ * server's public key. One per context, so every server has a context of its own.
+ */
+export async function admitOnly(context: Context, clientKey: string): Promise<{ close(): void }> {
+  const socket = new Router({ context, linger: 0 })
+  await socket.bind('inproc://zeromq.zap.01')
+  void answer(socket, clientKey)
+  return { close: () => { socket.close() } }
+}
+
+async function answer(socket: Router, clientKey: string): Promise<void> {
+  for await (const [peer, , version, request, , , , mechanism, key] of socket) {
+    if (peer === undefined || request === undefined) continue
+    const admitted =
+      version?.toString() === '1.0' &&
+      mechanism?.toString() === 'CURVE' &&
+      key?.length === 32 &&
+      z85(key) === clientKey
+    const [status, text] = admitted ? ['200', 'OK'] : ['400', 'unknown client key']
+    await socket.send([peer, '', '1.0', request, status, text, '', '']).catch(() => undefined)
+  }
+}
