@@ -1,0 +1,85 @@
+import { KvxError } from '../backend/errors.ts'
+import { type Layout, type Tensor } from './layout.ts'
+
+/**
+ * Is every tensor within its region, of the size that its heads give it, and apart from all others?
+ *
+ * @param regionBytes sizes of the memories that `Tensor.region` counts
+ * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
+ */
+export function checkLayout(layout: Layout, regionBytes: readonly number[]): void {
+  integer('pageTokens', layout.pageTokens, 1)
+  integer('layers', layout.layers, 1)
+  integer('heads', layout.heads, 1)
+  for (const [component, pages] of Object.entries(layout.pages)) {
+    integer(`pages of the component '${component}'`, pages, 1, 2 ** 31 - 1)
+  }
+  if (layout.tensors.length === 0) throw invalid('it has no tensors')
+  for (const tensor of layout.tensors) checkTensor(layout, tensor, regionBytes)
+
+  const places = layout.tensors.map((tensor) => ({ tensor, end: endOf(layout, tensor) }))
+  places.sort((a, b) => a.tensor.region - b.tensor.region || a.tensor.base - b.tensor.base)
+  places.forEach(({ tensor, end }, i) => {
+    const next = places[i + 1]?.tensor
+    if (next !== undefined && next.region === tensor.region && next.base < end) {
+      throw invalid(`${name(tensor)} and ${name(next)} overlap in region ${String(tensor.region)}`)
+    }
+  })
+  checkHeadsOnce(layout.tensors)
+}
+
+function checkTensor(layout: Layout, tensor: Tensor, regionBytes: readonly number[]): void {
+  const what = name(tensor)
+  const [low, high] = tensor.heads
+  integer(`layer of ${what}`, tensor.layer, 0, layout.layers - 1)
+  integer(`first head of ${what}`, low, 0, layout.heads - 1)
+  integer(`end of the heads of ${what}`, high, low + 1, layout.heads)
+  integer(`headBytes of ${what}`, tensor.headBytes, 1)
+  integer(`base of ${what}`, tensor.base, 0)
+  integer(`region of ${what}`, tensor.region, 0, regionBytes.length - 1)
+  if (layout.pages[tensor.component] === undefined) {
+    throw invalid(`the number of pages of the component '${tensor.component}' is missing`)
+  }
+  const bytes = layout.pageTokens * (high - low) * tensor.headBytes
+  if (tensor.pageBytes !== bytes) {
+    throw invalid(
+      `${what} has pages of ${String(tensor.pageBytes)} bytes, but ${String(layout.pageTokens)} tokens of ${String(high - low)} heads of ${String(tensor.headBytes)} bytes are ${String(bytes)}`,
+    )
+  }
+  const end = endOf(layout, tensor)
+  const size = regionBytes[tensor.region] ?? 0
+  if (end > size) {
+    throw invalid(`${what} ends at byte ${String(end)} of region ${String(tensor.region)}, which has ${String(size)}`)
+  }
+}
+
+/** The same heads of the same layer and part must not lie in two places. */
+function checkHeadsOnce(tensors: readonly Tensor[]): void {
+  const sorted = [...tensors].sort((a, b) => a.heads[0] - b.heads[0])
+  const ends = new Map<string, number>()
+  for (const tensor of sorted) {
+    const what = name(tensor)
+    if (tensor.heads[0] < (ends.get(what) ?? 0)) throw invalid(`${what} holds a head twice`)
+    ends.set(what, tensor.heads[1])
+  }
+}
+
+function endOf(layout: Layout, tensor: Tensor): number {
+  return tensor.base + (layout.pages[tensor.component] ?? 0) * tensor.pageBytes
+}
+
+function name(tensor: Tensor): string {
+  return `${tensor.component} layer ${String(tensor.layer)} ${tensor.part}`
+}
+
+function integer(what: string, value: number, least: number, most = Number.MAX_SAFE_INTEGER): void {
+  if (!Number.isInteger(value) || value < least || value > most) {
+    throw invalid(
+      `${what} is ${String(value)}, which is not an integer from ${String(least)} to ${String(most)}`,
+    )
+  }
+}
+
+function invalid(why: string): KvxError {
+  return new KvxError('ERR_KVX_INVALID_ARGUMENT', `The layout is not valid: ${why}.`, { phase: 'open' })
+}
