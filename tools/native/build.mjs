@@ -9,16 +9,27 @@ const folder = resolve(process.argv[2] ?? '.')
 const debug = process.argv.includes('--debug')
 
 const missing = [
-  { commands: [process.env.CXX ?? 'c++', 'g++', 'clang++'], what: 'a C++20 compiler', get: 'apt-get install g++   (or: dnf install gcc-c++)' },
+  {
+    commands: [process.env.CXX ?? 'c++', 'g++', 'clang++'],
+    what: 'a C++20 compiler',
+    get: 'apt-get install g++   (or: dnf install gcc-c++)',
+  },
   { commands: ['make'], what: 'make', get: 'apt-get install make   (or: dnf install make)' },
-  { commands: [process.env.PYTHON ?? 'python3', 'python3'], what: 'Python 3', get: 'apt-get install python3   (or: dnf install python3)' },
+  {
+    commands: [process.env.PYTHON ?? 'python3', 'python3'],
+    what: 'Python 3',
+    get: 'apt-get install python3   (or: dnf install python3)',
+  },
 ].filter(({ commands }) => !commands.some(runs))
 if (missing.length > 0) {
-  for (const { what, get } of missing) console.error(`Building the native addons needs ${what}. Get it with: ${get}`)
+  for (const { what, get } of missing)
+    console.error(`Building the native addons needs ${what}. Get it with: ${get}`)
   process.exit(1)
 }
 if (!existsSync(join(folder, 'binding.gyp'))) {
-  console.error(`There is no binding.gyp in ${folder}: run this in the folder of a package with an addon.`)
+  console.error(
+    `There is no binding.gyp in ${folder}: run this in the folder of a package with an addon.`,
+  )
   process.exit(1)
 }
 
@@ -35,7 +46,9 @@ for (const step of steps) {
     { cwd: folder, env: environment, stdio: ['ignore', 'inherit', 'inherit'] },
   )
   if (status !== 0) {
-    console.error(`The native addon in ${folder} could not be built (node-gyp ${step}); the compiler's message is above.`)
+    console.error(
+      `The native addon in ${folder} could not be built (node-gyp ${step}); the compiler's message is above.`,
+    )
     process.exit(1)
   }
 }

@@ -1,1 +1,6 @@
-export * from './wheels/index.ts'
+/** Memory, plan tools, and the bridge from an engine addon to the contract of `@kvx/core/backend`. */
+export { loadAddon } from './load.ts'
+export { allocate, type AllocatedMemory } from './memory.ts'
+export { expand } from './expand.ts'
+export { gather, scatter, tensorWidth, type TokenCopy } from './tokens.ts'
+export { openNativeEngine, type EngineBinding, type NativeEngineInit } from './engine.ts'

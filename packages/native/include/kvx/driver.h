@@ -154,7 +154,8 @@ class Driver {
   // The segments are only valid during the call. `cancelled` may turn true while it blocks.
   virtual TransferId submit(PeerId peer, std::span<const Segment> segments,
                             const std::atomic<bool>& cancelled) = 0;
-  // Writes why into `reason` when it answers kFailed or kFailedSettled.
+  // Writes why into `reason` when it answers kFailed or kFailedSettled. A reason may begin with a
+  // code and a colon ("ERR_KVX_PEER_LOST: ..."); the code is ERR_KVX_TRANSFER_FAILED otherwise.
   virtual State poll(TransferId transfer, std::string& reason) = 0;
   // Called once per submitted transfer, after kDone or kFailedSettled.
   virtual void release(TransferId transfer) = 0;

@@ -1,0 +1,41 @@
+import { loadAddon } from './load.ts'
+
+/** The functions of this package's own addon (native/*.cc). */
+interface Addon {
+  allocate(bytes: number): { address: bigint; fd: number; handle: MemoryHandle }
+  view(handle: MemoryHandle, offset: number, length: number): Uint8Array
+  free(handle: MemoryHandle): void
+  expand(
+    lanes: Float64Array,
+    groups: Int32Array,
+    blocks: Int32Array,
+    sourceBytes: Float64Array,
+    destinationBytes: Float64Array,
+    maxSegmentBytes: number,
+  ): Float64Array
+  scatter(...job: TokenJob): void
+  gather(...job: TokenJob): void
+}
+
+type TokenJob = [
+  buffer: Uint8Array,
+  memory: MemoryHandle,
+  tensors: Float64Array,
+  pages: Int32Array,
+  pageTokens: number,
+  from: number,
+  to: number,
+]
+
+declare const memoryBrand: unique symbol
+export interface MemoryHandle {
+  readonly [memoryBrand]: true
+}
+
+let loaded: Addon | undefined
+
+/** Loaded when it is first needed, so that the package can be imported where it was not built. */
+export function addon(): Addon {
+  loaded ??= loadAddon<Addon>(new URL('..', import.meta.url), '@kvx/native')
+  return loaded
+}

@@ -1,0 +1,491 @@
+import {
+  KvxError,
+  isErrorCode,
+  type Capabilities,
+  type EngineIdentity,
+  type FenceKind,
+  type Link,
+  type Memory,
+  type MemoryKind,
+  type OpenContext,
+  type PeerAddress,
+  type Phase,
+  type Region,
+  type Transfer,
+  type TransferEngine,
+  type TransferOptions,
+  type TransferPlan,
+  type TransferReport,
+} from '@kvx/core/backend'
+import { pin } from './memory.ts'
+
+declare const engineBrand: unique symbol
+interface EngineHandle {
+  readonly [engineBrand]: true
+}
+
+/**
+ * What `kvx::register_engine` (include/kvx/addon.h) puts on an addon's exports. Every function returns at once;
+ * the outcome comes as an event that carries the `operation` number of the call.
+ */
+export interface EngineBinding {
+  open(
+    operation: number,
+    options: Record<string, boolean | number | string>,
+    generation: string,
+    onEvents: (events: readonly NativeEvent[]) => void,
+  ): EngineHandle
+  describe(engine: EngineHandle): {
+    memoryKinds: string[]
+    crossHost: boolean
+    fence: string
+    maxSegmentBytes: number
+    minEfficientRun: number
+    version: string
+    address: Uint8Array
+  }
+  register(engine: EngineHandle, operation: number, memory: Memory): void
+  deregister(engine: EngineHandle, operation: number, region: number): void
+  connect(
+    engine: EngineHandle,
+    operation: number,
+    generation: string,
+    address: Uint8Array,
+    regions: readonly Uint8Array[],
+    timeoutMs: number,
+  ): number
+  cancelConnect(engine: EngineHandle, operation: number): void
+  closeLink(engine: EngineHandle, operation: number, link: number): void
+  write(
+    engine: EngineHandle,
+    operation: number,
+    link: number,
+    lanes: Float64Array,
+    groups: Int32Array,
+    blocks: Int32Array,
+    deadlineMs: number,
+  ): void
+  cancel(engine: EngineHandle, operation: number, message: string): void
+  fence(engine: EngineHandle, operation: number, generation: string): void
+  cancelFence(engine: EngineHandle, operation: number): void
+  close(engine: EngineHandle, operation: number): void
+  /** Whether the engine keeps Node's event loop alive. */
+  hold(engine: EngineHandle, alive: boolean): void
+  /** After `close` was answered: lets go of JavaScript. No events come any more. */
+  end(engine: EngineHandle): void
+}
+
+const eventKind = { done: 0, failed: 1, settled: 2 } as const
+
+interface NativeEvent {
+  readonly operation: number
+  readonly kind: number
+  readonly first?: number
+  readonly second?: number
+  readonly bytes?: Uint8Array
+  readonly code?: string
+  readonly message?: string
+}
+
+export interface NativeEngineInit {
+  readonly backend: string
+  /** Default: what the driver says. */
+  readonly version?: string | undefined
+  /** Checked by the backend, flat; undefined ones are left out. */
+  readonly options: Readonly<Record<string, boolean | number | string | undefined>>
+  readonly context: OpenContext
+}
+
+/**
+ * Opens the engine of an addon.
+ * @throws KvxError what the driver's factory threw
+ */
+export async function openNativeEngine(
+  binding: EngineBinding,
+  init: NativeEngineInit,
+): Promise<TransferEngine> {
+  const calls = new Calls(binding, init)
+  try {
+    await calls.opened
+  } catch (error) {
+    calls.end()
+    throw error
+  }
+  const { version, address, ...described } = binding.describe(calls.handle)
+  const capabilities: Capabilities = Object.freeze({
+    memoryKinds: Object.freeze(described.memoryKinds as MemoryKind[]),
+    crossHost: described.crossHost,
+    fence: described.fence as FenceKind,
+    maxSegmentBytes: described.maxSegmentBytes,
+    minEfficientRun: described.minEfficientRun,
+  })
+  const identity: EngineIdentity = Object.freeze({
+    backend: init.backend,
+    version: init.version ?? version,
+    generation: init.context.generation,
+  })
+  return new NativeEngine(binding, calls, capabilities, identity, address)
+}
+
+interface Waiter {
+  done(event: NativeEvent): void
+  failed(error: KvxError): void
+  /** Of transfers: they stay in the table until this. */
+  settled?: () => void
+  readonly phase: Phase
+}
+
+/** Matches the addon's events to the calls that wait for them, and keeps the loop alive meanwhile. */
+class Calls {
+  readonly handle: EngineHandle
+  readonly opened: Promise<NativeEvent>
+  readonly #binding: EngineBinding
+  readonly #waiters = new Map<number, Waiter>()
+  #last = 0
+  #unanswered = 0
+  #ended = false
+
+  constructor(binding: EngineBinding, { options, context }: NativeEngineInit) {
+    this.#binding = binding
+    const given: Record<string, boolean | number | string> = {}
+    for (const [name, value] of Object.entries(options)) {
+      if (value !== undefined) given[name] = value
+    }
+    const operation = ++this.#last
+    this.opened = new Promise((resolve, reject) => {
+      this.#waiters.set(operation, { done: resolve, failed: reject, phase: 'open' })
+    })
+    this.#unanswered = 1
+    this.handle = binding.open(operation, given, context.generation, (events) => {
+      for (const event of events) this.#take(event)
+    })
+    binding.hold(this.handle, true)
+  }
+
+  /** Registers the waiter before the call: `start` may throw, then nobody waits. */
+  start(waiter: Waiter, start: (operation: number) => void): number {
+    const operation = ++this.#last
+    start(operation)
+    this.#waiters.set(operation, waiter)
+    if (++this.#unanswered === 1) this.#binding.hold(this.handle, true)
+    return operation
+  }
+
+  ask(phase: Phase, start: (operation: number) => void): Promise<NativeEvent> {
+    return new Promise((resolve, reject) => {
+      this.start({ done: resolve, failed: reject, phase }, start)
+    })
+  }
+
+  /** Stops waiting for an operation that was not answered. */
+  forget(operation: number): void {
+    if (this.#waiters.delete(operation)) this.#answered()
+  }
+
+  end(): void {
+    if (this.#ended) return
+    this.#ended = true
+    this.#binding.end(this.handle)
+  }
+
+  #take(event: NativeEvent): void {
+    const waiter = this.#waiters.get(event.operation)
+    if (waiter === undefined) return
+    if (waiter.settled === undefined || event.kind === eventKind.settled) {
+      this.#waiters.delete(event.operation)
+    }
+    if (event.kind === eventKind.settled) {
+      waiter.settled?.()
+      return
+    }
+    this.#answered()
+    if (event.kind === eventKind.done) waiter.done(event)
+    else waiter.failed(errorOf(event, waiter.phase))
+  }
+
+  #answered(): void {
+    if (--this.#unanswered === 0 && !this.#ended) this.#binding.hold(this.handle, false)
+  }
+}
+
+function errorOf({ code, message = '' }: NativeEvent, phase: Phase): KvxError {
+  return isErrorCode(code)
+    ? new KvxError(code, message, { phase })
+    : new KvxError('ERR_KVX_INTERNAL', `${String(code)}: ${message}`, { phase })
+}
+
+const defaultDeadlineMs = 30_000
+const defaultConnectMs = 10_000
+const longestMs = 1e9
+
+class NativeEngine implements TransferEngine {
+  readonly capabilities: Capabilities
+  readonly identity: EngineIdentity
+  readonly address: Uint8Array
+  readonly #binding: EngineBinding
+  readonly #calls: Calls
+  /** Releases the memory of each registered region. */
+  readonly #pins = new Map<number, () => void>()
+  #closed: Promise<void> | undefined
+
+  constructor(
+    binding: EngineBinding,
+    calls: Calls,
+    capabilities: Capabilities,
+    identity: EngineIdentity,
+    address: Uint8Array,
+  ) {
+    this.#binding = binding
+    this.#calls = calls
+    this.capabilities = capabilities
+    this.identity = identity
+    this.address = address
+  }
+
+  async register(memory: Memory): Promise<Region> {
+    this.#checkOpen()
+    checkMemory(memory, this.capabilities.memoryKinds, this.identity.backend)
+    const unpin = pin(memory)
+    let event: NativeEvent
+    try {
+      event = await this.#calls.ask('open', (operation) => {
+        this.#binding.register(this.#calls.handle, operation, memory)
+      })
+    } catch (error) {
+      unpin()
+      throw error
+    }
+    const id = event.first ?? 0
+    this.#pins.set(id, unpin)
+    let gone: Promise<void> | undefined
+    return Object.freeze({
+      id,
+      bytes: memory.bytes,
+      descriptor: event.bytes ?? new Uint8Array(),
+      deregister: () => (gone ??= this.#deregister(id)),
+    })
+  }
+
+  async #deregister(id: number): Promise<void> {
+    if (this.#closed !== undefined) return this.#closed
+    await this.#calls.ask('transfer', (operation) => {
+      this.#binding.deregister(this.#calls.handle, operation, id)
+    })
+    this.#pins.get(id)?.()
+    this.#pins.delete(id)
+  }
+
+  async connect(
+    peer: PeerAddress,
+    options: { timeoutMs?: number; signal?: AbortSignal } = {},
+  ): Promise<Link> {
+    const { timeoutMs = defaultConnectMs, signal } = options
+    this.#checkOpen()
+    checkMilliseconds('timeoutMs', timeoutMs)
+    if (signal?.aborted === true) throw aborted('The connect was aborted.', signal.reason)
+    let link = 0
+    let abort: (() => void) | undefined
+    try {
+      await this.#calls.ask('hello', (operation) => {
+        link = this.#binding.connect(
+          this.#calls.handle,
+          operation,
+          peer.generation,
+          peer.address,
+          peer.regions,
+          timeoutMs,
+        )
+        abort = () => {
+          this.#binding.cancelConnect(this.#calls.handle, operation)
+        }
+        signal?.addEventListener('abort', abort, { once: true })
+      })
+    } catch (error) {
+      const { code, message } = error as KvxError
+      throw code === 'ERR_KVX_ABORTED' ? aborted(message, signal?.reason) : error
+    } finally {
+      if (abort !== undefined) signal?.removeEventListener('abort', abort)
+    }
+    return new NativeLink(this.#binding, this.#calls, link, () => this.#closed)
+  }
+
+  async fence(peerGeneration: string, options: { signal?: AbortSignal } = {}): Promise<void> {
+    const { signal } = options
+    this.#checkOpen()
+    if (signal?.aborted === true) throw aborted('The wait for the fence was aborted.', signal.reason)
+    await new Promise<void>((resolve, reject) => {
+      const abort = (): void => {
+        this.#calls.forget(operation)
+        this.#binding.cancelFence(this.#calls.handle, operation)
+        reject(aborted('The wait for the fence was aborted.', signal?.reason))
+      }
+      const ended = (): void => {
+        signal?.removeEventListener('abort', abort)
+      }
+      const operation = this.#calls.start(
+        {
+          phase: 'transfer',
+          done: () => {
+            ended()
+            resolve()
+          },
+          failed: (error) => {
+            ended()
+            reject(error)
+          },
+        },
+        (number) => {
+          this.#binding.fence(this.#calls.handle, number, peerGeneration)
+        },
+      )
+      signal?.addEventListener('abort', abort, { once: true })
+    })
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.#calls.ask('transfer', (operation) => {
+        this.#binding.close(this.#calls.handle, operation)
+      })
+      // Only now: an engine that could not be destroyed may still touch the memory.
+      for (const unpin of this.#pins.values()) unpin()
+      this.#pins.clear()
+    } finally {
+      this.#calls.end()
+    }
+  }
+
+  #checkOpen(): void {
+    if (this.#closed !== undefined) throw new KvxError('ERR_KVX_CLOSED', 'The engine is closed.')
+  }
+}
+
+class NativeLink implements Link {
+  readonly #binding: EngineBinding
+  readonly #calls: Calls
+  readonly #number: number
+  readonly #engineClosed: () => Promise<void> | undefined
+  #closed: Promise<void> | undefined
+
+  constructor(
+    binding: EngineBinding,
+    calls: Calls,
+    number: number,
+    engineClosed: () => Promise<void> | undefined,
+  ) {
+    this.#binding = binding
+    this.#calls = calls
+    this.#number = number
+    this.#engineClosed = engineClosed
+  }
+
+  write(plan: TransferPlan, options: TransferOptions = {}): Transfer {
+    const { deadlineMs = defaultDeadlineMs } = options
+    let operation = 0
+    let settle: () => void
+    const settled = new Promise<void>((resolve) => {
+      settle = resolve
+    })
+    const done = new Promise<TransferReport>((resolve, reject) => {
+      try {
+        if (this.#closed !== undefined || this.#engineClosed() !== undefined) {
+          throw new KvxError('ERR_KVX_CLOSED', 'The link is closed.', { phase: 'transfer' })
+        }
+        checkMilliseconds('deadlineMs', deadlineMs)
+        const { lanes, groups, blocks } = plan
+        operation = this.#calls.start(
+          {
+            phase: 'transfer',
+            done: (event) => {
+              resolve({ bytes: event.first ?? 0, segments: event.second ?? 0 })
+            },
+            failed: reject,
+            settled: settle,
+          },
+          (number) => {
+            const { handle } = this.#calls
+            this.#binding.write(handle, number, this.#number, lanes, groups, blocks, deadlineMs)
+          },
+        )
+      } catch (error) {
+        reject(
+          error instanceof KvxError
+            ? error
+            : new KvxError(
+                'ERR_KVX_PLAN_INVALID',
+                `The transfer plan is invalid: ${(error as Error).message}.`,
+                { cause: error, phase: 'transfer' },
+              ),
+        )
+        settle()
+      }
+    })
+    done.catch(() => undefined)
+    return {
+      done,
+      settled,
+      cancel: (reason) => {
+        if (operation === 0 || this.#engineClosed() !== undefined) return
+        const why = reason === undefined ? '' : `: ${textOf(reason)}`
+        this.#binding.cancel(this.#calls.handle, operation, `The transfer was cancelled${why}`)
+      },
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    const engineClosed = this.#engineClosed()
+    if (engineClosed !== undefined) return engineClosed
+    await this.#calls.ask('transfer', (operation) => {
+      this.#binding.closeLink(this.#calls.handle, operation, this.#number)
+    })
+  }
+}
+
+function checkMemory(memory: Memory, kinds: readonly MemoryKind[], backend: string): void {
+  const { address, bytes, kind, device } = memory
+  if (
+    typeof address !== 'bigint' ||
+    address <= 0n ||
+    !Number.isSafeInteger(bytes) ||
+    bytes <= 0 ||
+    address + BigInt(bytes) > 2n ** 64n ||
+    !Number.isInteger(device)
+  ) {
+    throw new KvxError(
+      'ERR_KVX_MEMORY',
+      `Memory of ${String(bytes)} bytes at address ${String(address)} (device ${String(device)}) is no valid range.`,
+    )
+  }
+  if (!kinds.includes(kind)) {
+    throw new KvxError(
+      'ERR_KVX_MEMORY',
+      `The backend '${backend}' cannot register ${kind} memory here; it takes: ${kinds.join(', ')}.`,
+    )
+  }
+}
+
+function checkMilliseconds(name: string, value: number): void {
+  if (typeof value === 'number' && value > 0 && value <= longestMs) return
+  throw new KvxError(
+    'ERR_KVX_INVALID_ARGUMENT',
+    `${name} must be milliseconds above 0, at most ${String(longestMs)}, not ${String(value)}.`,
+  )
+}
+
+function aborted(message: string, cause: unknown): KvxError {
+  return new KvxError('ERR_KVX_ABORTED', message, { cause })
+}
+
+function textOf(reason: unknown): string {
+  return reason instanceof Error ? reason.message : String(reason)
+}
