@@ -1,0 +1,91 @@
+/**
+ * Checks what no compiler does: that each package's TypeScript references are its kvx dependencies,
+ * that it declares what its source imports, and that all packages can be published together.
+ */
+import { existsSync, readFileSync } from 'node:fs'
+import { isBuiltin } from 'node:module'
+import { posix } from 'node:path'
+import { filesBelow, packages, readJson } from './lib/repository.mjs'
+
+const problems = []
+const manifests = new Map(packages.map((path) => [path, readJson(`${path}/package.json`)]))
+const folderOf = new Map([...manifests].map(([path, { name }]) => [name, path]))
+const { version, license } = readJson('package.json')
+
+const sameSet = (a, b) => a.size === b.size && [...a].every((item) => b.has(item))
+const list = (set) => [...set].sort().join(', ') || 'none'
+const referencesOf = (path) =>
+  new Set(
+    (readJson(`${path}/tsconfig.json`).references ?? []).map((item) => posix.join(path, item.path)),
+  )
+
+/** Names of the packages that a source file imports, types included. */
+function importedBy(file) {
+  const importing = /(?:^|\s)(?:from|import)\s*\(?\s*'([^'.][^']*)'/g
+  const specifiers = [...readFileSync(file, 'utf8').matchAll(importing)].map((match) => match[1])
+  return specifiers
+    .filter((specifier) => !isBuiltin(specifier))
+    .map((specifier) =>
+      specifier
+        .split('/')
+        .slice(0, specifier.startsWith('@') ? 2 : 1)
+        .join('/'),
+    )
+}
+
+for (const [path, manifest] of manifests) {
+  const report = (text) => problems.push(`${path}: ${text}`)
+  const runtime = { ...manifest.dependencies, ...manifest.peerDependencies }
+  const declared = { ...runtime, ...manifest.optionalDependencies }
+
+  if (manifest.version !== version)
+    report(`version is ${manifest.version}, the root's is ${version}`)
+  if (manifest.license !== license)
+    report(`license is ${manifest.license}, the root's is ${license}`)
+  if (manifest.type !== 'module') report('"type" is not "module"')
+  if (manifest.exports === undefined) report('"exports" is missing')
+  if (!Array.isArray(manifest.files)) report('"files" is missing')
+  if (!manifest.description) report('"description" is missing')
+
+  const siblings = Object.entries(declared).filter(([name]) => folderOf.has(name))
+  for (const [name, range] of siblings) {
+    if (range !== version) report(`wants ${name} ${range}, this repository holds ${version}`)
+  }
+  const wanted = new Set(siblings.map(([name]) => folderOf.get(name)))
+  const references = referencesOf(path)
+  if (!sameSet(wanted, references)) {
+    report(`tsconfig.json refers to ${list(references)}; its kvx dependencies are ${list(wanted)}`)
+  }
+
+  for (const file of filesBelow([`${path}/src`])) {
+    if (!file.endsWith('.ts')) continue
+    for (const name of new Set(importedBy(file))) {
+      if (name !== manifest.name && declared[name] === undefined) {
+        report(`${posix.relative(path, file)} imports ${name}, which package.json does not name`)
+      }
+    }
+  }
+
+  for (const target of Object.values(manifest.bin ?? {})) {
+    const source = `${path}/${target}`.replace('/dist/', '/src/').replace(/\.js$/, '.ts')
+    if (!existsSync(source)) report(`"bin" names ${target}, which no source file makes`)
+    const folder = posix.normalize(target).split('/')[0]
+    if (!manifest.files?.includes(folder))
+      report(`"files" leaves out ${folder}, where "bin" points`)
+  }
+}
+
+for (const config of ['tsconfig.json', 'tsconfig.test.json']) {
+  const { references } = readJson(config)
+  const listed = new Set(
+    references.map(({ path }) => path).filter((path) => path !== 'tsconfig.test.json'),
+  )
+  if (!sameSet(listed, new Set(packages))) {
+    problems.push(
+      `${config} refers to ${list(listed)}; the packages are ${list(new Set(packages))}`,
+    )
+  }
+}
+
+for (const problem of problems) console.log(problem)
+if (problems.length > 0) process.exitCode = 1

@@ -1,0 +1,35 @@
+import { existsSync, readdirSync } from 'node:fs'
+import { defineConfig } from 'vitest/config'
+
+/** Their tests load the model or start many processes: two files at once would starve each other. */
+const oneFileAtATime = new Set(['llama', 'server', 'cli'])
+
+const packages = readdirSync('packages').filter((name) =>
+  existsSync(`packages/${name}/package.json`),
+)
+
+export default defineConfig({
+  test: {
+    maxWorkers: 2,
+    projects: packages.map((name) => {
+      const slow = oneFileAtATime.has(name)
+      return {
+        extends: true,
+        test: {
+          name,
+          root: `packages/${name}`,
+          include: ['test/**/*.test.ts'],
+          // A process per file: addons and their threads end with it.
+          pool: 'forks',
+          // The quick packages first, side by side; then the others, file after file.
+          sequence: { groupOrder: slow ? 1 : 0 },
+          ...(slow ? { maxWorkers: 1 } : {}),
+          testTimeout: slow ? 120_000 : 20_000,
+          hookTimeout: slow ? 120_000 : 20_000,
+          // Built packages are loaded by Node itself, as a user's program would load them.
+          server: { deps: { external: [/\/packages\/[^/]+\/dist\//] } },
+        },
+      }
+    }),
+  },
+})
