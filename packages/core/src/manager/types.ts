@@ -63,6 +63,10 @@ export interface Deadlines {
   peerSilent: number
   /** Between two `ping`s. */
   ping: number
+  /** decode: `drained` after an abort. What takes longer is quarantined, and may make the engine be recycled. */
+  drain: number
+  /** decode: how long running requests may go on before the engine is recycled. */
+  recycle: number
 }
 
 export interface Limits {
@@ -74,6 +78,8 @@ export interface Limits {
   auxBytes: number
   /** Live requests of this manager. */
   requests: number
+  /** Share of the pages in quarantine, 0 to 1, beyond which decode recycles its engine (fence kind `engine`). */
+  quarantineShare: number
 }
 
 export interface KVManager {

@@ -1,0 +1,12 @@
+/**
+ * KV-cache transfer between prefill and decode: contracts, layout and plan arithmetic, one protocol for
+ * all engines, and the managers that a host calls.
+ *
+ * @packageDocumentation
+ */
+export * from './backend/index.ts'
+export * from './bootstrap/index.ts'
+export * from './layout/index.ts'
+export * from './manager/index.ts'
+export * from './plan/index.ts'
+export * from './pool/index.ts'

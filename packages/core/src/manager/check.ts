@@ -1,0 +1,33 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { KvxError } from '../backend/index.ts'
+import type { Layout } from '../layout/index.ts'
+import type { SendRequest } from './types.ts'
+
+/** @throws KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_CLOSED` */
+export function checkRequest(room: bigint, request: SendRequest, layout: Layout, closed: boolean): void {
+  if (closed) throw new KvxError('ERR_KVX_CLOSED', 'The manager is closed.')
+  const invalid = (text: string) => new KvxError('ERR_KVX_INVALID_ARGUMENT', text, { phase: 'reserve' })
+  if (typeof room !== 'bigint' || room < 0n || room >= 1n << 64n) {
+    throw invalid(`A room is a bigint from 0 to 2^64 − 1, not ${String(room)}.`)
+  }
+  if (!Number.isSafeInteger(request.tokens) || request.tokens < 1) {
+    throw invalid(`A prompt has at least one token, not ${String(request.tokens)}.`)
+  }
+  const pages = Math.ceil(request.tokens / layout.pageTokens)
+  if (pages > (layout.pages.kv ?? 0)) {
+    throw invalid(`A prompt of ${String(request.tokens)} tokens needs ${String(pages)} pages; there are ${String(layout.pages.kv ?? 0)}.`)
+  }
+  if (!(request.digest instanceof Uint8Array) || request.digest.length !== 16) {
+    throw invalid('A digest has 16 bytes: use promptDigest(tokenIds).')
+  }
+  if (request.index !== undefined && !(Number.isSafeInteger(request.index) && request.index >= 0)) {
+    throw invalid(`An index is a whole number from 0 on, not ${String(request.index)}.`)
+  }
+}
+
+/** Waits for `work`, but not longer than `ms`. */
+export async function until(work: Promise<unknown>, ms: number): Promise<void> {
+  const late = new AbortController()
+  await Promise.race([work, delay(ms, undefined, { signal: late.signal }).catch(() => undefined)])
+  late.abort()
+}

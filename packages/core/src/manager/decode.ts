@@ -1,0 +1,187 @@
+import { KvxError, toKvxError, type Log, type Memory } from '../backend/index.ts'
+import {
+  createDecode,
+  receiveObjection,
+  roomKey,
+  settings,
+  stepDecode,
+  type DecodeEffect,
+  type DecodeEvent,
+  type DecodeState,
+} from '../protocol/index.ts'
+import { checkRequest, until } from './check.ts'
+import { Deferred, orAborted } from './deferred.ts'
+import { DecodeEffects, type DecodeNews, type OpenEngine } from './effects.ts'
+import { Loop } from './loop.ts'
+import {
+  KVPoll,
+  type Aux,
+  type KVManager,
+  type KVReceiver,
+  type KVSender,
+  type ReceiveRequest,
+  type TransferSummary,
+  type WaitOptions,
+} from './types.ts'
+
+/** The decode side of a host: receivers over one engine, and connections to prefill ranks. */
+export class DecodeManager implements KVManager {
+  readonly role = 'decode'
+  readonly incarnation: string
+  readonly engine: { readonly backend: string; readonly version: string }
+  readonly state: DecodeState
+  readonly #effects: DecodeEffects
+  readonly #loop: Loop<DecodeEvent, DecodeEffect>
+  readonly #receivers = new Map<number, Receiver>()
+  #nextReceiver = 1
+  #closing: Promise<void> | undefined
+
+  constructor(options: {
+    self: Parameters<typeof createDecode>[0]
+    open: OpenEngine
+    reopen: () => Promise<OpenEngine>
+    memory: readonly Memory[]
+    token: string
+    log: Log
+  }) {
+    const { self, open } = options
+    this.incarnation = self.incarnation
+    this.engine = { backend: self.backend, version: self.version }
+    this.state = createDecode(self, open.address)
+    this.#loop = new Loop<DecodeEvent, DecodeEffect>(
+      (event, now) => stepDecode(this.state, event, now),
+      (effect) => {
+        this.#perform(effect)
+      },
+      { type: 'tick' },
+    )
+    this.#effects = new DecodeEffects({
+      ...options,
+      emit: (event) => {
+        this.#loop.dispatch(event)
+      },
+    })
+  }
+
+  receive(room: bigint, request: ReceiveRequest): KVReceiver {
+    const index = request.index ?? 0
+    checkRequest(room, request, this.state.self.layout, this.#closing !== undefined)
+    const key = roomKey(room, index)
+    const objection = receiveObjection(this.state, key)
+    if (objection) throw objection
+    const id = this.#nextReceiver++
+    const receiver = new Receiver(room, index, (event) => {
+      this.#loop.dispatch({ ...event, request: id })
+    })
+    this.#receivers.set(id, receiver)
+    const { from, tokens, digest } = request
+    const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline')
+    this.#loop.dispatch({ type: 'host.receive', request: id, key, room, index, from, tokens, digest, deadlines })
+    return receiver
+  }
+
+  send(): KVSender {
+    throw new KvxError('ERR_KVX_INVALID_STATE', 'A decode manager receives; open another with the role prefill to send.')
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    const receivers = [...this.#receivers.values()]
+    for (const receiver of receivers) receiver.abort('the decode manager was closed')
+    await until(Promise.all(receivers.map((receiver) => receiver.settled)), this.state.self.deadlines.drain)
+    await this.#effects.close()
+    this.#loop.close()
+  }
+
+  #perform(effect: DecodeEffect): void {
+    if (!isNews(effect)) {
+      this.#effects.perform(effect)
+      return
+    }
+    this.#receivers.get(effect.request)?.hear(effect)
+    if (effect.do === 'receiver.settled') this.#receivers.delete(effect.request)
+  }
+}
+
+function isNews(effect: DecodeEffect): effect is DecodeNews {
+  return effect.do.startsWith('receiver.')
+}
+
+type HostEvent = Extract<DecodeEvent, { type: `host.${string}` }>
+type ReceiverEvent = HostEvent extends infer E ? (E extends { request: number } ? Omit<E, 'request'> : never) : never
+
+class Receiver implements KVReceiver {
+  readonly room: bigint
+  readonly index: number
+  readonly wanted: Promise<void>
+  readonly done: Promise<{ aux: Aux; report: TransferSummary }>
+  readonly settled: Promise<void>
+  error: KvxError | undefined
+  readonly #emit: (event: ReceiverEvent) => void
+  readonly #accepted = new Deferred<{ prefixTokens: number }>()
+  readonly #wanted = new Deferred<void>()
+  readonly #done = new Deferred<{ aux: Aux; report: TransferSummary }>()
+  readonly #settled = new Deferred<void>()
+  #poll: KVPoll = KVPoll.Bootstrapping
+
+  constructor(room: bigint, index: number, emit: (event: ReceiverEvent) => void) {
+    this.room = room
+    this.index = index
+    this.wanted = this.#wanted.promise
+    this.done = this.#done.promise
+    this.settled = this.#settled.promise
+    this.#emit = emit
+  }
+
+  async reserve(
+    destination: { pages?: Int32Array; prefixTokens?: number; state?: Readonly<Record<string, Int32Array>> },
+    { signal }: WaitOptions = {},
+  ): Promise<{ prefixTokens: number }> {
+    const { pages, prefixTokens = 0, state = {} } = destination
+    this.#emit({ type: 'host.reserve', prefixTokens, pages, state })
+    return orAborted(this.#accepted.promise, signal)
+  }
+
+  provide(destination: { pages: Int32Array; state?: Readonly<Record<string, Int32Array>> }): void {
+    this.#emit({ type: 'host.provide', pages: destination.pages, state: destination.state ?? {} })
+  }
+
+  abort(reason = 'aborted by the host'): void {
+    this.#emit({ type: 'host.abort', reason })
+  }
+
+  poll(): KVPoll {
+    return this.#poll
+  }
+
+  hear(news: DecodeNews): void {
+    switch (news.do) {
+      case 'receiver.accepted':
+        this.#poll = KVPoll.WaitingForInput
+        this.#accepted.resolve({ prefixTokens: news.prefixTokens })
+        return
+      case 'receiver.wanted':
+        this.#wanted.resolve()
+        return
+      case 'receiver.done':
+        this.#poll = KVPoll.Success
+        this.#accepted.resolve({ prefixTokens: 0 })
+        this.#done.resolve({ aux: news.aux, report: news.report })
+        return
+      case 'receiver.failed':
+        this.#poll = KVPoll.Failed
+        this.error = toKvxError(news.error)
+        this.#accepted.reject(this.error)
+        this.#wanted.reject(this.error)
+        this.#done.reject(this.error)
+        return
+      case 'receiver.settled':
+        this.#settled.resolve()
+        return
+    }
+  }
+}

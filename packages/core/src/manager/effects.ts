@@ -1,0 +1,311 @@
+/** Where the protocol meets the world: engines, sockets and the bootstrap. Nothing else of the manager does I/O. */
+import {
+  toKvxError,
+  KvxError,
+  type Link,
+  type Log,
+  type Memory,
+  type Transfer,
+  type TransferEngine,
+} from '../backend/index.ts'
+import { readInstance } from '../bootstrap/index.ts'
+import { ControlClient, type Connection, type Message as Frame } from '../control/index.ts'
+import { pageChecksums, type Planner } from '../plan/index.ts'
+import {
+  parseMessage,
+  type DecodeEffect,
+  type DecodeEvent,
+  type Message,
+  type PrefillEffect,
+  type PrefillEvent,
+} from '../protocol/index.ts'
+
+/** Effects that tell the host something; the managers handle them. */
+export type PrefillNews = Extract<PrefillEffect, { do: `sender.${string}` }>
+export type DecodeNews = Extract<DecodeEffect, { do: `receiver.${string}` }>
+
+interface OpenLink {
+  readonly link: Promise<Link>
+  readonly planner: Planner
+}
+
+export class PrefillEffects {
+  readonly #engine: TransferEngine
+  readonly #memory: readonly Memory[]
+  readonly #log: Log
+  readonly #emit: (event: PrefillEvent) => void
+  readonly #links = new Map<string, OpenLink>()
+  readonly #transfers = new Map<number, Transfer>()
+  readonly #connections = new Map<string, Connection>()
+
+  constructor(options: {
+    engine: TransferEngine
+    memory: readonly Memory[]
+    log: Log
+    emit: (event: PrefillEvent) => void
+  }) {
+    this.#engine = options.engine
+    this.#memory = options.memory
+    this.#log = options.log
+    this.#emit = options.emit
+  }
+
+  /** Handlers for the control server. */
+  onMessage(connection: Connection, frame: unknown): void {
+    const message = checked(frame, this.#log, connection.id)
+    if (!message) return
+    this.#connections.set(connection.id, connection)
+    this.#emit({ type: 'message', connection: connection.id, message })
+  }
+
+  onClose(connection: Connection): void {
+    this.#connections.delete(connection.id)
+    this.#emit({ type: 'disconnected', connection: connection.id })
+  }
+
+  perform(effect: Exclude<PrefillEffect, PrefillNews>): void {
+    switch (effect.do) {
+      case 'send':
+        this.#connections.get(effect.connection)?.send(effect.message as unknown as Frame)
+        return
+      case 'openLink':
+        this.#openLink(effect)
+        return
+      case 'closeLink':
+        this.#closeLink(effect.peer, effect.generation)
+        return
+      case 'post':
+        void this.#post(effect)
+        return
+      case 'cancel':
+        this.#transfers.get(effect.piece)?.cancel()
+        return
+      case 'checksum':
+        this.#checksum(effect)
+        return
+    }
+  }
+
+  /** Cancels what runs; resolves when every transfer has settled. */
+  async close(): Promise<void> {
+    const links = [...this.#links.values()]
+    this.#links.clear()
+    await Promise.all(links.map(async ({ link }) => (await link.catch(() => undefined))?.close()))
+  }
+
+  #openLink(effect: PrefillEffect & { do: 'openLink' }): void {
+    const { peer, generation, address, regions, timeoutMs, planner } = effect
+    const link = this.#engine.connect({ generation, address, regions }, { timeoutMs })
+    this.#links.set(linkKey(peer, generation), { link, planner })
+    link.then(
+      () => {
+        this.#emit({ type: 'link.open', peer, generation })
+      },
+      (cause: unknown) => {
+        this.#links.delete(linkKey(peer, generation))
+        const error = toKvxError(cause, 'ERR_KVX_CONNECT_FAILED', { phase: 'hello' })
+        this.#emit({ type: 'link.failed', peer, generation, error })
+      },
+    )
+  }
+
+  #closeLink(peer: string, generation: string): void {
+    const open = this.#links.get(linkKey(peer, generation))
+    this.#links.delete(linkKey(peer, generation))
+    open?.link
+      .then((link) => link.close())
+      .catch((error: unknown) => {
+        this.#log.debug({ peer, error }, 'a link could not be closed')
+      })
+  }
+
+  async #post(effect: PrefillEffect & { do: 'post' }): Promise<void> {
+    const { piece } = effect
+    try {
+      const open = this.#links.get(linkKey(effect.peer, effect.generation))
+      if (!open) throw new KvxError('ERR_KVX_PEER_LOST', 'The link to decode was closed.', { phase: 'transfer' })
+      const plan = open.planner.plan(effect.parts)
+      const transfer = (await open.link).write(plan, { deadlineMs: effect.deadlineMs })
+      this.#transfers.set(piece, transfer)
+      await transfer.done.then(
+        () => {
+          this.#emit({ type: 'piece.done', piece })
+        },
+        (cause: unknown) => {
+          this.#emit({ type: 'piece.failed', piece, error: transferError(cause) })
+        },
+      )
+      await transfer.settled
+    } catch (cause) {
+      this.#emit({ type: 'piece.failed', piece, error: transferError(cause) })
+    }
+    this.#transfers.delete(piece)
+    this.#emit({ type: 'piece.settled', piece })
+  }
+
+  #checksum(effect: PrefillEffect & { do: 'checksum' }): void {
+    const { sender, peer, epoch, planner, pages } = effect
+    try {
+      const checksums = pageChecksums({ planner, side: 'source', component: 'kv', pages, memory: this.#memory })
+      this.#emit({ type: 'checksums', sender, peer, epoch, checksums })
+    } catch (cause) {
+      this.#emit({ type: 'checksums.failed', sender, error: toKvxError(cause, 'ERR_KVX_INTERNAL', { phase: 'complete' }) })
+    }
+  }
+}
+
+function linkKey(peer: string, generation: string): string {
+  return `${peer}/${generation}`
+}
+
+function transferError(cause: unknown): KvxError {
+  const error = toKvxError(cause, 'ERR_KVX_TRANSFER_FAILED')
+  return error.phase === undefined
+    ? new KvxError(error.code, error.message, { cause, phase: 'transfer', peer: error.peer, rank: error.rank })
+    : error
+}
+
+/** A frame as a message, or undefined after it was logged. */
+function checked(frame: unknown, log: Log, from: string): Message | undefined {
+  try {
+    return parseMessage(frame)
+  } catch (error) {
+    log.warn({ from, error: (error as KvxError).message }, 'a message was not understood')
+    return undefined
+  }
+}
+
+export class DecodeEffects {
+  readonly #token: string
+  readonly #memory: readonly Memory[]
+  readonly #log: Log
+  readonly #emit: (event: DecodeEvent) => void
+  readonly #reopen: () => Promise<OpenEngine>
+  readonly #clients = new Map<string, ControlClient>()
+  readonly #closed = new AbortController()
+  #open: OpenEngine
+
+  constructor(options: {
+    token: string
+    open: OpenEngine
+    /** Opens a fresh generation over the same memory. */
+    reopen: () => Promise<OpenEngine>
+    memory: readonly Memory[]
+    log: Log
+    emit: (event: DecodeEvent) => void
+  }) {
+    this.#token = options.token
+    this.#open = options.open
+    this.#reopen = options.reopen
+    this.#memory = options.memory
+    this.#log = options.log
+    this.#emit = options.emit
+  }
+
+  perform(effect: Exclude<DecodeEffect, DecodeNews>): void {
+    switch (effect.do) {
+      case 'readSource':
+        void this.#readSource(effect.from, effect.timeoutMs)
+        return
+      case 'connect':
+        this.#connect(effect.endpoint)
+        return
+      case 'disconnect':
+        this.#clients.get(effect.endpoint)?.close()
+        this.#clients.delete(effect.endpoint)
+        return
+      case 'send':
+        this.#clients.get(effect.endpoint)?.send(effect.message as unknown as Frame)
+        return
+      case 'verify':
+        this.#verify(effect)
+        return
+      case 'fence':
+        void this.#fence(effect.writer)
+        return
+      case 'recycle':
+        void this.#recycle()
+        return
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort()
+    for (const client of this.#clients.values()) client.close()
+    this.#clients.clear()
+    await this.#open.engine.close()
+  }
+
+  async #readSource(from: string, timeoutMs: number): Promise<void> {
+    try {
+      const { ranks } = await readInstance({ bootstrap: from, token: this.#token, timeoutMs, signal: this.#closed.signal })
+      this.#emit({ type: 'source.read', from, ranks })
+    } catch (cause) {
+      this.#emit({ type: 'source.failed', from, error: toKvxError(cause, 'ERR_KVX_BOOTSTRAP_UNREACHABLE', { phase: 'bootstrap', peer: from }) })
+    }
+  }
+
+  #connect(endpoint: string): void {
+    this.#clients.get(endpoint)?.close()
+    const client = ControlClient.connect({
+      endpoint,
+      token: this.#token,
+      log: this.#log,
+      onMessage: (frame) => {
+        const message = checked(frame, this.#log, endpoint)
+        if (message) this.#emit({ type: 'message', endpoint, message })
+      },
+      onUp: () => {
+        this.#emit({ type: 'link.up', endpoint })
+      },
+      onDown: (reason) => {
+        // Only a refusal is final; a lost connection is made again.
+        const final = reason.code === 'ERR_KVX_UNAUTHORIZED'
+        this.#emit({ type: 'link.down', endpoint, error: final ? reason : undefined })
+      },
+    })
+    this.#clients.set(endpoint, client)
+  }
+
+  #verify(effect: DecodeEffect & { do: 'verify' }): void {
+    const { request, pages, planner, checksums } = effect
+    try {
+      const landed = pageChecksums({ planner, side: 'destination', component: 'kv', pages, memory: this.#memory })
+      const sent = new Uint32Array(checksums.buffer, checksums.byteOffset, checksums.length)
+      const wrong = landed.findIndex((sum, i) => sum !== sent[i])
+      const error =
+        wrong < 0
+          ? undefined
+          : new KvxError('ERR_KVX_CHECKSUM_MISMATCH', `Page ${String(wrong)} of the prompt arrived damaged (page ${String(pages[wrong])} of the pool). Try again; if it happens again, suspect memory or network.`, { phase: 'complete' })
+      this.#emit({ type: 'verified', request, error })
+    } catch (cause) {
+      this.#emit({ type: 'verified', request, error: toKvxError(cause, 'ERR_KVX_INTERNAL', { phase: 'complete' }) })
+    }
+  }
+
+  async #fence(writer: string): Promise<void> {
+    try {
+      await this.#open.engine.fence(writer, { signal: this.#closed.signal })
+      this.#emit({ type: 'fenced', writer })
+    } catch (error) {
+      if (!this.#closed.signal.aborted) this.#log.error({ writer, error }, 'a writer could not be fenced; its pages stay in quarantine')
+    }
+  }
+
+  async #recycle(): Promise<void> {
+    try {
+      this.#log.warn({}, 'replacing the transfer engine to get pages out of quarantine')
+      await this.#open.engine.close()
+      this.#open = await this.#reopen()
+      this.#emit({ type: 'engine.recycled', engine: this.#open.address })
+    } catch (cause) {
+      this.#emit({ type: 'engine.failed', error: toKvxError(cause, 'ERR_KVX_BACKEND_UNAVAILABLE', { phase: 'open' }) })
+    }
+  }
+}
+
+/** An engine with the host's memory registered. */
+export interface OpenEngine {
+  readonly engine: TransferEngine
+  readonly address: { generation: string; address: Uint8Array; regions: readonly Uint8Array[] }
+}

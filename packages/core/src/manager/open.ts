@@ -1,0 +1,137 @@
+import { randomBytes } from 'node:crypto'
+import { hostname } from 'node:os'
+import {
+  KvxError,
+  loadBackend,
+  silentLog,
+  type Backend,
+  type Log,
+  type Memory,
+} from '../backend/index.ts'
+import { registerRank } from '../bootstrap/index.ts'
+import { ControlServer } from '../control/index.ts'
+import { checkLayout, layoutFingerprint } from '../layout/index.ts'
+import { defaultDeadlines, defaultLimits, settings, singleRank } from '../protocol/index.ts'
+import { DecodeManager } from './decode.ts'
+import type { OpenEngine } from './effects.ts'
+import { PrefillManager } from './prefill.ts'
+import type { KVManager as KVManagerType, KVManagerOptions } from './types.ts'
+
+/**
+ * Opens the transfer layer of one rank: loads the backend, registers the memory, and, on the prefill
+ * side, listens for decode and registers at the bootstrap.
+ *
+ * @throws KvxError `ERR_KVX_BACKEND_…`, `ERR_KVX_INVALID_OPTION`, `ERR_KVX_INVALID_ARGUMENT`,
+ *   `ERR_KVX_MEMORY`, `ERR_KVX_BOOTSTRAP_UNREACHABLE`; nothing stays open then
+ */
+async function open(options: KVManagerOptions): Promise<KVManagerType> {
+  const { role, layout, memory } = options
+  const log = options.log ?? silentLog
+  const deadlines = settings(defaultDeadlines, options.deadlines, 'deadline')
+  const limits = settings(defaultLimits, options.limits, 'limit')
+  checkOptions(options)
+  checkLayout(layout, memory.map(({ bytes }) => bytes))
+  const backend = await loadBackend(options.backend, { from: options.from ?? process.cwd() })
+  const openOnce = () => openEngine(backend, options.backendOptions ?? {}, memory, log)
+  const engine = await openOnce()
+  const incarnation = randomBytes(16).toString('hex')
+  const instance = options.instance ?? `${role}-${hostname()}-${String(process.pid)}`
+  const self = {
+    incarnation,
+    instance,
+    rank: singleRank,
+    backend: engine.engine.identity.backend,
+    version: engine.engine.identity.version,
+    layout,
+    fingerprint: layoutFingerprint(layout),
+    deadlines,
+    limits,
+  }
+  if (role === 'decode') {
+    return new DecodeManager({
+      self: {
+        ...self,
+        session: randomBytes(16).toString('hex'),
+        fence: engine.engine.capabilities.fence,
+        verify: options.verifyKV ?? false,
+      },
+      open: engine,
+      reopen: openOnce,
+      memory,
+      token: options.token,
+      log,
+    })
+  }
+  const kvLayers = new Set(layout.tensors.filter((t) => t.component === 'kv').map((t) => t.layer))
+  const manager = new PrefillManager({
+    self: {
+      ...self,
+      generation: engine.address.generation,
+      kvLayers: [...kvLayers].sort((a, b) => a - b),
+    },
+    open: engine,
+    memory,
+    log,
+  })
+  let control: ControlServer | undefined
+  try {
+    const { handlers } = manager
+    control = await ControlServer.bind({
+      host: options.host ?? '127.0.0.1',
+      port: 0,
+      token: options.token,
+      onMessage: (connection, message) => {
+        handlers.onMessage(connection, message)
+      },
+      onClose: (connection) => {
+        handlers.onClose(connection)
+      },
+      log,
+    })
+    const registration = await registerRank({
+      bootstrap: options.bootstrap ?? '',
+      token: options.token,
+      record: { instance, incarnation, endpoint: control.endpoint, rank: singleRank, backend: self.backend },
+      log,
+    })
+    manager.serve(control, registration)
+    return manager
+  } catch (error) {
+    await control?.close()
+    await manager.close()
+    throw error
+  }
+}
+
+function checkOptions(options: KVManagerOptions): void {
+  const invalid = (text: string) => new KvxError('ERR_KVX_INVALID_OPTION', text, { phase: 'open' })
+  // JavaScript callers may pass anything.
+  if (!['prefill', 'decode'].includes(options.role)) throw invalid(`The role is 'prefill' or 'decode', not '${String(options.role)}'.`)
+  if (options.role === 'prefill' && !options.bootstrap) {
+    throw invalid("A prefill manager needs 'bootstrap': the address tcp://host:port of the bootstrap service of its instance.")
+  }
+  if (options.verifyKV && !options.memory.every((memory) => memory.view)) {
+    throw invalid("'verifyKV' needs memory that can be viewed: let kvx allocate it.")
+  }
+}
+
+async function openEngine(
+  backend: Backend,
+  backendOptions: Record<string, unknown>,
+  memory: readonly Memory[],
+  log: Log,
+): Promise<OpenEngine> {
+  const generation = randomBytes(16).toString('hex')
+  const engine = await backend.open(backendOptions, { generation, log })
+  try {
+    const regions: Uint8Array[] = []
+    for (const range of memory) regions.push((await engine.register(range)).descriptor)
+    return { engine, address: { generation, address: engine.address, regions } }
+  } catch (error) {
+    await engine.close()
+    throw error
+  }
+}
+
+export type KVManager = KVManagerType
+export const KVManager = { open }

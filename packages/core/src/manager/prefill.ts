@@ -1,0 +1,220 @@
+import { KvxError, toKvxError, type Log, type Memory } from '../backend/index.ts'
+import { type ControlServer } from '../control/index.ts'
+import {
+  createPrefill,
+  roomKey,
+  sendObjection,
+  settings,
+  stepPrefill,
+  type PrefillEffect,
+  type PrefillEvent,
+  type PrefillState,
+} from '../protocol/index.ts'
+import { checkRequest, until } from './check.ts'
+import { Deferred, orAborted } from './deferred.ts'
+import { PrefillEffects, type OpenEngine, type PrefillNews } from './effects.ts'
+import { Loop } from './loop.ts'
+import {
+  KVPoll,
+  type Aux,
+  type Chunk,
+  type KVManager,
+  type KVReceiver,
+  type KVSender,
+  type SendRequest,
+  type TransferSummary,
+  type WaitOptions,
+} from './types.ts'
+
+/** The prefill side of a host: senders over one engine and one control server. */
+export class PrefillManager implements KVManager {
+  readonly role = 'prefill'
+  readonly incarnation: string
+  readonly engine: { readonly backend: string; readonly version: string }
+  readonly state: PrefillState
+  readonly #open: OpenEngine
+  readonly #effects: PrefillEffects
+  readonly #loop: Loop<PrefillEvent, PrefillEffect>
+  readonly #senders = new Map<number, Sender>()
+  #server: { control: ControlServer; registration: { close(): Promise<void> | void } } | undefined
+  #nextSender = 1
+  #closing: Promise<void> | undefined
+
+  constructor(options: {
+    self: Parameters<typeof createPrefill>[0]
+    open: OpenEngine
+    memory: readonly Memory[]
+    log: Log
+  }) {
+    const { self, open } = options
+    this.incarnation = self.incarnation
+    this.engine = { backend: self.backend, version: self.version }
+    this.state = createPrefill(self)
+    this.#open = open
+    this.#loop = new Loop<PrefillEvent, PrefillEffect>(
+      (event, now) => stepPrefill(this.state, event, now),
+      (effect) => {
+        this.#perform(effect)
+      },
+      { type: 'tick' },
+    )
+    this.#effects = new PrefillEffects({
+      engine: open.engine,
+      memory: options.memory,
+      log: options.log,
+      emit: (event) => {
+        this.#loop.dispatch(event)
+      },
+    })
+  }
+
+  /** Handlers of the control server that this manager is reached by. */
+  get handlers(): Pick<PrefillEffects, 'onMessage' | 'onClose'> {
+    return this.#effects
+  }
+
+  serve(control: ControlServer, registration: { close(): Promise<void> | void }): void {
+    this.#server = { control, registration }
+  }
+
+  send(room: bigint, request: SendRequest): KVSender {
+    const index = request.index ?? 0
+    checkRequest(room, request, this.state.self.layout, this.#closing !== undefined)
+    const key = roomKey(room, index)
+    const objection = sendObjection(this.state, key)
+    if (objection) throw objection
+    const id = this.#nextSender++
+    const sender = new Sender(room, index, (event) => {
+      this.#loop.dispatch({ ...event, sender: id })
+    })
+    this.#senders.set(id, sender)
+    const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline')
+    this.#loop.dispatch({ type: 'host.send', sender: id, key, tokens: request.tokens, digest: request.digest, deadlines })
+    return sender
+  }
+
+  receive(): KVReceiver {
+    throw new KvxError('ERR_KVX_INVALID_STATE', 'A prefill manager sends; open another with the role decode to receive.')
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    await this.#server?.registration.close()
+    const senders = [...this.#senders.values()]
+    for (const sender of senders) sender.abort('the prefill manager was closed')
+    await until(Promise.all(senders.map((sender) => sender.settled)), this.state.self.deadlines.drain)
+    await until(this.#effects.close(), this.state.self.deadlines.drain)
+    await this.#open.engine.close()
+    this.#loop.close()
+    await this.#server?.control.close()
+  }
+
+  #perform(effect: PrefillEffect): void {
+    if (!isNews(effect)) {
+      this.#effects.perform(effect)
+      return
+    }
+    this.#senders.get(effect.sender)?.hear(effect)
+    if (effect.do === 'sender.settled') this.#senders.delete(effect.sender)
+  }
+}
+
+function isNews(effect: PrefillEffect): effect is PrefillNews {
+  return effect.do.startsWith('sender.')
+}
+
+type HostEvent = Extract<PrefillEvent, { type: `host.${string}` }>
+type SenderEvent = HostEvent extends infer E ? (E extends { sender: number } ? Omit<E, 'sender'> : never) : never
+
+class Sender implements KVSender {
+  readonly room: bigint
+  readonly index: number
+  readonly settled: Promise<void>
+  error: KvxError | undefined
+  readonly #emit: (event: SenderEvent) => void
+  readonly #reserved = new Deferred<{ prefixTokens: number }>()
+  readonly #finished = new Deferred<TransferSummary>()
+  readonly #settled = new Deferred<void>()
+  readonly #writes = new Map<number, Deferred<void>>()
+  #nextWrite = 1
+  #poll: KVPoll = KVPoll.Bootstrapping
+
+  constructor(room: bigint, index: number, emit: (event: SenderEvent) => void) {
+    this.room = room
+    this.index = index
+    this.settled = this.#settled.promise
+    this.#emit = emit
+  }
+
+  reserved({ signal }: WaitOptions = {}): Promise<{ prefixTokens: number }> {
+    return orAborted(this.#reserved.promise, signal)
+  }
+
+  ready(): void {
+    this.#emit({ type: 'host.ready' })
+  }
+
+  async write(chunk: Chunk, { signal }: WaitOptions = {}): Promise<void> {
+    if (this.error) throw this.error
+    const write = this.#nextWrite++
+    const posted = new Deferred<void>()
+    this.#writes.set(write, posted)
+    if (this.#poll === KVPoll.WaitingForInput) this.#poll = KVPoll.Transferring
+    const { start, pages, layers } = chunk
+    this.#emit({ type: 'host.write', write, start, pages, layers })
+    await orAborted(posted.promise, signal)
+  }
+
+  async finish(
+    last: { state?: Readonly<Record<string, Int32Array>>; aux?: Aux } = {},
+    { signal }: WaitOptions = {},
+  ): Promise<TransferSummary> {
+    if (this.error) throw this.error
+    this.#emit({ type: 'host.finish', state: last.state ?? {}, aux: last.aux ?? {} })
+    return orAborted(this.#finished.promise, signal)
+  }
+
+  abort(reason = 'aborted by the host'): void {
+    this.#emit({ type: 'host.abort', reason })
+  }
+
+  poll(): KVPoll {
+    return this.#poll
+  }
+
+  hear(news: PrefillNews): void {
+    switch (news.do) {
+      case 'sender.reserved':
+        this.#poll = KVPoll.WaitingForInput
+        this.#reserved.resolve({ prefixTokens: news.prefixTokens })
+        return
+      case 'sender.posted':
+        this.#writes.get(news.write)?.resolve()
+        this.#writes.delete(news.write)
+        return
+      case 'sender.rejected':
+        this.#writes.get(news.write)?.reject(news.error)
+        this.#writes.delete(news.write)
+        return
+      case 'sender.finished':
+        this.#poll = KVPoll.Success
+        this.#finished.resolve(news.summary)
+        return
+      case 'sender.failed':
+        this.#poll = KVPoll.Failed
+        this.error = toKvxError(news.error)
+        this.#reserved.reject(this.error)
+        this.#finished.reject(this.error)
+        for (const write of this.#writes.values()) write.reject(this.error)
+        this.#writes.clear()
+        return
+      case 'sender.settled':
+        this.#settled.resolve()
+        return
+    }
+  }
+}

@@ -1,0 +1,65 @@
+/**
+ * For engines whose memory keys cannot be revoked for one peer (fence kind `engine`): pages whose
+ * writer does not say `drained` come back by closing the engine and opening a fresh generation.
+ */
+import { KvxError } from '../../backend/index.ts'
+import { greet } from './links.ts'
+import { advance, failRequest, markDrained } from './requests.ts'
+import type { DecodeStep, EngineAddress, Leg } from './state.ts'
+
+export function watchQuarantine(step: DecodeStep): void {
+  const { state, now } = step
+  const { self } = state
+  if (self.fence !== 'engine' || state.recycle?.phase === 'closing') return
+  if (!state.recycle) {
+    const pages = quarantined(step)
+    if (pages === 0) return
+    const share = pages / Math.max(1, self.layout.pages.kv ?? 0)
+    if (share <= self.limits.quarantineShare && liveLegs(step).length > 0) return
+    state.recycle = { phase: 'draining', deadline: now + self.deadlines.recycle }
+  }
+  const live = liveLegs(step)
+  if (live.length > 0 && now < state.recycle.deadline) return
+  for (const leg of live) {
+    failRequest(step, leg.request, new KvxError('ERR_KVX_TRANSFER_FAILED', 'The transfer engine had to be replaced to get pages out of quarantine. Try again.', { phase: 'transfer', peer: self.instance }))
+  }
+  state.recycle.phase = 'closing'
+  step.out.push({ do: 'recycle' })
+}
+
+/** Pages of failed requests whose writer has not said `drained` in time. */
+function quarantined(step: DecodeStep): number {
+  let pages = 0
+  for (const request of step.state.requests.values()) {
+    const stuck = request.legs.some((leg) => !leg.drained && leg.phase === 'failed' && isLate(step, leg))
+    if (stuck) pages += request.destination?.pages?.length ?? 0
+  }
+  return pages
+}
+
+function isLate(step: DecodeStep, leg: Leg): boolean {
+  return leg.link.status === 'lost' || step.now - leg.failedAt >= step.state.self.deadlines.drain
+}
+
+function liveLegs(step: DecodeStep): Leg[] {
+  return [...step.state.links.values()].flatMap((link) =>
+    [...link.legs.values()].filter((leg) => leg.phase !== 'failed' && !leg.drained),
+  )
+}
+
+/** The old generation is closed: nothing of it can land any more. */
+export function onRecycled(step: DecodeStep, engine: EngineAddress): void {
+  const { state } = step
+  state.engine = engine
+  state.recycle = undefined
+  for (const link of [...state.links.values()]) {
+    for (const leg of [...link.legs.values()]) markDrained(step, leg)
+    if (link.up && link.status !== 'lost') greet(step, link)
+  }
+  for (const request of [...state.requests.values()]) advance(step, request)
+}
+
+export function onEngineFailed(step: DecodeStep, error: KvxError): void {
+  step.state.broken = error
+  for (const request of [...step.state.requests.values()]) failRequest(step, request, error)
+}

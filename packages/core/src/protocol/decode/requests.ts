@@ -1,0 +1,414 @@
+/** The receiving leg of a request: from the host's first call until its pages are free. */
+import { KvxError, type ErrorCode, type Phase } from '../../backend/index.ts'
+import { packPages, packState, unpackPages, type MessageOf } from '../messages.ts'
+import { resolve } from './links.ts'
+import { about, ask, sendAbort, sendTo } from './send.ts'
+import type { DecodeEvent, DecodeState, DecodeStep, Leg, Link, Request } from './state.ts'
+
+/** A reserve whose epoch was over before it began is tried so often. */
+const maxTries = 3
+
+/** Why a new leg cannot be taken, or undefined. */
+export function receiveObjection(state: DecodeState, key: string): KvxError | undefined {
+  if (state.broken) return state.broken
+  if (state.rooms.has(key)) {
+    return new KvxError('ERR_KVX_ROOM_IN_USE', `Room ${key} already belongs to a running request.`, { phase: 'reserve' })
+  }
+  if (state.requests.size >= state.self.limits.requests) {
+    return new KvxError('ERR_KVX_OVER_LIMIT', `${String(state.requests.size)} requests are already running here.`, { phase: 'reserve' })
+  }
+  return undefined
+}
+
+export function onReceive(step: DecodeStep, event: DecodeEvent & { type: 'host.receive' }): void {
+  const request: Request = {
+    id: event.request,
+    key: event.key,
+    room: event.room,
+    index: event.index,
+    from: event.from,
+    tokens: event.tokens,
+    digest: event.digest,
+    deadlines: event.deadlines,
+    phase: 'resolving',
+    deadline: step.now + event.deadlines.hello,
+    legs: [],
+    destination: undefined,
+    acceptedTold: false,
+    wantedTold: false,
+    unverified: 0,
+    error: undefined,
+  }
+  step.state.requests.set(request.id, request)
+  step.state.rooms.set(request.key, request)
+  resolve(step, request)
+}
+
+export function onReserve(step: DecodeStep, event: DecodeEvent & { type: 'host.reserve' }): void {
+  const request = step.state.requests.get(event.request)
+  if (!request || request.error) return
+  const { pageTokens, pages } = step.state.self.layout
+  const prefixTokens = Math.floor(event.prefixTokens / pageTokens) * pageTokens
+  const wrong = request.destination
+    ? 'reserve() was called twice.'
+    : (pagesObjection(event.pages, request.tokens - prefixTokens, pageTokens, pages.kv ?? 0) ??
+      (event.prefixTokens < 0 || event.prefixTokens > request.tokens ? 'the prefix is longer than the prompt.' : undefined))
+  if (wrong) {
+    failRequest(step, request, new KvxError('ERR_KVX_INVALID_ARGUMENT', `reserve() of room ${request.key}: ${wrong}`, { phase: 'reserve' }))
+    return
+  }
+  request.destination = { prefixTokens, pages: event.pages, state: event.state }
+  advance(step, request)
+}
+
+function pagesObjection(pages: Int32Array | undefined, tokens: number, pageTokens: number, total: number): string | undefined {
+  if (!pages) return undefined
+  const needed = Math.ceil(tokens / pageTokens)
+  if (pages.length !== needed) return `${String(pages.length)} pages were given; ${String(needed)} are needed.`
+  if (pages.some((page) => page < 0 || page >= total)) return `a page index is outside of the pool's ${String(total)} pages.`
+  if (new Set(pages).size !== pages.length) return 'a page is named twice.'
+  return undefined
+}
+
+/** Goes on as soon as every link of the request is ready. */
+export function advance(step: DecodeStep, request: Request): void {
+  if (request.phase !== 'resolving' && request.phase !== 'open') return
+  if (request.legs.length === 0 || request.legs.some((leg) => leg.link.status !== 'ready')) return
+  if (!request.destination) {
+    request.phase = 'open'
+    request.deadline = Infinity
+    return
+  }
+  if (step.state.recycle) return
+  request.phase = 'reserving'
+  request.deadline = step.now + request.deadlines.reserve
+  for (const leg of request.legs) {
+    leg.link.waiting.delete(request)
+    reserve(step, leg)
+  }
+}
+
+function reserve(step: DecodeStep, leg: Leg): void {
+  const { request, link } = leg
+  const { destination } = request
+  if (!destination) return
+  leg.epoch = ++link.epoch
+  leg.phase = 'reserving'
+  leg.news = step.now
+  leg.drained = false
+  leg.tries++
+  link.legs.set(leg.epoch, leg)
+  sendTo(step, link, {
+    k: 'reserve',
+    gen: step.state.engine.generation,
+    ep: leg.epoch,
+    room: request.room,
+    index: request.index,
+    tokens: request.tokens,
+    digest: request.digest,
+    prefix: destination.prefixTokens,
+    ...(destination.pages === undefined ? {} : { pages: packPages(destination.pages) }),
+    ...(destination.pages === undefined ? {} : { state: packState(destination.state) }),
+    checksums: step.state.self.verify,
+  })
+}
+
+export function onAccept(step: DecodeStep, leg: Leg, state: 'parked' | 'paired'): void {
+  const { request } = leg
+  leg.news = step.now
+  if (leg.phase === 'reserving' || (leg.phase === 'parked' && state === 'paired')) leg.phase = state
+  if (request.phase === 'reserving' && request.legs.every((l) => l.phase !== 'reserving')) {
+    request.phase = 'accepted'
+    request.deadline = step.now + request.deadlines.pairing
+  }
+  if (request.phase === 'accepted' && request.legs.every((l) => l.phase === 'paired' || l.phase === 'complete')) {
+    request.phase = 'receiving'
+    request.deadline = step.now + request.deadlines.progress
+  }
+  if (!request.acceptedTold && request.phase !== 'reserving') {
+    request.acceptedTold = true
+    step.out.push({ do: 'receiver.accepted', request: request.id, prefixTokens: request.destination?.prefixTokens ?? 0 })
+  }
+}
+
+export function onReady(step: DecodeStep, leg: Leg): void {
+  const { request } = leg
+  if (request.wantedTold || request.error) return
+  request.wantedTold = true
+  step.out.push({ do: 'receiver.wanted', request: request.id })
+}
+
+export function onProvide(step: DecodeStep, event: DecodeEvent & { type: 'host.provide' }): void {
+  const request = step.state.requests.get(event.request)
+  if (!request?.destination || request.error) return
+  const { pageTokens, pages } = step.state.self.layout
+  const { destination } = request
+  const wrong = destination.pages
+    ? 'the pages were already given.'
+    : pagesObjection(event.pages, request.tokens - destination.prefixTokens, pageTokens, pages.kv ?? 0)
+  if (wrong) {
+    failRequest(step, request, new KvxError('ERR_KVX_INVALID_ARGUMENT', `provide() of room ${request.key}: ${wrong}`, { phase: 'reserve' }))
+    return
+  }
+  destination.pages = event.pages
+  destination.state = event.state
+  for (const leg of request.legs) {
+    if (leg.epoch === 0) continue
+    sendTo(step, leg.link, {
+      k: 'pages',
+      gen: step.state.engine.generation,
+      ep: leg.epoch,
+      pages: packPages(event.pages),
+      state: packState(event.state),
+    })
+  }
+}
+
+export function onProgress(step: DecodeStep, leg: Leg, pages: number): void {
+  leg.news = step.now
+  if (pages <= leg.landedPages || leg.request.phase !== 'receiving') return
+  leg.landedPages = pages
+  leg.request.deadline = step.now + leg.request.deadlines.progress
+}
+
+export function onComplete(step: DecodeStep, leg: Leg, message: MessageOf<'complete'>): void {
+  const { request } = leg
+  if (leg.phase === 'complete' || leg.phase === 'failed' || request.error) return
+  const error = manifestObjection(step, leg, message)
+  if (error) {
+    failRequest(step, request, error)
+    return
+  }
+  // Its `accept` may have been lost: complete says it all.
+  onAccept(step, leg, 'paired')
+  leg.phase = 'complete'
+  leg.outcome = message
+  if (!request.legs.every((l) => l.phase === 'complete')) return
+  if (!step.state.self.verify) {
+    succeed(step, request)
+    return
+  }
+  request.phase = 'verifying'
+  request.deadline = Infinity
+  request.unverified = request.legs.length
+  for (const { outcome, link } of request.legs) {
+    if (!outcome?.manifest.checksums || !link.planner) continue
+    step.out.push({
+      do: 'verify',
+      request: request.id,
+      planner: link.planner,
+      pages: request.destination?.pages ?? new Int32Array(),
+      checksums: unpackPages(outcome.manifest.checksums),
+    })
+  }
+}
+
+/** Success only when what arrived is what was asked for. */
+function manifestObjection(step: DecodeStep, leg: Leg, message: MessageOf<'complete'>): KvxError | undefined {
+  const { request, link } = leg
+  const { parts, checksums } = message.manifest
+  const { destination } = request
+  const say = (text: string) => about(link, 'ERR_KVX_MANIFEST_MISMATCH', 'complete', `completed room ${request.key}, but ${text}`)
+  if (!destination?.pages || !link.planner) return say('was never given pages.')
+  const expected: Record<string, number> = { kv: destination.pages.length }
+  for (const [name, pages] of Object.entries(destination.state)) expected[name] = pages.length
+  for (const name of new Set([...Object.keys(expected), ...Object.keys(parts)])) {
+    const pages = expected[name] ?? 0
+    const shared = link.planner.lanes.components.has(name)
+    const bytes = shared ? pages * link.planner.bytesPerPage(name) : 0
+    const part = parts[name] ?? { pages: 0, bytes: 0 }
+    if (part.pages !== pages || part.bytes !== bytes) {
+      return say(`component '${name}' has ${String(part.pages)} pages, ${String(part.bytes)} bytes instead of ${String(pages)} pages, ${String(bytes)} bytes.`)
+    }
+  }
+  if (step.state.self.verify && checksums?.byteLength !== 4 * destination.pages.length) {
+    return say('without the checksums that were asked for.')
+  }
+  return undefined
+}
+
+export function onVerified(step: DecodeStep, id: number, error: KvxError | undefined): void {
+  const request = step.state.requests.get(id)
+  if (request?.phase !== 'verifying') return
+  request.unverified--
+  if (error) failRequest(step, request, error)
+  else if (request.unverified === 0) succeed(step, request)
+}
+
+function succeed(step: DecodeStep, request: Request): void {
+  const outcomes = request.legs.flatMap((leg) => leg.outcome ?? [])
+  request.phase = 'success'
+  for (const leg of request.legs) {
+    ask(step, leg.link, leg.epoch, 'ack')
+    leg.drained = true
+    leg.link.legs.delete(leg.epoch)
+  }
+  step.state.rooms.delete(request.key)
+  step.state.requests.delete(request.id)
+  const parts = outcomes.flatMap((outcome) => Object.values(outcome.manifest.parts))
+  step.out.push({
+    do: 'receiver.done',
+    request: request.id,
+    aux: definedAux(outcomes),
+    report: {
+      pages: request.destination?.pages?.length ?? 0,
+      bytes: parts.reduce((sum, { bytes }) => sum + bytes, 0),
+      chunks: Math.max(...outcomes.map((outcome) => outcome.manifest.chunks)),
+      ms: Math.max(...outcomes.map((outcome) => outcome.manifest.ms)),
+    },
+  })
+  step.out.push({ do: 'receiver.settled', request: request.id })
+}
+
+/** Aux of the rank that has one: the last pipeline stage samples the first token. */
+function definedAux(outcomes: readonly MessageOf<'complete'>[]) {
+  const aux = Object.assign({}, ...outcomes.map((outcome) => outcome.aux)) as MessageOf<'complete'>['aux']
+  return Object.fromEntries(Object.entries(aux).filter(([, value]) => value !== undefined))
+}
+
+export function onFailed(step: DecodeStep, leg: Leg, message: MessageOf<'failed'>): void {
+  ask(step, leg.link, leg.epoch, 'ack')
+  if (leg.phase === 'failed') return
+  leg.phase = 'failed'
+  leg.failedAt = step.now
+  failRequest(step, leg.request, told(leg.link, message))
+}
+
+export function onRefused(step: DecodeStep, leg: Leg, message: MessageOf<'refuse'>): void {
+  if (message.code === 'ERR_KVX_STALE' && tryAgain(step, leg)) return
+  leg.phase = 'failed'
+  markDrained(step, leg)
+  failRequest(step, leg.request, told(leg.link, message))
+}
+
+/** What the peer said, with what it said of phase and rank. */
+function told(link: Link, message: { code: ErrorCode; text: string; phase?: Phase | undefined; rank?: string | undefined }): KvxError {
+  return new KvxError(message.code, message.text, { phase: message.phase, peer: link.instance, rank: message.rank })
+}
+
+export function onStatus(step: DecodeStep, leg: Leg, message: MessageOf<'status'>): void {
+  leg.news = step.now
+  if (message.outcome?.k === 'complete') onComplete(step, leg, message.outcome)
+  else if (message.outcome?.k === 'failed') onFailed(step, leg, message.outcome)
+  else if (message.state === 'parked' || message.state === 'paired') {
+    onAccept(step, leg, message.state)
+    onProgress(step, leg, message.pages)
+  } else if (message.state === 'over') {
+    if (leg.phase === 'reserving' && tryAgain(step, leg)) return
+    const error = about(leg.link, 'ERR_KVX_OUTCOME_LOST', 'transfer', `has finished with room ${leg.request.key}, and its outcome is not known. Try again.`)
+    leg.phase = 'failed'
+    markDrained(step, leg)
+    failRequest(step, leg.request, error)
+  }
+}
+
+/** The epoch was over before its reserve arrived: nothing happened, so a new one may be tried. */
+function tryAgain(step: DecodeStep, leg: Leg): boolean {
+  if (leg.phase !== 'reserving' || leg.request.error || leg.tries >= maxTries) return false
+  leg.link.legs.delete(leg.epoch)
+  reserve(step, leg)
+  return true
+}
+
+export function onDrained(step: DecodeStep, leg: Leg): void {
+  if (leg.phase !== 'failed') {
+    leg.phase = 'failed'
+    const error = about(leg.link, 'ERR_KVX_OUTCOME_LOST', 'transfer', `ended room ${leg.request.key} without saying why.`)
+    failRequest(step, leg.request, error)
+  }
+  markDrained(step, leg)
+}
+
+/** After a reconnect: aborts and questions may have been lost with the old connection. */
+export function revisit(step: DecodeStep, leg: Leg): void {
+  if (leg.phase === 'failed') {
+    sendAbort(step, leg, leg.request.error ?? new KvxError('ERR_KVX_ABORTED', 'aborted'))
+  } else {
+    ask(step, leg.link, leg.epoch, 'query')
+  }
+}
+
+export function onHostAbort(step: DecodeStep, id: number, reason: string): void {
+  const request = step.state.requests.get(id)
+  if (request) failRequest(step, request, new KvxError('ERR_KVX_ABORTED', reason, { phase: phaseOf(request), peer: step.state.self.instance }))
+}
+
+/** Ends a request with its first cause and has every leg drained. */
+export function failRequest(step: DecodeStep, request: Request, error: KvxError): void {
+  if (request.phase === 'success' || request.phase === 'failed') return
+  request.phase = 'failed'
+  request.error = error
+  request.deadline = Infinity
+  step.state.rooms.delete(request.key)
+  step.state.sources.get(request.from)?.waiting.delete(request)
+  step.out.push({ do: 'receiver.failed', request: request.id, error })
+  for (const leg of request.legs) {
+    leg.link.waiting.delete(request)
+    if (leg.drained || leg.phase === 'failed') continue
+    leg.phase = 'failed'
+    leg.failedAt = step.now
+    sendAbort(step, leg, error)
+  }
+  tellSettled(step, request)
+}
+
+export function markDrained(step: DecodeStep, leg: Leg): void {
+  leg.drained = true
+  leg.link.legs.delete(leg.epoch)
+  tellSettled(step, leg.request)
+}
+
+function tellSettled(step: DecodeStep, request: Request): void {
+  if (request.phase !== 'failed' || !request.legs.every((leg) => leg.drained)) return
+  if (step.state.requests.delete(request.id)) step.out.push({ do: 'receiver.settled', request: request.id })
+}
+
+export function watchRequests(step: DecodeStep): void {
+  const { state, now } = step
+  for (const request of [...state.requests.values()]) {
+    if (now >= request.deadline) {
+      failRequest(step, request, lateness(request))
+      continue
+    }
+    for (const leg of request.legs) {
+      const live = leg.phase === 'reserving' || leg.phase === 'parked' || leg.phase === 'paired'
+      if (!live || leg.link.status !== 'ready' || now - leg.news < state.self.deadlines.peerSilent / 2) continue
+      leg.news = now
+      ask(step, leg.link, leg.epoch, 'query')
+    }
+  }
+}
+
+function lateness(request: Request): KvxError {
+  const leg = request.legs.find((l) => l.link.status !== 'ready') ?? request.legs.find((l) => l.phase !== 'complete') ?? request.legs[0]
+  if (!leg) {
+    return new KvxError('ERR_KVX_BOOTSTRAP_UNREACHABLE', `The bootstrap at ${request.from} did not answer in time.`, { phase: 'bootstrap', peer: request.from })
+  }
+  const after = (ms: number) => `within ${String(ms)} ms`
+  switch (request.phase) {
+    case 'resolving':
+      return about(leg.link, 'ERR_KVX_TIMEOUT', 'hello', leg.link.up ? `did not answer hello ${after(request.deadlines.hello)}.` : `cannot be reached at ${leg.link.endpoint}.`)
+    case 'reserving':
+      return about(leg.link, 'ERR_KVX_TIMEOUT', 'reserve', `did not answer the reserve of room ${request.key} ${after(request.deadlines.reserve)}.`)
+    case 'accepted':
+      return about(leg.link, 'ERR_KVX_TIMEOUT', 'parked', `was not sent its leg of room ${request.key} ${after(request.deadlines.pairing)}.`)
+    default:
+      return about(leg.link, 'ERR_KVX_TIMEOUT', 'transfer', `sent nothing of room ${request.key} ${after(request.deadlines.progress)}.`)
+  }
+}
+
+function phaseOf(request: Request): Phase {
+  switch (request.phase) {
+    case 'resolving':
+      return 'hello'
+    case 'open':
+    case 'reserving':
+      return 'reserve'
+    case 'accepted':
+      return 'parked'
+    case 'verifying':
+      return 'complete'
+    default:
+      return 'transfer'
+  }
+}

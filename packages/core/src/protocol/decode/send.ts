@@ -1,0 +1,35 @@
+import { KvxError, type ErrorCode, type Phase } from '../../backend/index.ts'
+import { rankName } from '../keys.ts'
+import { clip, protocolVersion, type Message } from '../messages.ts'
+import type { DecodeStep, Leg, Link } from './state.ts'
+
+type Body<M> = M extends Message ? Omit<M, 'v' | 'from' | 'to'> : never
+
+export function sendTo(step: DecodeStep, link: Link, body: Body<Message>): void {
+  if (!link.up) return
+  const envelope = { v: protocolVersion, from: step.state.self.incarnation, to: link.incarnation } as const
+  step.out.push({ do: 'send', endpoint: link.endpoint, message: { ...envelope, ...body } as Message })
+}
+
+export function ask(step: DecodeStep, link: Link, epoch: number, k: 'ack' | 'query'): void {
+  sendTo(step, link, { k, gen: step.state.engine.generation, ep: epoch })
+}
+
+export function sendAbort(step: DecodeStep, leg: Leg, error: KvxError): void {
+  sendTo(step, leg.link, {
+    k: 'abort',
+    gen: step.state.engine.generation,
+    ep: leg.epoch,
+    code: error.code,
+    text: clip(error.message),
+  })
+}
+
+/** An error about a prefill rank, which names it. */
+export function about(link: Link, code: ErrorCode, phase: Phase, text: string): KvxError {
+  return new KvxError(code, `prefill ${link.instance} (${rankName(link.rank)}) ${text}`, {
+    phase,
+    peer: link.instance,
+    rank: rankName(link.rank),
+  })
+}

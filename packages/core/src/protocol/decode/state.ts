@@ -1,0 +1,177 @@
+/** Everything the decode side knows; changed in place by the reducer, as on the prefill side. */
+import type { FenceKind, KvxError } from '../../backend/index.ts'
+import type { Layout } from '../../layout/index.ts'
+import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
+import type { Planner } from '../../plan/index.ts'
+import type { Message, MessageOf, Rank } from '../messages.ts'
+
+export interface DecodeSelf {
+  readonly incarnation: string
+  /** Secret of this incarnation; never published or logged. */
+  readonly session: string
+  readonly instance: string
+  readonly rank: Rank
+  readonly backend: string
+  readonly version: string
+  readonly fence: FenceKind
+  readonly layout: Layout
+  readonly fingerprint: Uint8Array
+  /** Ask for checksums and check them. */
+  readonly verify: boolean
+  readonly deadlines: Deadlines
+  readonly limits: Limits
+}
+
+export interface EngineAddress {
+  readonly generation: string
+  readonly address: Uint8Array
+  readonly regions: readonly Uint8Array[]
+}
+
+export interface DecodeState {
+  readonly self: DecodeSelf
+  engine: EngineAddress
+  /** By bootstrap address. */
+  readonly sources: Map<string, Source>
+  /** By control endpoint of the prefill rank. */
+  readonly links: Map<string, Link>
+  readonly requests: Map<number, Request>
+  /** Live requests by room and index. */
+  readonly rooms: Map<string, Request>
+  /** Set while the engine is replaced to get pages out of quarantine. */
+  recycle: { phase: 'draining' | 'closing'; deadline: number } | undefined
+  /** Why no request can be taken any more. */
+  broken: KvxError | undefined
+  /** Messages that changed nothing, by reason. */
+  readonly dropped: Map<string, number>
+}
+
+/** A prefill instance, as its bootstrap describes it. */
+export interface Source {
+  readonly from: string
+  links: Link[] | undefined
+  readonly waiting: Set<Request>
+}
+
+/** One prefill rank. */
+export interface Link {
+  readonly endpoint: string
+  readonly incarnation: string
+  readonly instance: string
+  readonly rank: Rank
+  /** `lost`: its requests failed; kept while pages wait for its `drained`. */
+  status: 'connecting' | 'greeting' | 'ready' | 'lost'
+  /** The control connection stands. */
+  up: boolean
+  /** Highest epoch given to it. */
+  epoch: number
+  heard: number
+  pinged: number
+  /** Generation of its engine: what a fence names. */
+  writer: string | undefined
+  planner: Planner | undefined
+  readonly legs: Map<number, Leg>
+  /** Requests that wait for the welcome. */
+  readonly waiting: Set<Request>
+}
+
+/** The part of a request that one prefill rank sends. */
+export interface Leg {
+  readonly request: Request
+  readonly link: Link
+  epoch: number
+  phase: 'idle' | 'reserving' | 'parked' | 'paired' | 'complete' | 'failed'
+  /** When something was last heard of it. */
+  news: number
+  /** When its abort was sent or its failure was told. */
+  failedAt: number
+  /** Nothing of it can land any more. */
+  drained: boolean
+  /** Epochs tried because an earlier one was over before it began. */
+  tries: number
+  landedPages: number
+  outcome: MessageOf<'complete'> | undefined
+}
+
+export interface Request {
+  readonly id: number
+  readonly key: string
+  readonly room: bigint
+  readonly index: number
+  readonly from: string
+  readonly tokens: number
+  readonly digest: Uint8Array
+  readonly deadlines: Deadlines
+  phase: 'resolving' | 'open' | 'reserving' | 'accepted' | 'receiving' | 'verifying' | 'success' | 'failed'
+  deadline: number
+  legs: Leg[]
+  destination: Destination | undefined
+  acceptedTold: boolean
+  wantedTold: boolean
+  /** Legs whose checksums are still being compared. */
+  unverified: number
+  error: KvxError | undefined
+}
+
+export interface Destination {
+  prefixTokens: number
+  pages: Int32Array | undefined
+  state: Readonly<Record<string, Int32Array>>
+}
+
+export interface SourceRank {
+  readonly endpoint: string
+  readonly incarnation: string
+  readonly instance: string
+  readonly rank: Rank
+}
+
+export type DecodeEvent =
+  | { type: 'message'; endpoint: string; message: Message }
+  | { type: 'link.up'; endpoint: string }
+  | { type: 'link.down'; endpoint: string; error?: KvxError | undefined }
+  | { type: 'source.read'; from: string; ranks: readonly SourceRank[] }
+  | { type: 'source.failed'; from: string; error: KvxError }
+  | { type: 'host.receive'; request: number; key: string; room: bigint; index: number; from: string; tokens: number; digest: Uint8Array; deadlines: Deadlines }
+  | { type: 'host.reserve'; request: number; prefixTokens: number; pages: Int32Array | undefined; state: Readonly<Record<string, Int32Array>> }
+  | { type: 'host.provide'; request: number; pages: Int32Array; state: Readonly<Record<string, Int32Array>> }
+  | { type: 'host.abort'; request: number; reason: string }
+  | { type: 'verified'; request: number; error: KvxError | undefined }
+  | { type: 'fenced'; writer: string }
+  | { type: 'engine.recycled'; engine: EngineAddress }
+  | { type: 'engine.failed'; error: KvxError }
+  | { type: 'tick' }
+
+export type DecodeEffect =
+  | { do: 'readSource'; from: string; timeoutMs: number }
+  | { do: 'connect'; endpoint: string }
+  | { do: 'disconnect'; endpoint: string }
+  | { do: 'send'; endpoint: string; message: Message }
+  | { do: 'verify'; request: number; planner: Planner; pages: Int32Array; checksums: Int32Array }
+  | { do: 'fence'; writer: string }
+  | { do: 'recycle' }
+  | { do: 'receiver.accepted'; request: number; prefixTokens: number }
+  | { do: 'receiver.wanted'; request: number }
+  | { do: 'receiver.done'; request: number; aux: Aux; report: TransferSummary }
+  | { do: 'receiver.failed'; request: number; error: KvxError }
+  | { do: 'receiver.settled'; request: number }
+
+export interface DecodeStep {
+  readonly state: DecodeState
+  readonly now: number
+  readonly out: DecodeEffect[]
+}
+
+export function createDecode(self: DecodeSelf, engine: EngineAddress): DecodeState {
+  return {
+    self,
+    engine,
+    sources: new Map(),
+    links: new Map(),
+    requests: new Map(),
+    rooms: new Map(),
+    recycle: undefined,
+    broken: undefined,
+    dropped: new Map(),
+  }
+}

@@ -1,0 +1,155 @@
+/** The decode side of the protocol: `step(state, event, now)` changes the state and answers what to do. */
+import { count } from '../keys.ts'
+import type { Message } from '../messages.ts'
+import {
+  onFenced,
+  onLinkDown,
+  onLinkUp,
+  onRefusedHello,
+  onSourceFailed,
+  onSourceRead,
+  onWelcome,
+  watchLinks,
+} from './links.ts'
+import { onEngineFailed, onRecycled, watchQuarantine } from './recycle.ts'
+import {
+  onAccept,
+  onComplete,
+  onDrained,
+  onFailed,
+  onHostAbort,
+  onProgress,
+  onProvide,
+  onReady,
+  onReceive,
+  onRefused,
+  onReserve,
+  onStatus,
+  onVerified,
+  watchRequests,
+} from './requests.ts'
+import { ask } from './send.ts'
+import type { DecodeEffect, DecodeEvent, DecodeState, DecodeStep, Leg, Link } from './state.ts'
+
+export function stepDecode(state: DecodeState, event: DecodeEvent, now: number): DecodeEffect[] {
+  const step: DecodeStep = { state, now, out: [] }
+  dispatch(step, event)
+  return step.out
+}
+
+function dispatch(step: DecodeStep, event: DecodeEvent): void {
+  switch (event.type) {
+    case 'message':
+      onMessage(step, event.endpoint, event.message)
+      return
+    case 'link.up':
+      onLinkUp(step, event.endpoint)
+      return
+    case 'link.down':
+      onLinkDown(step, event)
+      return
+    case 'source.read':
+      onSourceRead(step, event)
+      return
+    case 'source.failed':
+      onSourceFailed(step, event.from, event.error)
+      return
+    case 'host.receive':
+      onReceive(step, event)
+      return
+    case 'host.reserve':
+      onReserve(step, event)
+      return
+    case 'host.provide':
+      onProvide(step, event)
+      return
+    case 'host.abort':
+      onHostAbort(step, event.request, event.reason)
+      return
+    case 'verified':
+      onVerified(step, event.request, event.error)
+      return
+    case 'fenced':
+      onFenced(step, event.writer)
+      return
+    case 'engine.recycled':
+      onRecycled(step, event.engine)
+      return
+    case 'engine.failed':
+      onEngineFailed(step, event.error)
+      return
+    case 'tick':
+      watchRequests(step)
+      watchLinks(step)
+      watchQuarantine(step)
+      return
+  }
+}
+
+function onMessage(step: DecodeStep, endpoint: string, message: Message): void {
+  const { state } = step
+  const link = state.links.get(endpoint)
+  if (message.from !== link?.incarnation || message.to !== state.self.incarnation) {
+    count(state.dropped, 'another incarnation')
+    return
+  }
+  if ('gen' in message && message.gen !== state.engine.generation) {
+    count(state.dropped, 'generation')
+    return
+  }
+  link.heard = step.now
+  if (message.k === 'pong') return
+  if (message.k === 'welcome') {
+    onWelcome(step, link, message)
+    return
+  }
+  if (message.k === 'refuse' && message.ep === undefined) {
+    onRefusedHello(step, link, message)
+    return
+  }
+  if (!('ep' in message) || message.ep === undefined) {
+    count(state.dropped, `${message.k} at decode`)
+    return
+  }
+  const leg = link.legs.get(message.ep)
+  if (leg) onLegMessage(step, leg, message)
+  else onOverMessage(step, link, message)
+}
+
+function onLegMessage(step: DecodeStep, leg: Leg, message: Message): void {
+  switch (message.k) {
+    case 'accept':
+      onAccept(step, leg, message.state)
+      return
+    case 'ready':
+      onReady(step, leg)
+      return
+    case 'progress':
+      onProgress(step, leg, message.pages)
+      return
+    case 'complete':
+      onComplete(step, leg, message)
+      return
+    case 'failed':
+      onFailed(step, leg, message)
+      return
+    case 'refuse':
+      onRefused(step, leg, message)
+      return
+    case 'status':
+      onStatus(step, leg, message)
+      return
+    case 'drained':
+      onDrained(step, leg)
+      return
+    default:
+      count(step.state.dropped, `${message.k} at decode`)
+  }
+}
+
+/** Prefill repeats an outcome until it knows that it was received. */
+function onOverMessage(step: DecodeStep, link: Link, message: Message): void {
+  const repeated = message.k === 'complete' || message.k === 'failed' ? message : message.k === 'status' ? message.outcome : undefined
+  if (repeated && repeated.ep <= link.epoch) ask(step, link, repeated.ep, 'ack')
+  else count(step.state.dropped, 'over')
+}

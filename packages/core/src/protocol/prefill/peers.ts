@@ -1,0 +1,216 @@
+/** Who is connected: hello, welcome, signs of life, loss. */
+import { KvxError, type ErrorCode } from '../../backend/index.ts'
+import { checkFit, Planner } from '../../plan/index.ts'
+import { count, rankName, sameBytes, sameRank } from '../keys.ts'
+import { clip, protocolVersion, type MessageOf } from '../messages.ts'
+import { peerName, refuse, sendTo } from './send.ts'
+import type { Peer, PrefillEvent, PrefillStep } from './state.ts'
+import { failTransfer } from './transfers.ts'
+
+/** Decode ranks that may be connected at once. */
+const maxPeers = 4_096
+
+export function onHello(step: PrefillStep, connection: string, hello: MessageOf<'hello'>): void {
+  const { state, now } = step
+  const known = state.peers.get(hello.from)
+  const error = objection(step, connection, hello, known)
+  if (error) {
+    refuse(step, { connection, incarnation: hello.from }, hello.gen, undefined, error)
+    return
+  }
+  if (known) {
+    state.connections.delete(known.connection)
+    state.connections.set(connection, hello.from)
+    known.connection = connection
+    known.heard = now
+    if (known.generation === hello.gen && known.link !== 'lost') {
+      if (known.link === 'open') welcome(step, known)
+      return
+    }
+    if (known.generation !== hello.gen) {
+      failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', 'replaced its transfer engine')
+    }
+    if (known.link !== 'lost') step.out.push({ do: 'closeLink', peer: known.incarnation, generation: known.generation })
+    known.generation = hello.gen
+    openLink(step, known, hello)
+    return
+  }
+  for (const other of state.peers.values()) {
+    if (other.instance === hello.instance && sameRank(other.rank, hello.rank)) {
+      losePeer(step, other, 'was replaced by a new process')
+    }
+  }
+  const peer: Peer = {
+    incarnation: hello.from,
+    session: hello.session,
+    instance: hello.instance,
+    rank: hello.rank,
+    layout: hello.layout,
+    planner: new Planner(state.self.layout, hello.layout),
+    generation: hello.gen,
+    connection,
+    link: 'opening',
+    // A forgotten peer may be back: what it reserved then is over.
+    watermark: hello.epoch,
+    heard: now,
+    transfers: new Map(),
+    inFlight: 0,
+    queue: [],
+  }
+  state.peers.set(peer.incarnation, peer)
+  state.connections.set(connection, peer.incarnation)
+  openLink(step, peer, hello)
+}
+
+function objection(
+  step: PrefillStep,
+  connection: string,
+  hello: MessageOf<'hello'>,
+  known: Peer | undefined,
+): KvxError | undefined {
+  const { self, connections, peers } = step.state
+  const say = (code: ErrorCode, text: string) =>
+    new KvxError(code, clip(text), { phase: 'hello', peer: self.instance, rank: rankName(self.rank) })
+  const spokenFor = connections.get(connection)
+  if (spokenFor !== undefined && spokenFor !== hello.from) {
+    return say('ERR_KVX_PROTOCOL', 'This connection already speaks for another incarnation.')
+  }
+  if (known && known.session !== hello.session) {
+    return say('ERR_KVX_SESSION_MISMATCH', 'This incarnation is known with another session.')
+  }
+  if (hello.to !== self.incarnation) {
+    return say('ERR_KVX_STALE', 'This hello is meant for an earlier process at this address; ask the bootstrap again.')
+  }
+  if (hello.engine.backend !== self.backend) {
+    return say(
+      'ERR_KVX_BACKEND_MISMATCH',
+      `Prefill uses the transfer backend '${self.backend}', decode '${hello.engine.backend}'. Start both with the same --transfer-backend.`,
+    )
+  }
+  try {
+    checkFit(self.layout, hello.layout)
+  } catch (error) {
+    return say((error as KvxError).code, (error as Error).message)
+  }
+  if (!sameBytes(hello.fingerprint, self.fingerprint)) {
+    return say('ERR_KVX_LAYOUT_MISMATCH', 'Prefill and decode describe the cache differently.')
+  }
+  if (!known && peers.size >= maxPeers) {
+    return say('ERR_KVX_OVER_LIMIT', `Prefill already serves ${String(maxPeers)} decode ranks.`)
+  }
+  return undefined
+}
+
+function openLink(step: PrefillStep, peer: Peer, hello: MessageOf<'hello'>): void {
+  peer.link = 'opening'
+  step.out.push({
+    do: 'openLink',
+    peer: peer.incarnation,
+    generation: peer.generation,
+    address: hello.engine.address,
+    regions: hello.engine.regions,
+    planner: peer.planner,
+    timeoutMs: step.state.self.deadlines.hello,
+  })
+}
+
+export function onLinkOpen(step: PrefillStep, event: PrefillEvent & { type: 'link.open' }): void {
+  const peer = step.state.peers.get(event.peer)
+  if (peer?.generation !== event.generation || peer.link !== 'opening') {
+    step.out.push({ do: 'closeLink', peer: event.peer, generation: event.generation })
+    return
+  }
+  peer.link = 'open'
+  welcome(step, peer)
+}
+
+export function onLinkFailed(step: PrefillStep, event: PrefillEvent & { type: 'link.failed' }): void {
+  const peer = step.state.peers.get(event.peer)
+  if (peer?.generation !== event.generation || peer.link !== 'opening') return
+  refuse(step, peer, peer.generation, undefined, event.error)
+  peer.link = 'lost'
+  forgetPeerIfOver(step, peer)
+}
+
+function welcome(step: PrefillStep, peer: Peer): void {
+  const { self } = step.state
+  sendTo(step, peer, {
+    k: 'welcome',
+    gen: peer.generation,
+    writer: self.generation,
+    instance: self.instance,
+    rank: self.rank,
+    layout: self.layout,
+    fingerprint: self.fingerprint,
+    engine: { backend: self.backend, version: self.version },
+    limits: { parked: self.limits.parkedPerPeer, auxBytes: self.limits.auxBytes },
+  })
+}
+
+/** The peer that a connection speaks for, or undefined after having told it to say hello. */
+export function speaker(step: PrefillStep, connection: string, from: string, gen: string | undefined): Peer | undefined {
+  const { state } = step
+  const peer = state.peers.get(from)
+  if (state.connections.get(connection) !== from || !peer || peer.link === 'lost') {
+    count(state.dropped, 'no hello')
+    const error = new KvxError('ERR_KVX_INVALID_STATE', 'This side does not know the sender: say hello again.', { phase: 'hello' })
+    refuse(step, { connection, incarnation: from }, gen ?? '0'.repeat(32), undefined, error)
+    return undefined
+  }
+  if (gen !== undefined && gen !== peer.generation) {
+    count(state.dropped, 'generation')
+    return undefined
+  }
+  peer.heard = step.now
+  return peer
+}
+
+export function onPing(step: PrefillStep, peer: Peer): void {
+  step.out.push({
+    do: 'send',
+    connection: peer.connection,
+    message: { v: protocolVersion, k: 'pong', from: step.state.self.incarnation, to: peer.incarnation, live: peer.transfers.size },
+  })
+}
+
+export function watchPeers(step: PrefillStep): void {
+  const { peers, self } = step.state
+  for (const peer of peers.values()) {
+    if (peer.link !== 'lost' && step.now - peer.heard > self.deadlines.peerSilent) {
+      losePeer(step, peer, `has been silent for ${String(self.deadlines.peerSilent)} ms`)
+    }
+    forgetPeerIfOver(step, peer)
+  }
+}
+
+export function losePeer(step: PrefillStep, peer: Peer, why: string): void {
+  failPeer(step, peer, 'ERR_KVX_PEER_LOST', why)
+  if (peer.link !== 'lost') step.out.push({ do: 'closeLink', peer: peer.incarnation, generation: peer.generation })
+  peer.link = 'lost'
+  forgetPeerIfOver(step, peer)
+}
+
+function failPeer(step: PrefillStep, peer: Peer, code: ErrorCode, why: string): void {
+  for (const transfer of [...peer.transfers.values()]) {
+    const error = new KvxError(code, `${peerName(peer)} ${why}.`, {
+      phase: transfer.phase === 'parked' ? 'parked' : 'transfer',
+      peer: peer.instance,
+      rank: rankName(peer.rank),
+    })
+    failTransfer(step, transfer, error, 'told')
+  }
+}
+
+/** A lost peer is kept until nothing of it can touch memory: its watermark keeps old epochs over. */
+function forgetPeerIfOver(step: PrefillStep, peer: Peer): void {
+  if (peer.link !== 'lost') return
+  for (const transfer of peer.transfers.values()) if (transfer.unsettled > 0) return
+  for (const transfer of peer.transfers.values()) {
+    const room = step.state.rooms.get(transfer.key)
+    room?.transfers.delete(transfer)
+    if (room?.transfers.size === 0 && !room.sender) step.state.rooms.delete(transfer.key)
+  }
+  peer.transfers.clear()
+  step.state.peers.delete(peer.incarnation)
+  if (step.state.connections.get(peer.connection) === peer.incarnation) step.state.connections.delete(peer.connection)
+}

@@ -1,0 +1,103 @@
+/** Pieces: what one write moves to one decode rank, from its credit to its settling. */
+import type { KvxError } from '../../backend/index.ts'
+import { tell } from './send.ts'
+import { finishIfLanded, failSender, tellSettled } from './senders.ts'
+import type { Peer, Piece, PrefillStep, Transfer } from './state.ts'
+import { drain } from './transfers.ts'
+
+export function enqueue(step: PrefillStep, piece: Omit<Piece, 'id' | 'status'>): void {
+  const queued: Piece = { ...piece, id: step.state.nextPiece++, status: 'queued' }
+  step.state.pieces.set(queued.id, queued)
+  piece.transfer.unsettled++
+  piece.sender.unsettled++
+  piece.transfer.peer.queue.push(queued)
+}
+
+/** Posts what has a credit. A piece whose pages are not known yet holds up nobody else's. */
+export function pump(step: PrefillStep, peer: Peer): void {
+  const limit = step.state.self.limits.bytesInFlightPerPeer
+  for (;;) {
+    const next = peer.queue.findIndex((piece) => piece.transfer.pages !== undefined)
+    const piece = peer.queue[next]
+    if (!piece) return
+    if (peer.inFlight > 0 && peer.inFlight + piece.bytes > limit) return
+    peer.queue.splice(next, 1)
+    peer.inFlight += piece.bytes
+    piece.status = 'posted'
+    step.out.push({
+      do: 'post',
+      piece: piece.id,
+      peer: peer.incarnation,
+      generation: piece.transfer.generation,
+      parts: piece.parts(),
+      deadlineMs: piece.sender.deadlines.transfer,
+    })
+    posted(step, piece)
+  }
+}
+
+function posted(step: PrefillStep, piece: Piece): void {
+  const { sender, write } = piece
+  const left = (sender.writes.get(write) ?? 1) - 1
+  if (left > 0) {
+    sender.writes.set(write, left)
+    return
+  }
+  sender.writes.delete(write)
+  if (write > 0) step.out.push({ do: 'sender.posted', sender: sender.id, write })
+}
+
+export function onPieceDone(step: PrefillStep, id: number): void {
+  const piece = step.state.pieces.get(id)
+  if (piece?.status !== 'posted') return
+  piece.status = 'done'
+  const { transfer } = piece
+  for (const { component, pages, bytes } of piece.moved) {
+    const part = (transfer.landed[component] ??= { units: 0, bytes: 0 })
+    part.units += pages
+    part.bytes += bytes
+  }
+  if (transfer.phase === 'paired') tell(step, transfer, { k: 'progress', pages: landedPages(step, transfer) })
+}
+
+/** Whole pages of the cache that have landed; layer by layer they count as a share. */
+export function landedPages(step: PrefillStep, transfer: Transfer): number {
+  return Math.floor((transfer.landed.kv?.units ?? 0) / step.state.self.kvLayers.length)
+}
+
+export function onPieceFailed(step: PrefillStep, id: number, error: KvxError): void {
+  const piece = step.state.pieces.get(id)
+  if (piece?.status !== 'posted') return
+  piece.status = 'failed'
+  failSender(step, piece.sender, error)
+}
+
+export function onPieceSettled(step: PrefillStep, id: number): void {
+  const piece = step.state.pieces.get(id)
+  if (!piece) return
+  const { peer } = piece.transfer
+  peer.inFlight -= piece.bytes
+  settle(step, piece)
+  pump(step, peer)
+}
+
+/** Cancels what is posted, and drops what is not. */
+export function dropPieces(step: PrefillStep, transfer: Transfer): void {
+  const { queue } = transfer.peer
+  for (const piece of queue.filter((p) => p.transfer === transfer)) {
+    queue.splice(queue.indexOf(piece), 1)
+    settle(step, piece)
+  }
+  for (const piece of step.state.pieces.values()) {
+    if (piece.transfer === transfer && piece.status === 'posted') step.out.push({ do: 'cancel', piece: piece.id })
+  }
+}
+
+function settle(step: PrefillStep, piece: Piece): void {
+  step.state.pieces.delete(piece.id)
+  piece.transfer.unsettled--
+  piece.sender.unsettled--
+  drain(step, piece.transfer)
+  tellSettled(step, piece.sender)
+  finishIfLanded(step, piece.sender)
+}

@@ -1,0 +1,190 @@
+/**
+ * Everything the prefill side knows. The reducer (`step.ts`) changes it in place and answers with
+ * effects; it has no clock, no randomness and no I/O, so that production and simulation run the same code.
+ */
+import type { KvxError } from '../../backend/index.ts'
+import type { Layout } from '../../layout/index.ts'
+import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
+import type { Planner, PlanPart } from '../../plan/index.ts'
+import type { Message, Rank } from '../messages.ts'
+import type { Coverage } from './coverage.ts'
+
+export interface PrefillSelf {
+  readonly incarnation: string
+  readonly instance: string
+  readonly rank: Rank
+  readonly backend: string
+  readonly version: string
+  /** Of this side's engine: what a decode fences. */
+  readonly generation: string
+  readonly layout: Layout
+  readonly fingerprint: Uint8Array
+  /** Layers whose KV this rank holds, ascending. */
+  readonly kvLayers: readonly number[]
+  readonly deadlines: Deadlines
+  readonly limits: Limits
+}
+
+export interface PrefillState {
+  readonly self: PrefillSelf
+  /** By decode incarnation. */
+  readonly peers: Map<string, Peer>
+  /** For which incarnation a connection speaks since its `hello`. */
+  readonly connections: Map<string, string>
+  /** By room and index: what is live there. */
+  readonly rooms: Map<string, Room>
+  /** Legs that ended before decode came, kept for the linger: a late reserve learns the first cause. */
+  readonly ended: Map<string, { error: KvxError; until: number }>
+  /** By the number the manager gave. */
+  readonly senders: Map<number, Sender>
+  readonly pieces: Map<number, Piece>
+  nextPiece: number
+  /** Messages that changed nothing, by reason. */
+  readonly dropped: Map<string, number>
+}
+
+export interface Peer {
+  readonly incarnation: string
+  readonly session: string
+  readonly instance: string
+  readonly rank: Rank
+  readonly layout: Layout
+  readonly planner: Planner
+  generation: string
+  connection: string
+  /** `opening`: the engine connects. `lost`: its transfers failed; kept until they have settled. */
+  link: 'opening' | 'open' | 'lost'
+  /** Highest epoch seen in any message. At or below it and not in `transfers` means over. */
+  watermark: number
+  /** When it was last heard. */
+  heard: number
+  readonly transfers: Map<number, Transfer>
+  /** Bytes posted and not settled. */
+  inFlight: number
+  /** Pieces that wait for a credit, first come first served. */
+  readonly queue: Piece[]
+}
+
+/** One reserve of one decode rank. */
+export interface Transfer {
+  readonly peer: Peer
+  readonly epoch: number
+  readonly generation: string
+  readonly key: string
+  readonly tokens: number
+  readonly digest: Uint8Array
+  readonly prefixPages: number
+  readonly prefixTokens: number
+  readonly checksums: boolean
+  /** Destination pages, from the prefix on. Undefined until they are provided. */
+  pages: Int32Array | undefined
+  state: Readonly<Record<string, Int32Array>>
+  phase: 'parked' | 'paired' | 'complete' | 'failed'
+  /** parked: when it fails; complete and failed: when it is forgotten. */
+  deadline: number
+  asked: boolean
+  /** Per component: pages (for `kv` times layers) and bytes that have landed. */
+  readonly landed: Record<string, { units: number; bytes: number }>
+  /** Pieces queued or posted, until they have settled. */
+  unsettled: number
+  /** Kept whole until it was acknowledged, at most for the linger. */
+  outcome: (Message & { k: 'complete' | 'failed' }) | undefined
+  acked: boolean
+  drainedSent: boolean
+}
+
+/** What shares a room and index: at most one sender, and one transfer per decode rank. */
+export interface Room {
+  readonly key: string
+  sender: Sender | undefined
+  readonly transfers: Set<Transfer>
+}
+
+export interface Sender {
+  readonly id: number
+  readonly key: string
+  readonly tokens: number
+  readonly digest: Uint8Array
+  readonly pages: number
+  readonly deadlines: Deadlines
+  phase: 'waiting' | 'paired' | 'finishing' | 'completing' | 'success' | 'failed'
+  deadline: number
+  targets: Transfer[]
+  /** Page index of the first page that any target needs. */
+  prefixPages: number
+  readonly coverage: Coverage
+  chunks: number
+  firstWrite: number
+  /** Writes of the host that are not yet wholly posted, by write number. */
+  readonly writes: Map<number, number>
+  unsettled: number
+  last: { state: Readonly<Record<string, Int32Array>>; aux: Aux } | undefined
+  error: KvxError | undefined
+  settledTold: boolean
+}
+
+/** What one `write` moves to one target. */
+export interface Piece {
+  readonly id: number
+  readonly transfer: Transfer
+  readonly sender: Sender
+  /** Number of the host's write; 0 for the state components that `finish` sends. */
+  readonly write: number
+  /** Known once the destination pages are. */
+  readonly parts: () => readonly PlanPart[]
+  readonly moved: readonly { component: string; pages: number; bytes: number }[]
+  readonly bytes: number
+  status: 'queued' | 'posted' | 'done' | 'failed'
+}
+
+export type PrefillEvent =
+  | { type: 'message'; connection: string; message: Message }
+  | { type: 'disconnected'; connection: string }
+  | { type: 'link.open'; peer: string; generation: string }
+  | { type: 'link.failed'; peer: string; generation: string; error: KvxError }
+  | { type: 'host.send'; sender: number; key: string; tokens: number; digest: Uint8Array; deadlines: Deadlines }
+  | { type: 'host.ready'; sender: number }
+  | { type: 'host.write'; sender: number; write: number; start: number; pages: Int32Array; layers?: readonly [number, number] | undefined }
+  | { type: 'host.finish'; sender: number; state: Readonly<Record<string, Int32Array>>; aux: Aux }
+  | { type: 'host.abort'; sender: number; reason: string }
+  | { type: 'piece.done'; piece: number }
+  | { type: 'piece.failed'; piece: number; error: KvxError }
+  | { type: 'piece.settled'; piece: number }
+  | { type: 'checksums'; sender: number; epoch: number; peer: string; checksums: Uint32Array }
+  | { type: 'checksums.failed'; sender: number; error: KvxError }
+  | { type: 'tick' }
+
+export type PrefillEffect =
+  | { do: 'send'; connection: string; message: Message }
+  | { do: 'openLink'; peer: string; generation: string; address: Uint8Array; regions: readonly Uint8Array[]; planner: Planner; timeoutMs: number }
+  | { do: 'closeLink'; peer: string; generation: string }
+  | { do: 'post'; piece: number; peer: string; generation: string; parts: readonly PlanPart[]; deadlineMs: number }
+  | { do: 'cancel'; piece: number }
+  | { do: 'checksum'; sender: number; epoch: number; peer: string; planner: Planner; pages: Int32Array }
+  | { do: 'sender.reserved'; sender: number; prefixTokens: number }
+  | { do: 'sender.posted'; sender: number; write: number }
+  | { do: 'sender.rejected'; sender: number; write: number; error: KvxError }
+  | { do: 'sender.finished'; sender: number; summary: TransferSummary }
+  | { do: 'sender.failed'; sender: number; error: KvxError }
+  | { do: 'sender.settled'; sender: number }
+
+/** What a step works with. */
+export interface PrefillStep {
+  readonly state: PrefillState
+  readonly now: number
+  readonly out: PrefillEffect[]
+}
+
+export function createPrefill(self: PrefillSelf): PrefillState {
+  return {
+    self,
+    peers: new Map(),
+    connections: new Map(),
+    rooms: new Map(),
+    ended: new Map(),
+    senders: new Map(),
+    pieces: new Map(),
+    nextPiece: 1,
+    dropped: new Map(),
+  }
+}

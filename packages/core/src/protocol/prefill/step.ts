@@ -1,0 +1,113 @@
+/** The prefill side of the protocol: `step(state, event, now)` changes the state and answers what to do. */
+import { count, roomKey } from '../keys.ts'
+import type { Message } from '../messages.ts'
+import { onHello, onLinkFailed, onLinkOpen, onPing, speaker, watchPeers } from './peers.ts'
+import { onPieceDone, onPieceFailed, onPieceSettled } from './pieces.ts'
+import {
+  onChecksums,
+  onChecksumsFailed,
+  onFinish,
+  onHostAbort,
+  onProvided,
+  onReady,
+  onSend,
+  onWrite,
+  watchSenders,
+} from './senders.ts'
+import type { PrefillEffect, PrefillEvent, PrefillState, PrefillStep } from './state.ts'
+import { onAbort, onAck, onQuery, onReserve, watchTransfers } from './transfers.ts'
+
+export function stepPrefill(state: PrefillState, event: PrefillEvent, now: number): PrefillEffect[] {
+  const step: PrefillStep = { state, now, out: [] }
+  dispatch(step, event)
+  return step.out
+}
+
+function dispatch(step: PrefillStep, event: PrefillEvent): void {
+  switch (event.type) {
+    case 'message':
+      onMessage(step, event.connection, event.message)
+      return
+    case 'disconnected':
+      // Connection loss alone changes nothing until the peer-silent deadline.
+      step.state.connections.delete(event.connection)
+      return
+    case 'link.open':
+      onLinkOpen(step, event)
+      return
+    case 'link.failed':
+      onLinkFailed(step, event)
+      return
+    case 'host.send':
+      onSend(step, event)
+      return
+    case 'host.ready':
+      onReady(step, event.sender)
+      return
+    case 'host.write':
+      onWrite(step, event)
+      return
+    case 'host.finish':
+      onFinish(step, event)
+      return
+    case 'host.abort':
+      onHostAbort(step, event.sender, event.reason)
+      return
+    case 'piece.done':
+      onPieceDone(step, event.piece)
+      return
+    case 'piece.failed':
+      onPieceFailed(step, event.piece, event.error)
+      return
+    case 'piece.settled':
+      onPieceSettled(step, event.piece)
+      return
+    case 'checksums':
+      onChecksums(step, event)
+      return
+    case 'checksums.failed':
+      onChecksumsFailed(step, event.sender, event.error)
+      return
+    case 'tick':
+      watchSenders(step)
+      watchTransfers(step)
+      watchPeers(step)
+      return
+  }
+}
+
+function onMessage(step: PrefillStep, connection: string, message: Message): void {
+  if (message.k === 'hello') {
+    onHello(step, connection, message)
+    return
+  }
+  if (message.to !== step.state.self.incarnation) {
+    count(step.state.dropped, 'another incarnation')
+    return
+  }
+  const peer = speaker(step, connection, message.from, 'gen' in message ? message.gen : undefined)
+  if (!peer) return
+  switch (message.k) {
+    case 'reserve':
+      if (peer.link !== 'open') count(step.state.dropped, 'reserve before welcome')
+      else onReserve(step, peer, message, roomKey(message.room, message.index))
+      return
+    case 'pages':
+      onProvided(step, peer, message)
+      return
+    case 'query':
+      onQuery(step, peer, message.ep)
+      return
+    case 'abort':
+      onAbort(step, peer, message)
+      return
+    case 'ack':
+      onAck(step, peer, message.ep)
+      return
+    case 'ping':
+      onPing(step, peer)
+      return
+    default:
+      count(step.state.dropped, `${message.k} at prefill`)
+  }
+}

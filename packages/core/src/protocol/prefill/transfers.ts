@@ -1,0 +1,322 @@
+/** The life of one reserve of one decode rank: parked, paired, complete or failed, drained, forgotten. */
+import { KvxError, type ErrorCode } from '../../backend/index.ts'
+import { count, failureFields, rankName, sameBytes, sameRank } from '../keys.ts'
+import { protocolVersion, unpackPages, unpackState, type MessageOf } from '../messages.ts'
+import { servedDecodeRanks } from '../topology.ts'
+import { dropPieces, landedPages } from './pieces.ts'
+import { peerName, refuse, sendTo, tell } from './send.ts'
+import { failSender, onAcked } from './senders.ts'
+import type { Peer, PrefillStep, Room, Sender, Transfer } from './state.ts'
+
+export function onReserve(
+  step: PrefillStep,
+  peer: Peer,
+  message: MessageOf<'reserve'>,
+  key: string,
+): void {
+  const { state, now } = step
+  const live = peer.transfers.get(message.ep)
+  if (live) {
+    onQuery(step, peer, message.ep)
+    return
+  }
+  const stale = message.ep <= peer.watermark
+  peer.watermark = Math.max(peer.watermark, message.ep)
+  const say = (code: ErrorCode, text: string) =>
+    new KvxError(code, text, { phase: 'reserve', peer: state.self.instance, rank: rankName(state.self.rank) })
+  const error = stale
+    ? say('ERR_KVX_STALE', `Epoch ${String(message.ep)} is over.`)
+    : objection(step, peer, message, key, say)
+  if (error) {
+    refuse(step, peer, message.gen, message.ep, error)
+    const sender = state.rooms.get(key)?.sender
+    if (error.code === 'ERR_KVX_PROMPT_MISMATCH' && sender?.phase === 'waiting') {
+      failSender(step, sender, error)
+    }
+    return
+  }
+  const { pageTokens } = state.self.layout
+  const room = roomOf(step, key)
+  const transfer: Transfer = {
+    peer,
+    epoch: message.ep,
+    generation: message.gen,
+    key,
+    tokens: message.tokens,
+    digest: message.digest,
+    prefixPages: Math.floor(message.prefix / pageTokens),
+    prefixTokens: message.prefix,
+    checksums: message.checksums,
+    pages: message.pages === undefined ? undefined : unpackPages(message.pages),
+    state: unpackState(message.state),
+    phase: 'parked',
+    deadline: now + state.self.deadlines.pairing,
+    asked: false,
+    landed: {},
+    unsettled: 0,
+    outcome: undefined,
+    acked: false,
+    drainedSent: false,
+  }
+  peer.transfers.set(message.ep, transfer)
+  room.transfers.add(transfer)
+  if (!pair(step, room)) tell(step, transfer, { k: 'accept', state: 'parked' })
+}
+
+function objection(
+  step: PrefillStep,
+  peer: Peer,
+  message: MessageOf<'reserve'>,
+  key: string,
+  say: (code: ErrorCode, text: string) => KvxError,
+): KvxError | undefined {
+  const { state } = step
+  const { self } = state
+  const ended = state.ended.get(key)
+  if (ended) return ended.error
+  const room = state.rooms.get(key)
+  for (const other of room?.transfers ?? []) {
+    if (other.peer.instance === peer.instance && sameRank(other.peer.rank, peer.rank) && other.phase !== 'failed') {
+      return say('ERR_KVX_ROOM_IN_USE', `Room ${key} already has a reserve of ${peerName(peer)}.`)
+    }
+  }
+  const sender = room?.sender
+  if (sender && sender.phase !== 'waiting') {
+    return say('ERR_KVX_ROOM_IN_USE', `Room ${key} already belongs to a running request.`)
+  }
+  if (sender && (sender.tokens !== message.tokens || !sameBytes(sender.digest, message.digest))) {
+    return say('ERR_KVX_PROMPT_MISMATCH', `Prefill and decode were given different prompts for room ${key}.`)
+  }
+  const { pageTokens, pages } = self.layout
+  if (message.prefix % pageTokens !== 0 || message.prefix > message.tokens) {
+    return say('ERR_KVX_PROTOCOL', `The prefix of ${String(message.prefix)} tokens is no whole number of pages of the prompt.`)
+  }
+  if (Math.ceil(message.tokens / pageTokens) > (pages.kv ?? 0)) {
+    return say('ERR_KVX_INVALID_ARGUMENT', `The prompt of ${String(message.tokens)} tokens does not fit into prefill's ${String(pages.kv ?? 0)} pages.`)
+  }
+  const wrong = message.pages && pagesObjection(peer, message.tokens - message.prefix, pageTokens, unpackPages(message.pages))
+  if (wrong) return say('ERR_KVX_PROTOCOL', wrong)
+  const wrongState = stateObjection(peer, message.state)
+  if (wrongState) return say('ERR_KVX_PROTOCOL', wrongState)
+  let parked = 0
+  for (const other of peer.transfers.values()) if (other.phase === 'parked') parked++
+  if (parked >= self.limits.parkedPerPeer) {
+    return say('ERR_KVX_OVER_LIMIT', `${String(parked)} reserves of ${peerName(peer)} already wait for their prefill leg.`)
+  }
+  return undefined
+}
+
+function pagesObjection(peer: Peer, tokens: number, pageTokens: number, pages: Int32Array): string | undefined {
+  const needed = Math.ceil(tokens / pageTokens)
+  if (pages.length !== needed) return `The reserve names ${String(pages.length)} pages; ${String(needed)} are needed.`
+  return boundsObjection(peer, 'kv', pages)
+}
+
+function stateObjection(peer: Peer, state: Record<string, Uint8Array> | undefined): string | undefined {
+  for (const [component, packed] of Object.entries(state ?? {})) {
+    const wrong = boundsObjection(peer, component, unpackPages(packed))
+    if (wrong) return wrong
+  }
+  return undefined
+}
+
+/** Two copies of one destination would overwrite each other. */
+function boundsObjection(peer: Peer, component: string, pages: Int32Array): string | undefined {
+  const count = peer.layout.pages[component] ?? 0
+  if (pages.some((page) => page < 0 || page >= count)) {
+    return `A page index of component ${component} is outside of the ${String(count)} pages that ${peerName(peer)} has.`
+  }
+  if (new Set(pages).size !== pages.length) return `A page of component ${component} is named twice.`
+  return undefined
+}
+
+/** Pairs the room when its prefill leg and all decode ranks that this rank serves are here. */
+export function pair(step: PrefillStep, room: Room): boolean {
+  const { state } = step
+  const { sender } = room
+  if (sender?.phase !== 'waiting') return false
+  for (const first of room.transfers) {
+    if (first.phase !== 'parked') continue
+    const targets = servedDecodeRanks(state.self.rank, first.peer.rank).map((rank) =>
+      [...room.transfers].find(
+        (t) => t.phase === 'parked' && t.peer.instance === first.peer.instance && sameRank(t.peer.rank, rank),
+      ),
+    )
+    if (!targets.every((t) => t !== undefined)) continue
+    for (const target of targets) {
+      target.phase = 'paired'
+      target.deadline = Infinity
+      tell(step, target, { k: 'accept', state: 'paired' })
+    }
+    sender.phase = 'paired'
+    sender.deadline = Infinity
+    sender.targets = targets
+    sender.prefixPages = Math.min(...targets.map((t) => t.prefixPages))
+    step.out.push({ do: 'sender.reserved', sender: sender.id, prefixTokens: Math.min(...targets.map((t) => t.prefixTokens)) })
+    return true
+  }
+  return false
+}
+
+/** Fails parked reserves of another prompt: the legs of this room do not belong together. */
+export function checkPrompts(step: PrefillStep, room: Room, sender: Sender): boolean {
+  for (const transfer of room.transfers) {
+    if (transfer.phase !== 'parked') continue
+    if (transfer.tokens === sender.tokens && sameBytes(transfer.digest, sender.digest)) continue
+    const error = new KvxError(
+      'ERR_KVX_PROMPT_MISMATCH',
+      `Prefill and decode were given different prompts for room ${room.key}.`,
+      { phase: 'reserve', peer: transfer.peer.instance, rank: rankName(transfer.peer.rank) },
+    )
+    failTransfer(step, transfer, error)
+    failSender(step, sender, error)
+    return false
+  }
+  return true
+}
+
+export function onPages(step: PrefillStep, peer: Peer, message: MessageOf<'pages'>): Transfer | undefined {
+  const transfer = seen(peer, message.ep)
+  if (!transfer || transfer.pages || (transfer.phase !== 'parked' && transfer.phase !== 'paired')) {
+    count(step.state.dropped, 'pages not wanted')
+    return undefined
+  }
+  const pages = unpackPages(message.pages)
+  const { pageTokens } = step.state.self.layout
+  const wrong =
+    pagesObjection(peer, transfer.tokens - transfer.prefixTokens, pageTokens, pages) ?? stateObjection(peer, message.state)
+  if (wrong) {
+    failTransfer(step, transfer, new KvxError('ERR_KVX_PROTOCOL', wrong, { phase: 'reserve', peer: peer.instance }))
+    return undefined
+  }
+  transfer.pages = pages
+  if (message.state) transfer.state = unpackState(message.state)
+  return transfer
+}
+
+/** Where is this epoch? Also the answer to a repeated reserve. */
+export function onQuery(step: PrefillStep, peer: Peer, epoch: number): void {
+  const transfer = seen(peer, epoch)
+  sendTo(step, peer, {
+    k: 'status',
+    gen: peer.generation,
+    ep: epoch,
+    state: transfer?.phase ?? 'over',
+    pages: transfer ? landedPages(step, transfer) : 0,
+    ...(transfer?.outcome === undefined ? {} : { outcome: transfer.outcome }),
+  })
+  if (transfer?.drainedSent) tell(step, transfer, { k: 'drained' })
+}
+
+export function onAbort(step: PrefillStep, peer: Peer, message: MessageOf<'abort'>): void {
+  const transfer = seen(peer, message.ep)
+  if (!transfer || (transfer.phase === 'complete' && transfer.acked)) {
+    sendTo(step, peer, { k: 'drained', gen: message.gen, ep: message.ep })
+    return
+  }
+  if (transfer.phase === 'failed') {
+    transfer.acked = true
+    if (transfer.drainedSent) tell(step, transfer, { k: 'drained' })
+    else drain(step, transfer)
+    return
+  }
+  const error = new KvxError(message.code, message.text, {
+    phase: transfer.phase === 'parked' ? 'parked' : transfer.phase === 'complete' ? 'complete' : 'transfer',
+    peer: peer.instance,
+    rank: rankName(peer.rank),
+  })
+  failTransfer(step, transfer, error, 'told')
+}
+
+export function onAck(step: PrefillStep, peer: Peer, epoch: number): void {
+  const transfer = seen(peer, epoch)
+  if (!transfer || (transfer.phase !== 'complete' && transfer.phase !== 'failed')) {
+    count(step.state.dropped, 'ack')
+    return
+  }
+  transfer.acked = true
+  const sender = step.state.rooms.get(transfer.key)?.sender
+  if (transfer.phase === 'complete' && sender?.targets.includes(transfer)) onAcked(step, sender)
+  forgetIfOver(step, transfer)
+}
+
+/** Every message of a peer moves its watermark. */
+function seen(peer: Peer, epoch: number): Transfer | undefined {
+  peer.watermark = Math.max(peer.watermark, epoch)
+  return peer.transfers.get(epoch)
+}
+
+/**
+ * Ends a transfer, and with it the request that it belongs to. `told`: decode knows already, so only
+ * `drained` is owed.
+ */
+export function failTransfer(step: PrefillStep, transfer: Transfer, error: KvxError, told?: 'told'): void {
+  if (transfer.phase === 'failed' || (transfer.phase === 'complete' && transfer.acked)) return
+  transfer.phase = 'failed'
+  transfer.deadline = step.now + step.state.self.deadlines.linger
+  transfer.acked = told === 'told'
+  transfer.outcome = {
+    v: protocolVersion,
+    k: 'failed',
+    from: step.state.self.incarnation,
+    to: transfer.peer.incarnation,
+    gen: transfer.generation,
+    ep: transfer.epoch,
+    ...failureFields(error),
+  }
+  if (told !== 'told' && transfer.peer.link !== 'lost') {
+    step.out.push({ do: 'send', connection: transfer.peer.connection, message: transfer.outcome })
+  }
+  // The request first: dropping its pieces must not let it look finished.
+  const sender = step.state.rooms.get(transfer.key)?.sender
+  if (sender?.targets.includes(transfer)) failSender(step, sender, error)
+  dropPieces(step, transfer)
+  drain(step, transfer)
+}
+
+/** Says `drained` once nothing of a failed transfer can land any more. */
+export function drain(step: PrefillStep, transfer: Transfer): void {
+  if (transfer.phase !== 'failed' || transfer.unsettled > 0) return
+  if (!transfer.drainedSent) {
+    transfer.drainedSent = true
+    if (transfer.peer.link !== 'lost') tell(step, transfer, { k: 'drained' })
+  }
+  forgetIfOver(step, transfer)
+}
+
+export function forgetIfOver(step: PrefillStep, transfer: Transfer): void {
+  if (transfer.phase !== 'complete' && transfer.phase !== 'failed') return
+  if (transfer.unsettled > 0) return
+  if (!transfer.acked && step.now < transfer.deadline) return
+  transfer.peer.transfers.delete(transfer.epoch)
+  const room = step.state.rooms.get(transfer.key)
+  room?.transfers.delete(transfer)
+  if (room?.transfers.size === 0 && !room.sender) step.state.rooms.delete(transfer.key)
+}
+
+export function watchTransfers(step: PrefillStep): void {
+  for (const peer of step.state.peers.values()) {
+    for (const transfer of [...peer.transfers.values()]) {
+      if (step.now < transfer.deadline) continue
+      if (transfer.phase === 'parked') {
+        const error = new KvxError(
+          'ERR_KVX_TIMEOUT',
+          `Room ${transfer.key} waited ${String(step.state.self.deadlines.pairing)} ms for its prefill leg, which did not come.`,
+          { phase: 'parked', peer: step.state.self.instance, rank: rankName(step.state.self.rank) },
+        )
+        failTransfer(step, transfer, error)
+      } else {
+        forgetIfOver(step, transfer)
+      }
+    }
+  }
+}
+
+export function roomOf(step: PrefillStep, key: string): Room {
+  let room = step.state.rooms.get(key)
+  if (!room) {
+    room = { key, sender: undefined, transfers: new Set() }
+    step.state.rooms.set(key, room)
+  }
+  return room
+}
