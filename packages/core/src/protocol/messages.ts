@@ -219,7 +219,8 @@ export function packPages(pages: Int32Array): Uint8Array {
 }
 
 export function unpackPages(packed: Uint8Array): Int32Array {
-  return new Int32Array(packed.slice().buffer)
+  // Copied: the bytes of a frame begin anywhere, those of an Int32Array do not.
+  return new Int32Array(Uint8Array.from(packed).buffer)
 }
 
 export function packState(state: Readonly<Record<string, Int32Array>>): Record<string, Uint8Array> {

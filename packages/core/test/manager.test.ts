@@ -1,0 +1,262 @@
+import { afterEach, expect, test } from 'vitest'
+import { promptDigest } from '../src/layout/index.ts'
+import { KVPoll } from '../src/manager/index.ts'
+import { Loopback } from './support/loopback.ts'
+import { fill, openPair, pageOf, pageTokens, token, wholePageBytes, type PairOptions } from './support/pair.ts'
+import { KVManager } from '../src/manager/index.ts'
+
+const open: { close(): Promise<void> }[] = []
+afterEach(async () => {
+  for (const one of open.splice(0)) await one.close()
+})
+
+async function pair(options: PairOptions = {}) {
+  const made = await openPair(options)
+  open.push(made)
+  fill(made.prefillMemory, 7)
+  return made
+}
+
+const ids = (count: number) => Array.from({ length: count }, (_, i) => i + 100)
+
+test('a prompt crosses in chunks, byte for byte, and both sides agree on what moved', async () => {
+  const { prefill, decode, from, ...side } = await pair()
+  const tokens = 5 * pageTokens + 1
+  const digest = promptDigest(ids(tokens))
+  const receiver = decode.receive(9n, { from, tokens, digest })
+  const sender = prefill.send(9n, { tokens, digest })
+  expect(sender.poll()).toBe(KVPoll.Bootstrapping)
+  const destination = Int32Array.of(30, 4, 5, 6, 20, 21)
+  const source = Int32Array.of(1, 2, 3, 9, 8, 31)
+  await receiver.reserve({ pages: destination })
+  expect(await sender.reserved()).toEqual({ prefixTokens: 0 })
+  await sender.write({ start: 0, pages: source.subarray(0, 2) })
+  await sender.write({ start: 2, pages: source.subarray(2) })
+  const sent = await sender.finish({ aux: { firstToken: 42, blob: Buffer.from('x') } })
+  const { aux, report } = await receiver.done
+  expect(aux.firstToken).toBe(42)
+  expect(Buffer.from(aux.blob ?? []).toString()).toBe('x')
+  expect(report).toMatchObject({ pages: 6, bytes: 6 * wholePageBytes, chunks: 2 })
+  expect(sent).toMatchObject({ pages: 6, bytes: 6 * wholePageBytes, chunks: 2 })
+  await Promise.all([sender.settled, receiver.settled])
+  expect([sender.poll(), receiver.poll()]).toEqual([KVPoll.Success, KVPoll.Success])
+  for (const [i, page] of destination.entries()) {
+    const landed = pageOf(side.decodeMemory, side.decodeLayout, page)
+    expect(landed.equals(pageOf(side.prefillMemory, side.prefillLayout, source[i] ?? 0))).toBe(true)
+  }
+})
+
+test('a reserve may come before its prefill leg, and is parked', async () => {
+  const { prefill, decode, from } = await pair()
+  const digest = promptDigest(ids(4))
+  const receiver = decode.receive(1n, { from, tokens: 4, digest })
+  await receiver.reserve({ pages: Int32Array.of(3) })
+  const sender = prefill.send(1n, { tokens: 4, digest })
+  await sender.reserved()
+  await sender.write({ start: 0, pages: Int32Array.of(0) })
+  await sender.finish()
+  await receiver.done
+})
+
+test('a layer range after the other may be sent', async () => {
+  const { prefill, decode, from } = await pair()
+  const digest = promptDigest(ids(8))
+  const receiver = decode.receive(1n, { from, tokens: 8, digest })
+  const sender = prefill.send(1n, { tokens: 8, digest })
+  await receiver.reserve({ pages: Int32Array.of(3, 4) })
+  await sender.reserved()
+  await sender.write({ start: 0, pages: Int32Array.of(0, 1), layers: [1, 3] })
+  await sender.write({ start: 0, pages: Int32Array.of(0, 1), layers: [0, 1] })
+  await sender.finish()
+  expect((await receiver.done).report).toMatchObject({ pages: 2, bytes: 2 * wholePageBytes, chunks: 2 })
+})
+
+test('decode may hold back its pages until prefill wants them', async () => {
+  const { prefill, decode, from } = await pair()
+  const digest = promptDigest(ids(8))
+  const receiver = decode.receive(1n, { from, tokens: 8, digest })
+  const sender = prefill.send(1n, { tokens: 8, digest })
+  await receiver.reserve({})
+  await sender.reserved()
+  sender.ready()
+  await receiver.wanted
+  const written = sender.write({ start: 0, pages: Int32Array.of(5, 6) })
+  receiver.provide({ pages: Int32Array.of(1, 0) })
+  await written
+  await sender.finish()
+  await receiver.done
+})
+
+test('what decode already holds is rounded down to whole pages and not sent', async () => {
+  const { prefill, decode, from } = await pair()
+  const tokens = 3 * pageTokens
+  const digest = promptDigest(ids(tokens))
+  const receiver = decode.receive(1n, { from, tokens, digest })
+  const sender = prefill.send(1n, { tokens, digest })
+  const accepted = await receiver.reserve({ pages: Int32Array.of(7, 8), prefixTokens: pageTokens + 2 })
+  expect(accepted).toEqual({ prefixTokens: pageTokens })
+  expect(await sender.reserved()).toEqual({ prefixTokens: pageTokens })
+  await sender.write({ start: 0, pages: Int32Array.of(0, 1, 2) })
+  await sender.finish()
+  expect((await receiver.done).report.pages).toBe(2)
+})
+
+test('a byte flipped after landing fails the request when checksums are on', async () => {
+  const side = await pair({ decode: { verifyKV: true } })
+  const digest = promptDigest(ids(8))
+  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
+  const sender = side.prefill.send(1n, { tokens: 8, digest })
+  await receiver.reserve({ pages: Int32Array.of(11, 12) })
+  await sender.reserved()
+  side.engine.faults.beforeSettled = () => {
+    const byte = side.decodeMemory.view((side.decodeLayout.tensors[3]?.base ?? 0) + 12 * 64 + 5, 1)
+    byte[0] = (byte[0] ?? 0) ^ 1
+  }
+  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  const finished = sender.finish()
+  await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_CHECKSUM_MISMATCH', phase: 'complete' })
+  await expect(finished).rejects.toMatchObject({ code: 'ERR_KVX_CHECKSUM_MISMATCH' })
+  await Promise.all([receiver.settled, sender.settled])
+})
+
+test('with checksums on, an undamaged request succeeds', async () => {
+  const { prefill, decode, from } = await pair({ decode: { verifyKV: true } })
+  const digest = promptDigest(ids(5))
+  const receiver = decode.receive(1n, { from, tokens: 5, digest })
+  const sender = prefill.send(1n, { tokens: 5, digest })
+  await receiver.reserve({ pages: Int32Array.of(11, 12) })
+  await sender.reserved()
+  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await sender.finish()
+  await receiver.done
+})
+
+test('after an abort decode keeps its pages until the last write has settled', async () => {
+  const side = await pair()
+  const digest = promptDigest(ids(8))
+  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
+  const sender = side.prefill.send(1n, { tokens: 8, digest })
+  await receiver.reserve({ pages: Int32Array.of(1, 2) })
+  await sender.reserved()
+  let release: () => void = () => undefined
+  const stuck = new Promise<void>((resolve) => (release = resolve))
+  side.engine.faults.beforeSettled = () => stuck
+  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  receiver.abort('the client went away')
+  await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_ABORTED' })
+  await expect(sender.finish()).rejects.toMatchObject({ code: 'ERR_KVX_ABORTED', message: 'the client went away' })
+  let settled = false
+  void receiver.settled.then(() => (settled = true))
+  // Another whole request goes through meanwhile: the abort has long been answered by then.
+  side.engine.faults.beforeSettled = () => undefined
+  await exchange(side, 2n)
+  expect(settled).toBe(false)
+  release()
+  await receiver.settled
+  await sender.settled
+})
+
+test('an abort by prefill reaches decode with its cause', async () => {
+  const side = await pair()
+  const digest = promptDigest(ids(8))
+  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
+  const sender = side.prefill.send(1n, { tokens: 8, digest })
+  await receiver.reserve({ pages: Int32Array.of(1, 2) })
+  await sender.reserved()
+  sender.abort('out of compute')
+  await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_ABORTED', message: 'out of compute' })
+  await receiver.settled
+})
+
+test('two live requests cannot share a room', async () => {
+  const { prefill, decode, from } = await pair()
+  const digest = promptDigest(ids(4))
+  prefill.send(3n, { tokens: 4, digest }).settled.catch(() => undefined)
+  expect(() => prefill.send(3n, { tokens: 4, digest })).toThrow(expect.objectContaining({ code: 'ERR_KVX_ROOM_IN_USE' }))
+  decode.receive(4n, { from, tokens: 4, digest })
+  expect(() => decode.receive(4n, { from, tokens: 4, digest })).toThrow(expect.objectContaining({ code: 'ERR_KVX_ROOM_IN_USE' }))
+})
+
+test('both legs fail when they were given different prompts', async () => {
+  const { prefill, decode, from } = await pair()
+  const receiver = decode.receive(1n, { from, tokens: 4, digest: promptDigest([1, 2, 3, 4]) })
+  const sender = prefill.send(1n, { tokens: 4, digest: promptDigest([1, 2, 3, 5]) })
+  await expect(receiver.reserve({ pages: Int32Array.of(1) })).rejects.toMatchObject({ code: 'ERR_KVX_PROMPT_MISMATCH' })
+  await expect(sender.reserved()).rejects.toMatchObject({ code: 'ERR_KVX_PROMPT_MISMATCH' })
+})
+
+test('a page that was never written fails finish with its number', async () => {
+  const { prefill, decode, from } = await pair()
+  const digest = promptDigest(ids(8))
+  const receiver = decode.receive(1n, { from, tokens: 8, digest })
+  const sender = prefill.send(1n, { tokens: 8, digest })
+  await receiver.reserve({ pages: Int32Array.of(1, 2) })
+  await sender.reserved()
+  await sender.write({ start: 0, pages: Int32Array.of(0) })
+  await expect(sender.finish()).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_ARGUMENT', message: expect.stringContaining('page 1') as string })
+  await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_ARGUMENT' })
+})
+
+test('a prefill that nobody asks for gives up at its deadline', async () => {
+  const { prefill } = await pair()
+  const sender = prefill.send(1n, { tokens: 4, digest: promptDigest(ids(4)), deadlines: { pairing: 100 } })
+  await expect(sender.reserved()).rejects.toMatchObject({ code: 'ERR_KVX_TIMEOUT', phase: 'reserve' })
+})
+
+test('decode with another page size is refused with both values', async () => {
+  const side = await pair()
+  const layout = { ...side.decodeLayout, pageTokens: pageTokens / 2, tensors: side.decodeLayout.tensors.map((t) => ({ ...t, pageBytes: t.pageBytes / 2 })) }
+  const other = await KVManager.open({ role: 'decode', backend: side.engine.backend, token, layout, memory: [side.decodeMemory] })
+  open.push(other)
+  const receiver = other.receive(1n, { from: side.from, tokens: 4, digest: promptDigest(ids(4)) })
+  await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_PAGE_SIZE_MISMATCH', message: expect.stringMatching(/4 tokens.*2 tokens/) as string })
+})
+
+test('decode with another token cannot reach the bootstrap', async () => {
+  const side = await pair()
+  const other = await KVManager.open({ role: 'decode', backend: side.engine.backend, token: 'another token', layout: side.decodeLayout, memory: [side.decodeMemory], deadlines: { hello: 2_000 } })
+  open.push(other)
+  const receiver = other.receive(1n, { from: side.from, tokens: 4, digest: promptDigest(ids(4)) })
+  await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE' })
+  await receiver.settled
+})
+
+test('an engine that cannot connect refuses the request with its reason', async () => {
+  const side = await pair()
+  side.engine.faults.failConnect = 'no such device'
+  const receiver = side.decode.receive(1n, { from: side.from, tokens: 4, digest: promptDigest(ids(4)) })
+  await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_CONNECT_FAILED', message: 'no such device', phase: 'hello' })
+})
+
+test('pages whose writer never settles come back by a new generation of the engine', async () => {
+  const side = await pair({ engine: new Loopback('engine'), decode: { deadlines: { drain: 100, recycle: 100 } } })
+  const digest = promptDigest(ids(8))
+  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
+  const sender = side.prefill.send(1n, { tokens: 8, digest })
+  await receiver.reserve({ pages: Int32Array.of(1, 2) })
+  await sender.reserved()
+  let release: () => void = () => undefined
+  const stuck = new Promise<void>((resolve) => (release = resolve))
+  side.engine.faults.beforeSettled = () => stuck
+  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  receiver.abort('gone')
+  await receiver.settled
+  expect(side.engine.closed).toHaveLength(1)
+  expect(side.engine.opened).toHaveLength(3)
+  side.engine.faults.beforeSettled = () => undefined
+  await exchange(side, 2n)
+  release()
+  await sender.settled
+})
+
+/** One whole request. */
+async function exchange(side: Awaited<ReturnType<typeof pair>>, room: bigint) {
+  const digest = promptDigest(ids(8))
+  const receiver = side.decode.receive(room, { from: side.from, tokens: 8, digest })
+  const sender = side.prefill.send(room, { tokens: 8, digest })
+  await receiver.reserve({ pages: Int32Array.of(20, 21) })
+  await sender.reserved()
+  await sender.write({ start: 0, pages: Int32Array.of(10, 11) })
+  await sender.finish()
+  await receiver.done
+}

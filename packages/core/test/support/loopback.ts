@@ -1,0 +1,148 @@
+/**
+ * An engine inside one process for tests of the manager: it copies between the memories of one test,
+ * when the test lets it. It proves nothing about a real engine.
+ */
+import {
+  backendSymbol,
+  blockWidth,
+  groupWidth,
+  KvxError,
+  laneWidth,
+  type Backend,
+  type FenceKind,
+  type Memory,
+  type Transfer,
+  type TransferEngine,
+  type TransferPlan,
+  type TransferReport,
+} from '../../src/backend/index.ts'
+
+export interface Faults {
+  /** Called before each write; what it returns or throws is awaited first. */
+  beforeWrite?: () => Promise<void> | void
+  /** Awaited between the end of a write and its settling. */
+  beforeSettled?: () => Promise<void> | void
+  failConnect?: string
+}
+
+export class Loopback {
+  readonly faults: Faults = {}
+  readonly opened: string[] = []
+  readonly closed: string[] = []
+  readonly fenced: string[] = []
+  readonly #regions = new Map<string, Memory>()
+  readonly fence: FenceKind
+
+  constructor(fence: FenceKind = 'exit') {
+    this.fence = fence
+  }
+
+  get backend(): Backend {
+    return {
+      [backendSymbol]: 1,
+      name: 'loopback',
+      probe: () => Promise.resolve({ available: true, tried: [] }),
+      open: (_options, { generation }) => {
+        this.opened.push(generation)
+        return Promise.resolve(this.#engine(generation))
+      },
+    }
+  }
+
+  #engine(generation: string): TransferEngine {
+    const regions: Memory[] = []
+    const key = (id: number) => `${generation}/${String(id)}`
+    return {
+      capabilities: Object.freeze({
+        memoryKinds: ['cpu'] as const,
+        crossHost: false,
+        fence: this.fence,
+        maxSegmentBytes: 0,
+        minEfficientRun: 0,
+      }),
+      identity: { backend: 'loopback', version: '1', generation },
+      address: Buffer.from(generation),
+      register: (memory) => {
+        const id = regions.push(memory) - 1
+        this.#regions.set(key(id), memory)
+        return Promise.resolve({
+          id,
+          bytes: memory.bytes,
+          descriptor: Buffer.from(key(id)),
+          deregister: () => Promise.resolve(),
+        })
+      },
+      connect: (peer) => {
+        if (this.faults.failConnect !== undefined) {
+          return Promise.reject(new KvxError('ERR_KVX_CONNECT_FAILED', this.faults.failConnect))
+        }
+        const destinations = peer.regions.map((descriptor) => Buffer.from(descriptor).toString())
+        return Promise.resolve({
+          write: (plan) => this.#write(plan, regions, destinations),
+          close: () => Promise.resolve(),
+        })
+      },
+      fence: (peer) => {
+        this.fenced.push(peer)
+        return Promise.resolve()
+      },
+      close: () => {
+        this.closed.push(generation)
+        for (const name of this.#regions.keys()) if (name.startsWith(generation)) this.#regions.delete(name)
+        return Promise.resolve()
+      },
+    }
+  }
+
+  #write(plan: TransferPlan, sources: readonly Memory[], destinations: readonly string[]): Transfer {
+    const cancelled = new AbortController()
+    const run = async (): Promise<TransferReport> => {
+      await this.faults.beforeWrite?.()
+      cancelled.signal.throwIfAborted()
+      return copy(plan, sources, destinations.map((name) => this.#regions.get(name)))
+    }
+    const done = run()
+    const settled = done.then(
+      () => this.faults.beforeSettled?.(),
+      () => this.faults.beforeSettled?.(),
+    )
+    done.catch(() => undefined)
+    return {
+      done,
+      settled: settled.then(() => undefined),
+      cancel: () => {
+        cancelled.abort(new KvxError('ERR_KVX_ABORTED', 'cancelled'))
+      },
+    }
+  }
+}
+
+function copy(plan: TransferPlan, sources: readonly Memory[], destinations: readonly (Memory | undefined)[]): TransferReport {
+  let bytes = 0
+  const { lanes, groups, blocks } = plan
+  for (let b = 0; b < blocks.length; b += blockWidth) {
+    const [g0 = 0, g1 = 0, l0 = 0, l1 = 0] = blocks.subarray(b, b + blockWidth)
+    for (let g = g0; g < g1; g++) {
+      const [from = 0, to = 0, count = 0] = groups.subarray(g * groupWidth, (g + 1) * groupWidth)
+      for (let l = l0; l < l1; l++) {
+        const [sr = 0, dr = 0, sb = 0, db = 0, sp = 0, dp = 0, run = 0, runs = 0, ss = 0, ds = 0] = lanes.subarray(l * laneWidth, (l + 1) * laneWidth)
+        for (let p = 0; p < count; p++) {
+          for (let k = 0; k < runs; k++) {
+            const source = sources[sr]?.view?.(sb + (from + p) * sp + k * ss, run)
+            const destination = destinations[dr]?.view?.(db + (to + p) * dp + k * ds, run)
+            if (!source || !destination) throw new KvxError('ERR_KVX_PEER_LOST', 'the region is gone')
+            destination.set(source)
+            bytes += run
+          }
+        }
+      }
+    }
+  }
+  return { bytes, segments: 1 }
+}
+
+/** Plain memory of this process. */
+export function plainMemory(bytes: number): Memory & { view(offset: number, length: number): Uint8Array } {
+  const buffer = Buffer.alloc(bytes)
+  return { address: 4096n, bytes, kind: 'cpu', device: 0, view: (offset, length) => buffer.subarray(offset, offset + length) }
+}
