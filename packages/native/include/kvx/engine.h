@@ -83,8 +83,14 @@ class Engine : public std::enable_shared_from_this<Engine> {
   }
 
   // Known once open has succeeded.
-  Capabilities capabilities() const { return locked([this] { return capabilities_; }); }
-  Bytes address() const { return locked([this] { return address_; }); }
+  Capabilities capabilities() const {
+    const std::lock_guard lock(mutex_);
+    return capabilities_;
+  }
+  Bytes address() const {
+    const std::lock_guard lock(mutex_);
+    return address_;
+  }
 
   std::vector<Event> take_events() {
     const std::lock_guard lock(mutex_);
@@ -331,12 +337,6 @@ class Engine : public std::enable_shared_from_this<Engine> {
         generation_(std::move(generation)),
         notify_(std::move(notify)),
         settings_(settings) {}
-
-  template <typename Body>
-  auto locked(Body body) const {
-    const std::lock_guard lock(mutex_);
-    return body();
-  }
 
   // Runs a driver call; what it throws becomes the failure.
   template <typename Body>

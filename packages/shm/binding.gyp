@@ -1,0 +1,16 @@
+{
+  'includes': ['../native/kvx.gypi'],
+  'targets': [
+    {
+      'target_name': 'kvx_shm',
+      'sources': [
+        'native/addon.cc',
+        'native/address.cc',
+        'native/channel.cc',
+        'native/copier.cc',
+        'native/door.cc',
+        'native/shm_driver.cc',
+      ],
+    },
+  ],
+}

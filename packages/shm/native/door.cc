@@ -1,0 +1,191 @@
+#include "door.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "kvx/thread.h"
+
+namespace kvx::shm {
+
+namespace {
+
+constexpr size_t kMaxStrangers = 64;  // connections that have not said hello
+constexpr std::chrono::seconds kHelloTime{5};
+
+void watch(int events, int fd, uint32_t mask, uint64_t mark) {
+  epoll_event event{};
+  event.events = mask;
+  event.data.u64 = mark;
+  epoll_ctl(events, EPOLL_CTL_ADD, fd, &event);
+}
+
+// A pidfd is marked by the socket of its writer, so that both lead to the same entry.
+constexpr uint64_t kPidMark = 1ULL << 32;
+
+}  // namespace
+
+Door::Door(const Address& address) : generation_(address.generation) {
+  listener_ = Fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  stop_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  events_ = Fd(epoll_create1(EPOLL_CLOEXEC));
+  const SocketName name = abstract_name(address.socket);
+  if (!listener_ || !stop_ || !events_ ||
+      bind(listener_.get(), reinterpret_cast<const sockaddr*>(&name.storage), name.length) != 0 ||
+      listen(listener_.get(), SOMAXCONN) != 0) {
+    throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE",
+                      std::string("The socket that hands out memory could not be opened: ") +
+                          std::strerror(errno) + ".");
+  }
+  watch(events_.get(), listener_.get(), EPOLLIN, static_cast<uint64_t>(listener_.get()));
+  watch(events_.get(), stop_.get(), EPOLLIN, static_cast<uint64_t>(stop_.get()));
+  thread_ = start_thread("kvx-shm-door", [this] { run(); });
+}
+
+Door::~Door() {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(stop_.get(), &one, sizeof one);
+  thread_.join();
+}
+
+void Door::add_region(RegionId id, int file, uint64_t bytes) {
+  Fd copy(fcntl(file, F_DUPFD_CLOEXEC, 0));
+  if (!copy) {
+    throw DriverError("ERR_KVX_MEMORY", std::string("The memory file could not be duplicated: ") +
+                                            std::strerror(errno) + ".");
+  }
+  const std::lock_guard lock(mutex_);
+  files_[id] = {std::move(copy), bytes};
+}
+
+void Door::remove_region(RegionId id) {
+  const std::lock_guard lock(mutex_);
+  files_.erase(id);
+}
+
+bool Door::fenced(const Generation& generation) {
+  const std::lock_guard lock(mutex_);
+  barred_.insert(generation);
+  // Asked here and not left to the thread, so that the answer is never older than the question.
+  return std::none_of(writers_.begin(), writers_.end(), [&](const auto& entry) {
+    const Writer& writer = entry.second;
+    return writer.generation == generation && !has_exited(writer.process.pidfd.get()) &&
+           !has_ended(writer.socket.get());
+  });
+}
+
+void Door::run() {
+  std::array<epoll_event, 32> ready;
+  for (;;) {
+    const int count = epoll_wait(events_.get(), ready.data(), ready.size(), 1000);
+    const std::lock_guard lock(mutex_);
+    for (int i = 0; i < count; i++) {
+      const auto number = static_cast<int>(ready[i].data.u64 & 0xffffffff);
+      const bool exited = (ready[i].data.u64 & kPidMark) != 0;
+      if (number == stop_.get()) return;
+      if (number == listener_.get()) {
+        accept_one();
+        continue;
+      }
+      const auto found = writers_.find(number);
+      if (found == writers_.end()) continue;
+      if (exited || (ready[i].events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) != 0 ||
+          !take_hello(found->second)) {
+        drop(number);
+      }
+    }
+    const auto now = Clock::now();
+    std::vector<int> silent;
+    for (const auto& [socket, writer] : writers_) {
+      if (writer.generation.empty() && now >= writer.deadline) silent.push_back(socket);
+    }
+    for (const int socket : silent) drop(socket);
+  }
+}
+
+void Door::accept_one() {
+  Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket) {
+    // Out of descriptors: the connection stays in the queue, and this must not become a busy loop.
+    if (errno == EMFILE || errno == ENFILE) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return;
+  }
+  const auto strangers = std::count_if(writers_.begin(), writers_.end(), [](const auto& entry) {
+    return entry.second.generation.empty();
+  });
+  if (static_cast<size_t>(strangers) >= kMaxStrangers) return;
+  Writer writer;
+  writer.process = peer_of(socket.get());
+  writer.deadline = Clock::now() + kHelloTime;
+  if (writer.process.user != geteuid() || !writer.process.pidfd ||
+      getrandom(writer.nonce.data(), writer.nonce.size(), 0) !=
+          static_cast<ssize_t>(writer.nonce.size())) {
+    return;  // closes: another user learns nothing
+  }
+  Challenge challenge;
+  challenge.nonce = writer.nonce;
+  if (!send_message(socket.get(), &challenge, sizeof challenge)) return;
+  const int number = socket.get();
+  watch(events_.get(), number, EPOLLIN | EPOLLRDHUP, static_cast<uint64_t>(number));
+  watch(events_.get(), writer.process.pidfd.get(), EPOLLIN, static_cast<uint64_t>(number) | kPidMark);
+  writer.socket = std::move(socket);
+  writers_[number] = std::move(writer);
+}
+
+bool Door::take_hello(Writer& writer) {
+  Hello hello;
+  const int received = receive_message(writer.socket.get(), &hello, sizeof hello);
+  if (received == 0) return true;
+  // One hello per connection; whatever else comes ends it.
+  if (received < 0 || !writer.generation.empty() || hello.magic != kMagic ||
+      hello.nonce != writer.nonce || hello.count > kMaxRegions) {
+    return false;
+  }
+  Reply reply;
+  const std::string reason = refusal(writer, hello);
+  std::vector<int> files;
+  if (reason.empty()) {
+    reply.accepted = 1;
+    for (size_t i = 0; i < hello.count; i++) {
+      const File& file = files_.at(hello.regions[i]);
+      reply.bytes[i] = file.bytes;
+      files.push_back(file.fd.get());
+    }
+    // Before the files leave: from here on the writer counts as able to write.
+    writer.generation.assign(hello.writer.data(), hello.writer.size());
+  } else {
+    std::strncpy(reply.reason.data(), reason.c_str(), reply.reason.size() - 1);
+  }
+  return send_message(writer.socket.get(), &reply, sizeof reply, files) && reply.accepted != 0;
+}
+
+std::string Door::refusal(const Writer& writer, const Hello& hello) const {
+  const Generation own(hello.owner.data(), hello.owner.size());
+  const Generation other(hello.writer.data(), hello.writer.size());
+  if (has_exited(writer.process.pidfd.get())) return "the writer has exited";
+  if (own != generation_) return "the engine of generation " + own + " is closed";
+  if (barred_.contains(other)) return "this writer's generation was fenced off";
+  for (size_t i = 0; i < hello.count; i++) {
+    if (!files_.contains(hello.regions[i])) {
+      return "region " + std::to_string(hello.regions[i]) + " is not registered any more";
+    }
+  }
+  return "";
+}
+
+void Door::drop(int socket) {
+  const auto found = writers_.find(socket);
+  if (found == writers_.end()) return;
+  epoll_ctl(events_.get(), EPOLL_CTL_DEL, socket, nullptr);
+  epoll_ctl(events_.get(), EPOLL_CTL_DEL, found->second.process.pidfd.get(), nullptr);
+  writers_.erase(found);
+}
+
+}  // namespace kvx::shm

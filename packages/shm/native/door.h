@@ -1,0 +1,65 @@
+// The owner's side: hands its memory files to writers of the same user on the same machine, knows which writer
+// generations still have them mapped, and can bar a generation for good.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+
+#include "address.h"
+#include "channel.h"
+#include "kvx/driver.h"
+
+namespace kvx::shm {
+
+class Door {
+ public:
+  // Throws DriverError when the socket cannot be opened.
+  explicit Door(const Address& address);
+  ~Door();
+  Door(const Door&) = delete;
+  Door& operator=(const Door&) = delete;
+
+  // Duplicates the file. Writers that connect from now on can have it.
+  void add_region(RegionId id, int file, uint64_t bytes);
+  void remove_region(RegionId id);
+
+  // Bars the generation: it is refused from now on. True when no process of it has memory of ours mapped.
+  bool fenced(const Generation& generation);
+
+ private:
+  struct Writer {
+    Fd socket;
+    PeerProcess process;
+    Nonce nonce{};
+    Clock::time_point deadline;  // for its hello
+    Generation generation;       // empty until it was let in
+  };
+  struct File {
+    Fd fd;
+    uint64_t bytes = 0;
+  };
+
+  void run();
+  void accept_one();
+  void greet(Writer& writer);
+  // Answers false when the connection must be closed.
+  bool take_hello(Writer& writer);
+  std::string refusal(const Writer& writer, const Hello& hello) const;
+  void drop(int socket);
+
+  const Generation generation_;
+  Fd listener_, stop_, events_;
+
+  std::mutex mutex_;  // guards what follows
+  std::map<RegionId, File> files_;
+  std::map<int, Writer> writers_;  // by socket
+  std::set<Generation> barred_;
+
+  std::thread thread_;
+};
+
+}  // namespace kvx::shm
