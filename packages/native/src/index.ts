@@ -4,3 +4,13 @@ export { allocate, type AllocatedMemory } from './memory.ts'
 export { expand } from './expand.ts'
 export { gather, scatter, tensorWidth, type TokenCopy } from './tokens.ts'
 export { openNativeEngine, type EngineBinding, type NativeEngineInit } from './engine.ts'
+export {
+  cacheFolder,
+  findInstalled,
+  installWheel,
+  listInstalled,
+  type InstallOptions,
+  type InstallProgress,
+  type InstalledWheel,
+  type WheelSpec,
+} from './wheels/index.ts'
