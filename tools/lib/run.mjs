@@ -11,6 +11,8 @@ const killAll = () => live.forEach((child) => child.kill('SIGKILL'))
 const passOn = (signal) => {
   ending = signal
   for (const child of live) child.kill(signal)
+  // npm, for one, would first finish what it does.
+  setTimeout(killAll, 5_000).unref()
 }
 
 /** Children get our signals and do not outlive us. Only while there are any: later commands have their own rules. */
@@ -66,7 +68,7 @@ function showLife(title, started, output) {
     const tail = stripVTControlCharacters(output().slice(-2000)).trim()
     const last = tail.slice(Math.max(tail.lastIndexOf('\n'), tail.lastIndexOf('\r')) + 1).trim()
     const line = `kvx: ${title} … ${elapsed(started)}${last === '' ? '' : `  ${last}`}`
-    if (terminal) process.stderr.write(`\r\x1b[K${line.slice(0, process.stderr.columns - 1)}`)
+    if (terminal) process.stderr.write(`\r\x1b[K${line.slice(0, (process.stderr.columns || 80) - 1)}`)
     else process.stderr.write(`${line.slice(0, 160)}\n`)
   }
   if (terminal) show()
