@@ -60,7 +60,8 @@ uint64_t integer(const Napi::Value& value, const char* name) {
   constexpr double kLargest = 9007199254740992.0;  // 2^53
   const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : NAN;
   if (!(number >= 0 && number <= kLargest && std::floor(number) == number)) {
-    throw Napi::RangeError::New(value.Env(), std::string(name) + " must be an integer from 0 to 2^53");
+    throw Napi::RangeError::New(value.Env(),
+                                std::string(name) + " must be an integer from 0 to 2^53");
   }
   return static_cast<uint64_t>(number);
 }
@@ -92,7 +93,8 @@ Napi::Value view(const Napi::CallbackInfo& info) {
                                                 std::to_string(memory->bytes()) + " bytes");
   }
   if (length == 0) return Napi::Uint8Array::New(info.Env(), 0);
-  // Every view holds the mapping, so that one which is still around after free() reads zeros and never faults.
+  // Every view holds the mapping, so that one which is still around after free() reads zeros and
+  // never faults.
   const auto buffer = Napi::ArrayBuffer::New(
       info.Env(), memory->data() + offset, length,
       [](Napi::Env, void*, std::shared_ptr<MappedFile>* held) { delete held; },

@@ -8,15 +8,15 @@
 
 namespace kvx {
 
-// Mapped from construction to destruction; who still reads through a view holds it. `release` gives the
-// pages back to the system at once, and what is read afterwards is zero.
+// Mapped from construction to destruction; who still reads through a view holds it. `release` gives
+// the pages back to the system at once, and what is read afterwards is zero.
 class MappedFile {
  public:
   static constexpr uint64_t kTypeTag = 0x6b76782d6d656d31;
   static constexpr const char* kTypeName = "memory allocated by kvx";
 
-  // Zeroed, page-aligned, not inherited by forks, sealed against shrinking and growing (a peer that mapped it
-  // can rely on its size). Throws std::system_error.
+  // Zeroed, page-aligned, not inherited by forks, sealed against shrinking and growing (a peer that
+  // mapped it can rely on its size). Throws std::system_error.
   explicit MappedFile(uint64_t bytes);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

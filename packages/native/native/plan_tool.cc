@@ -16,7 +16,8 @@ std::vector<uint64_t> sizes_of(const Napi::Value& value) {
   return std::vector<uint64_t>(sizes.begin(), sizes.end());
 }
 
-// (lanes, groups, blocks, source region sizes, destination region sizes, longest segment) -> rows of 5
+// (lanes, groups, blocks, source region sizes, destination region sizes, longest segment) -> rows
+// of 5
 Napi::Value expand(const Napi::CallbackInfo& info) {
   const Plan plan = detail::plan_of(info[0], info[1], info[2]);
   const auto source_bytes = sizes_of(info[3]);

@@ -18,7 +18,8 @@ namespace {
 using Wide = unsigned __int128;
 
 // Run k of token t lies at  buffer: buffer_base + k * buffer_stride + t * token_bytes
-//                           pages:  page_base + page * page_bytes + k * page_stride + (t mod page_tokens) * token_bytes
+//                           pages:  page_base + page * page_bytes + k * page_stride + (t mod
+//                           page_tokens) * token_bytes
 struct Tensor {
   uint64_t buffer_base, buffer_stride;
   uint64_t page_base, page_bytes, page_stride;
@@ -84,23 +85,28 @@ Job job_of(const Napi::CallbackInfo& info) {
     const uint64_t index = token / page_tokens;
     const uint64_t end = std::min(to, (index + 1) * page_tokens);
     if (pages[index] < 0) out_of_range(env, "page numbers must not be negative");
-    job.spans.push_back({static_cast<uint64_t>(pages[index]), token % page_tokens, token, end - token});
+    job.spans.push_back(
+        {static_cast<uint64_t>(pages[index]), token % page_tokens, token, end - token});
     token = end;
   }
   for (size_t i = 0; i < rows.size(); i += kTensorWidth) {
-    const auto at = [&](size_t field) { return integer(env, rows[i + field], "every number of tensors"); };
+    const auto at = [&](size_t field) {
+      return integer(env, rows[i + field], "every number of tensors");
+    };
     const Tensor tensor{at(0), at(1), at(2), at(3), at(4), at(5), at(6)};
     if (tensor.runs == 0 || tensor.token_bytes == 0 || job.spans.empty()) continue;
     const std::string name = "tensor " + std::to_string(i / kTensorWidth);
     if (tensor.buffer_base + Wide(tensor.runs - 1) * tensor.buffer_stride +
-            Wide(to) * tensor.token_bytes > job.buffer_bytes) {
+            Wide(to) * tensor.token_bytes >
+        job.buffer_bytes) {
       out_of_range(env, name + " reaches outside the buffer of " +
                             std::to_string(job.buffer_bytes) + " bytes");
     }
     for (const Span& span : job.spans) {
       if (tensor.page_base + Wide(span.page) * tensor.page_bytes +
               Wide(tensor.runs - 1) * tensor.page_stride +
-              Wide(span.first_in_page + span.tokens) * tensor.token_bytes > job.memory->bytes()) {
+              Wide(span.first_in_page + span.tokens) * tensor.token_bytes >
+          job.memory->bytes()) {
         out_of_range(env, "page " + std::to_string(span.page) + " of " + name +
                               " reaches outside the memory of " +
                               std::to_string(job.memory->bytes()) + " bytes");

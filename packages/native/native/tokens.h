@@ -1,4 +1,5 @@
-// Scatter and gather: copies between a contiguous buffer (a saved model state) and pages, token by token.
+// Scatter and gather: copies between a contiguous buffer (a saved model state) and pages, token by
+// token.
 #pragma once
 
 #include "kvx/napi.h"

@@ -1,3 +1,5 @@
+#include "kvx/addon.h"
+
 #include <unistd.h>
 
 #include <cerrno>
@@ -6,7 +8,6 @@
 #include <string>
 
 #include "channel.h"
-#include "kvx/addon.h"
 #include "shm_driver.h"
 
 namespace {
@@ -22,8 +23,8 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   kvx::register_engine(env, exports,
-                       [](const kvx::Options& options, const kvx::DriverContext& context)
-                           -> std::unique_ptr<kvx::Driver> {
+                       [](const kvx::Options& options,
+                          const kvx::DriverContext& context) -> std::unique_ptr<kvx::Driver> {
                          return std::make_unique<kvx::shm::ShmDriver>(options, context);
                        });
   exports.Set("probe", Napi::Function::New(env, probe, "probe"));

@@ -6,10 +6,10 @@
 //     Hello (the nonce, generations, regions) ->
 //                                   <- Reply (a memory file per region, or why not)
 //
-// Each side opens a pidfd of the other by number. A number may be used again after its process is gone, so each
-// waits for a message that the other can only have sent after its pidfd was opened: then it was that process.
-// The socket stays open for as long as the writer has the memory mapped. Its end tells each side that the other
-// has let go, also when the process goes on living.
+// Each side opens a pidfd of the other by number. A number may be used again after its process is
+// gone, so each waits for a message that the other can only have sent after its pidfd was opened:
+// then it was that process. The socket stays open for as long as the writer has the memory mapped.
+// Its end tells each side that the other has let go, also when the process goes on living.
 #pragma once
 
 #include <sys/socket.h>
@@ -71,10 +71,11 @@ struct SocketName {
 SocketName abstract_name(const std::string& name);
 
 // Sends one message whole, or answers false.
-bool send_message(int socket, const void* message, size_t bytes, const std::vector<int>& files = {});
+bool send_message(int socket, const void* message, size_t bytes,
+                  const std::vector<int>& files = {});
 
-// Receives one message of exactly `bytes` with its files: 1 for a message, 0 when there is none yet, -1 for the
-// end of the connection or a message of another length.
+// Receives one message of exactly `bytes` with its files: 1 for a message, 0 when there is none
+// yet, -1 for the end of the connection or a message of another length.
 int receive_message(int socket, void* message, size_t bytes, std::vector<Fd>* files = nullptr);
 
 // Whether the process has exited, or the other side has closed the socket.

@@ -9,7 +9,8 @@ namespace kvx::shm {
 
 namespace {
 
-// Large enough that the lock does not count, small enough that threads share a job and end promptly.
+// Large enough that the lock does not count, small enough that threads share a job and end
+// promptly.
 constexpr uint64_t kSliceBytes = 512 * 1024;
 
 }  // namespace

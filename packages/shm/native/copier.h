@@ -1,5 +1,5 @@
-// A small pool of threads that copy. Jobs are taken in order, a slice at a time, so that all threads work on
-// the oldest job.
+// A small pool of threads that copy. Jobs are taken in order, a slice at a time, so that all
+// threads work on the oldest job.
 #pragma once
 
 #include <atomic>

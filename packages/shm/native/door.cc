@@ -114,7 +114,8 @@ void Door::accept_one() {
   Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!socket) {
     // Out of descriptors: the connection stays in the queue, and this must not become a busy loop.
-    if (errno == EMFILE || errno == ENFILE) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    if (errno == EMFILE || errno == ENFILE)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
     return;
   }
   const auto strangers = std::count_if(writers_.begin(), writers_.end(), [](const auto& entry) {
@@ -134,7 +135,8 @@ void Door::accept_one() {
   if (!send_message(socket.get(), &challenge, sizeof challenge)) return;
   const int number = socket.get();
   watch(events_.get(), number, EPOLLIN | EPOLLRDHUP, static_cast<uint64_t>(number));
-  watch(events_.get(), writer.process.pidfd.get(), EPOLLIN, static_cast<uint64_t>(number) | kPidMark);
+  watch(events_.get(), writer.process.pidfd.get(), EPOLLIN,
+        static_cast<uint64_t>(number) | kPidMark);
   writer.socket = std::move(socket);
   writers_[number] = std::move(writer);
 }

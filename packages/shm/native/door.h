@@ -1,5 +1,5 @@
-// The owner's side: hands its memory files to writers of the same user on the same machine, knows which writer
-// generations still have them mapped, and can bar a generation for good.
+// The owner's side: hands its memory files to writers of the same user on the same machine, knows
+// which writer generations still have them mapped, and can bar a generation for good.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,8 @@ class Door {
   void add_region(RegionId id, int file, uint64_t bytes);
   void remove_region(RegionId id);
 
-  // Bars the generation: it is refused from now on. True when no process of it has memory of ours mapped.
+  // Bars the generation: it is refused from now on. True when no process of it has memory of ours
+  // mapped.
   bool fenced(const Generation& generation);
 
  private:

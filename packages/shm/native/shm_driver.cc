@@ -16,7 +16,8 @@ namespace kvx::shm {
 
 namespace {
 
-// Batches of one peer that may wait for the copy threads. More would only make others wait behind them.
+// Batches of one peer that may wait for the copy threads. More would only make others wait behind
+// them.
 constexpr size_t kBatchesPerPeer = 4;
 
 [[noreturn]] void refuse(const std::string& reason) {
@@ -56,7 +57,8 @@ void wait_readable(int socket, Clock::time_point deadline, const std::atomic<boo
 // Mapped from construction to destruction.
 class ShmDriver::Owner {
  public:
-  Owner(Fd socket, PeerProcess process) : socket_(std::move(socket)), process_(std::move(process)) {}
+  Owner(Fd socket, PeerProcess process)
+      : socket_(std::move(socket)), process_(std::move(process)) {}
   ~Owner() {
     for (const auto& [data, bytes] : mappings_) munmap(data, bytes);
     // Then the socket closes, which tells the owner that nothing more can land.
@@ -69,7 +71,9 @@ class ShmDriver::Owner {
       refuse("What the owner handed over is no memory file.");
     }
     if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
-      refuse("The owner's memory file is not sealed against shrinking: writing to it could end this process.");
+      refuse(
+          "The owner's memory file is not sealed against shrinking: writing to it could end this "
+          "process.");
     }
     if (bytes == 0 || static_cast<uint64_t>(status.st_size) < bytes) {
       refuse("The owner's memory file is smaller than its region.");
@@ -90,7 +94,8 @@ class ShmDriver::Owner {
       return "The process " + std::to_string(process_.id) + ", which owns the memory, is gone.";
     }
     if (has_ended(socket_.get())) {
-      return "The process " + std::to_string(process_.id) + " has closed the engine that owns the memory.";
+      return "The process " + std::to_string(process_.id) +
+             " has closed the engine that owns the memory.";
     }
     return "";
   }
@@ -115,9 +120,10 @@ ShmDriver::~ShmDriver() = default;
 void ShmDriver::register_memory(RegionId id, const Memory& memory, Bytes& descriptor) {
   struct stat status {};
   if (memory.fd < 0 || fstat(memory.fd, &status) != 0) {
-    throw DriverError("ERR_KVX_MEMORY",
-                      "Another process can only map memory that has a memory file: allocate it with "
-                      "allocate() of '@kvx/native'.");
+    throw DriverError(
+        "ERR_KVX_MEMORY",
+        "Another process can only map memory that has a memory file: allocate it with "
+        "allocate() of '@kvx/native'.");
   }
   const int seals = fcntl(memory.fd, F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 ||
@@ -137,30 +143,38 @@ void ShmDriver::register_memory(RegionId id, const Memory& memory, Bytes& descri
   descriptor.assign(bytes, bytes + sizeof content);
 }
 
-void ShmDriver::deregister_memory(RegionId id) { door_.remove_region(id); }
+void ShmDriver::deregister_memory(RegionId id) {
+  door_.remove_region(id);
+}
 
 PeerId ShmDriver::connect(const PeerAddress& peer, Clock::time_point deadline,
                           const std::atomic<bool>& cancelled) {
   const Address address = decode(peer.address);
   if (address.boot_id != address_.boot_id) {
-    refuse("The owner of the memory runs on another host (or the host was restarted since): shared memory reaches "
-           "one host only. Use another backend between hosts.");
+    refuse(
+        "The owner of the memory runs on another host (or the host was restarted since): shared "
+        "memory reaches "
+        "one host only. Use another backend between hosts.");
   }
   if (address.pid_namespace != address_.pid_namespace) {
-    refuse("The owner of the memory runs in another PID namespace (another container). Start both with the same one, "
-           "or use another backend.");
+    refuse(
+        "The owner of the memory runs in another PID namespace (another container). Start both "
+        "with the same one, "
+        "or use another backend.");
   }
   if (address.generation != peer.generation) {
     refuse("The address belongs to generation " + address.generation + " and not to " +
            peer.generation + ".");
   }
   Hello hello;
-  if (peer.regions.size() > kMaxRegions) refuse("The peer has more regions than shared memory can hand over.");
+  if (peer.regions.size() > kMaxRegions)
+    refuse("The peer has more regions than shared memory can hand over.");
   hello.count = static_cast<uint32_t>(peer.regions.size());
   std::vector<uint64_t> sizes;
   for (size_t i = 0; i < peer.regions.size(); i++) {
     Descriptor descriptor{};
-    if (peer.regions[i].size() != sizeof descriptor) refuse("A region descriptor is not one of @kvx/shm.");
+    if (peer.regions[i].size() != sizeof descriptor)
+      refuse("A region descriptor is not one of @kvx/shm.");
     std::memcpy(&descriptor, peer.regions[i].data(), sizeof descriptor);
     hello.regions[i] = descriptor.region;
     sizes.push_back(descriptor.bytes);
@@ -168,14 +182,17 @@ PeerId ShmDriver::connect(const PeerAddress& peer, Clock::time_point deadline,
 
   Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const SocketName name = abstract_name(address.socket);
-  while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&name.storage), name.length) != 0) {
+  while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&name.storage), name.length) !=
+         0) {
     if (errno == EAGAIN && Clock::now() < deadline && !cancelled) {  // its queue is full
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       continue;
     }
     if (errno == ECONNREFUSED) {
-      refuse("The owner of the memory is gone: its process has exited or has closed the engine (or runs in another "
-             "network namespace).");
+      refuse(
+          "The owner of the memory is gone: its process has exited or has closed the engine (or "
+          "runs in another "
+          "network namespace).");
     }
     refuse(std::string("The owner of the memory cannot be reached: ") + std::strerror(errno) + ".");
   }
@@ -184,14 +201,17 @@ PeerId ShmDriver::connect(const PeerAddress& peer, Clock::time_point deadline,
   if (!process.pidfd) refuse("The owner of the memory is gone.");
 
   constexpr const char* kClosedEarly =
-      "The owner of the memory closed the connection: it is gone, runs as another user, or has too many connections.";
+      "The owner of the memory closed the connection: it is gone, runs as another user, or has too "
+      "many connections.";
   Challenge challenge;
   wait_readable(socket.get(), deadline, cancelled);
-  if (receive_message(socket.get(), &challenge, sizeof challenge) != 1 || challenge.magic != kMagic) {
+  if (receive_message(socket.get(), &challenge, sizeof challenge) != 1 ||
+      challenge.magic != kMagic) {
     refuse(kClosedEarly);
   }
   hello.nonce = challenge.nonce;
-  if (context_.generation.size() != kGenerationLength || peer.generation.size() != kGenerationLength) {
+  if (context_.generation.size() != kGenerationLength ||
+      peer.generation.size() != kGenerationLength) {
     refuse("A generation is not 32 hex digits.");
   }
   std::copy_n(context_.generation.begin(), kGenerationLength, hello.writer.begin());
@@ -207,10 +227,12 @@ PeerId ShmDriver::connect(const PeerAddress& peer, Clock::time_point deadline,
     reply.reason.back() = '\0';
     refuse(std::string("The owner of the memory refused: ") + reply.reason.data() + ".");
   }
-  if (files.size() != sizes.size()) refuse("The owner of the memory did not hand over every region.");
+  if (files.size() != sizes.size())
+    refuse("The owner of the memory did not hand over every region.");
   auto owner = std::make_shared<Owner>(std::move(socket), std::move(process));
   for (size_t i = 0; i < files.size(); i++) {
-    if (reply.bytes[i] != sizes[i]) refuse("The owner's region has another size than its descriptor says.");
+    if (reply.bytes[i] != sizes[i])
+      refuse("The owner's region has another size than its descriptor says.");
     owner->map(files[i], sizes[i]);
   }
   const std::lock_guard lock(mutex_);

@@ -50,8 +50,8 @@ class ShmDriver : public Driver {
   const Capabilities capabilities_;
   Door door_;
 
-  std::mutex mutex_;  // guards what follows
-  std::condition_variable room_;  // a batch was copied: a submit that waits may go on
+  std::mutex mutex_;                     // guards what follows
+  std::condition_variable room_;         // a batch was copied: a submit that waits may go on
   std::vector<const uint8_t*> sources_;  // by region
   std::unordered_map<PeerId, std::shared_ptr<Owner>> owners_;
   std::unordered_map<TransferId, Posted> posted_;

@@ -1,11 +1,14 @@
 // Binds an Engine to Node-API. An engine addon calls register_engine once, in its init function.
 //
 // Lifetime rules, each of which was a crash before it was a rule.
-//  1. One ThreadsafeFunction per engine, unreferenced at once: pending work keeps the loop alive by hold().
-//  2. The ThreadsafeFunction is made first, then the cleanup hook is added. Hooks run in reverse order, so ours
+//  1. One ThreadsafeFunction per engine, unreferenced at once: pending work keeps the loop alive by
+//  hold().
+//  2. The ThreadsafeFunction is made first, then the cleanup hook is added. Hooks run in reverse
+//  order, so ours
 //     stops and joins every thread before Node closes the function.
 //  3. After the hook, nothing calls the function any more, and it is not released twice.
-//  4. A function that still has queued calls may run after its release: its context is freed by its finalizer only.
+//  4. A function that still has queued calls may run after its release: its context is freed by its
+//  finalizer only.
 #pragma once
 
 #include <memory>
@@ -36,11 +39,10 @@ class EngineHost {
         static_cast<void*>(nullptr));
     host->function_.Unref(env);
     napi_add_env_cleanup_hook(env, &EngineHost::on_env_end, host.get());
-    host->engine_ = Engine::make(
-        factory, std::move(options), std::move(generation),
-        [weak = std::weak_ptr<EngineHost>(host)] {
-          if (const auto self = weak.lock()) self->notify();
-        });
+    host->engine_ = Engine::make(factory, std::move(options), std::move(generation),
+                                 [weak = std::weak_ptr<EngineHost>(host)] {
+                                   if (const auto self = weak.lock()) self->notify();
+                                 });
     host->engine_->open(operation);
     return host;
   }
@@ -65,8 +67,8 @@ class EngineHost {
   }
 
  private:
-  static void deliver(Napi::Env env, Napi::Function on_events,
-                      std::shared_ptr<EngineHost>* context, void*) {
+  static void deliver(Napi::Env env, Napi::Function on_events, std::shared_ptr<EngineHost>* context,
+                      void*) {
     if (env == nullptr || (*context)->ended_) return;
     const std::vector<Event> events = (*context)->engine_->take_events();
     if (events.empty()) return;
@@ -157,7 +159,8 @@ inline void register_engine(Napi::Env env, Napi::Object exports, DriverFactory f
                          info[2].As<Napi::String>(), info[3].As<Napi::Function>(),
                          operation_of(info[0])));
   });
-  put("describe", [host_of](Info info) { return detail::describe(info.Env(), host_of(info)->engine()); });
+  put("describe",
+      [host_of](Info info) { return detail::describe(info.Env(), host_of(info)->engine()); });
   put("register", [host_of](Info info) {
     host_of(info)->engine().register_memory(operation_of(info[1]),
                                             detail::memory_of(info[2].As<Napi::Object>()));

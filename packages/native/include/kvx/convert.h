@@ -31,8 +31,7 @@ inline Napi::Value bytes_to_js(Napi::Env env, const Bytes& bytes) {
 }
 
 inline Bytes bytes_of(const Napi::Value& value) {
-  if (!value.IsTypedArray() ||
-      value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
     throw Napi::TypeError::New(value.Env(), "A Uint8Array is expected here");
   }
   const auto array = value.As<Napi::Uint8Array>();

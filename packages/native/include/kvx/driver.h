@@ -2,9 +2,11 @@
 // side) is done once, in engine.h and addon.h.
 //
 // Thread rules. The engine keeps the first six, a driver may rely on them; a driver keeps the rest.
-//  1. register_memory and deregister_memory are called one at a time, never on the JavaScript thread.
+//  1. register_memory and deregister_memory are called one at a time, never on the JavaScript
+//  thread.
 //  2. connect runs on a thread of its own: several may run at once, and beside everything else.
-//  3. submit is called by one thread per peer. Different peers submit at the same time. It may block:
+//  3. submit is called by one thread per peer. Different peers submit at the same time. It may
+//  block:
 //     a full or silent peer must stall nobody else.
 //  4. poll, release and fenced are called by the one poll thread only. They must not block.
 //  5. disconnect(peer) is called when no submit of that peer runs and every transfer of it was
@@ -14,7 +16,8 @@
 //     was: this is what makes closing an engine a fence. A driver that cannot promise it leaks its
 //     engine instead, and says so in `abandon_reason`.
 //  8. A driver may start threads of its own. They end in the destructor, never after it, and never
-//     touch JavaScript. All its threads block every signal: signals belong to the host's main thread.
+//     touch JavaScript. All its threads block every signal: signals belong to the host's main
+//     thread.
 //  9. No exception but DriverError may leave a driver.
 #pragma once
 
@@ -34,9 +37,9 @@ namespace kvx {
 
 using Bytes = std::vector<uint8_t>;
 using Clock = std::chrono::steady_clock;
-using RegionId = uint32_t;    // position in the order of register_memory, never used again
-using PeerId = uint32_t;      // chosen by the driver
-using TransferId = uint64_t;  // chosen by the driver
+using RegionId = uint32_t;       // position in the order of register_memory, never used again
+using PeerId = uint32_t;         // chosen by the driver
+using TransferId = uint64_t;     // chosen by the driver
 using Generation = std::string;  // 32 lower-case hex digits
 
 enum class MemoryKind { kCpu, kCuda, kHip };
@@ -46,7 +49,8 @@ struct Memory {
   uint64_t bytes = 0;
   MemoryKind kind = MemoryKind::kCpu;
   int device = 0;
-  int fd = -1;  // a memory file that holds exactly this range, or -1. The driver duplicates what it keeps
+  int fd = -1;  // a memory file that holds exactly this range, or -1. The driver duplicates what it
+                // keeps
 };
 
 struct Capabilities {
@@ -123,7 +127,8 @@ class Options {
 struct DriverContext {
   Generation generation;
   // Wakes the poll thread at once. May be called from any thread, also when nothing is pending.
-  // A driver that never calls it is polled: the poll thread spins briefly, then sleeps in growing steps.
+  // A driver that never calls it is polled: the poll thread spins briefly, then sleeps in growing
+  // steps.
   std::function<void()> wake;
 };
 
@@ -141,7 +146,8 @@ class Driver {
   virtual void register_memory(RegionId id, const Memory& memory, Bytes& descriptor) = 0;
   virtual void deregister_memory(RegionId id) = 0;
 
-  // Throws DriverError("ERR_KVX_CONNECT_FAILED", reason). Gives up at the deadline, or soon after `cancelled`.
+  // Throws DriverError("ERR_KVX_CONNECT_FAILED", reason). Gives up at the deadline, or soon after
+  // `cancelled`.
   virtual PeerId connect(const PeerAddress& peer, Clock::time_point deadline,
                          const std::atomic<bool>& cancelled) = 0;
   virtual void disconnect(PeerId peer) = 0;

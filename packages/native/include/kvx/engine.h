@@ -2,14 +2,17 @@
 //
 // Threads.
 //  * The control thread makes the driver, registers and deregisters, and takes everything down.
-//  * Every link has one thread: it connects, then submits in order, then disconnects. So connects run in
+//  * Every link has one thread: it connects, then submits in order, then disconnects. So connects
+//  run in
 //    parallel, and a full or silent peer stalls nobody else.
 //  * One poll thread watches what was posted, all deadlines, and fences.
-// The calls of this class never block (stop() excepted) and may come from any thread. Their outcomes come back as
-// events that carry the operation number the caller chose: `notify` is called, on some thread and under the
-// engine's lock, when the first event of a batch is there; take_events() fetches the whole batch.
+// The calls of this class never block (stop() excepted) and may come from any thread. Their
+// outcomes come back as events that carry the operation number the caller chose: `notify` is
+// called, on some thread and under the engine's lock, when the first event of a batch is there;
+// take_events() fetches the whole batch.
 //
-// The lock is never held while the driver is called: a driver may call wake() under a lock of its own.
+// The lock is never held while the driver is called: a driver may call wake() under a lock of its
+// own.
 #pragma once
 
 #include <algorithm>
@@ -36,8 +39,7 @@
 
 namespace kvx {
 
-using DriverFactory =
-    std::function<std::unique_ptr<Driver>(const Options&, const DriverContext&)>;
+using DriverFactory = std::function<std::unique_ptr<Driver>(const Options&, const DriverContext&)>;
 
 struct Event {
   enum class Kind { kDone, kFailed, kSettled };
@@ -54,7 +56,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   struct Settings {
     // How long close waits for what was posted before it destroys the driver.
     std::chrono::milliseconds drain{2000};
-    // How long close then waits for a driver call to return. A driver that stays in one is abandoned.
+    // How long close then waits for a driver call to return. A driver that stays in one is
+    // abandoned.
     std::chrono::milliseconds stuck{10000};
   };
 
@@ -78,8 +81,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
   // Makes the driver; call it once, before anything else.
   void open(uint64_t operation) {
-    control_ = start_thread("kvx-control",
-                            [self = shared_from_this(), operation] { self->run_control(operation); });
+    control_ = start_thread(
+        "kvx-control", [self = shared_from_this(), operation] { self->run_control(operation); });
   }
 
   // Known once open has succeeded.
@@ -143,8 +146,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
     link->timeout = timeout;
     link->deadline = Clock::now() + timeout;
     links_[id] = link;
-    link->thread = start_thread(
-        "kvx-link", [self = shared_from_this(), link] { self->run_link(*link); });
+    link->thread =
+        start_thread("kvx-link", [self = shared_from_this(), link] { self->run_link(*link); });
     poke();
     return id;
   }
@@ -214,7 +217,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
     poll_wake_.notify_one();
   }
 
-  // Stops what is not yet posted; the transfer fails as aborted unless everything was posted already.
+  // Stops what is not yet posted; the transfer fails as aborted unless everything was posted
+  // already.
   void cancel(uint64_t operation, std::string message) {
     const std::lock_guard lock(mutex_);
     const auto found = transfers_.find(operation);
@@ -251,9 +255,9 @@ class Engine : public std::enable_shared_from_this<Engine> {
     settings_.drain = std::min(settings_.drain, drain);
     closing_ = true;
     control_wake_.notify_all();
-    const bool ended = closed_wake_.wait_for(
-        lock, settings_.drain + settings_.stuck + std::chrono::seconds(1),
-        [this] { return closed_; });
+    const bool ended =
+        closed_wake_.wait_for(lock, settings_.drain + settings_.stuck + std::chrono::seconds(1),
+                              [this] { return closed_; });
     lock.unlock();
     if (!control_.joinable()) return;
     if (ended) {
@@ -439,8 +443,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   // --- Link threads: these lock for themselves ---
 
   void run_link(Link& link) {
-    const auto failure = guarded(
-        [&] { link.peer_id = driver_->connect(link.peer, link.deadline, link.cancelled); });
+    const auto failure =
+        guarded([&] { link.peer_id = driver_->connect(link.peer, link.deadline, link.cancelled); });
     std::unique_lock lock(mutex_);
     if (failure) {
       refuse_connect(link, failure->code, failure->message);
@@ -584,8 +588,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
       const auto now = Clock::now();
       const auto next = expire(active, now);
       news |= std::erase_if(active, [&](const auto& transfer) {
-                const bool settled = !transfer->submitting && transfer->polling.empty() &&
-                                     transfer->posted.empty();
+                const bool settled =
+                    !transfer->submitting && transfer->polling.empty() && transfer->posted.empty();
                 if (settled) settle(*transfer);
                 return settled;
               }) > 0;
@@ -648,24 +652,25 @@ class Engine : public std::enable_shared_from_this<Engine> {
         next = std::min(next, transfer->deadline);
         continue;
       }
-      const Failure failure{"ERR_KVX_TRANSFER_TIMEOUT",
-                            "The transfer did not end within " +
-                                std::to_string(transfer->timeout.count()) + " ms."};
+      const Failure failure{
+          "ERR_KVX_TRANSFER_TIMEOUT",
+          "The transfer did not end within " + std::to_string(transfer->timeout.count()) + " ms."};
       cancel(*transfer, failure.code, failure.message);
       set_failure(*transfer, failure);
       answer(*transfer);
     }
     for (const auto& [id, link] : links_) {
       if (link->answered) continue;
-      // The driver knows the deadline and gives the better reason; this is for one that stays silent.
+      // The driver knows the deadline and gives the better reason; this is for one that stays
+      // silent.
       const auto deadline = link->deadline + kConnectGrace;
       if (now < deadline) {
         next = std::min(next, deadline);
         continue;
       }
-      refuse_connect(*link, kConnectFailed,
-                     "The peer did not answer within " + std::to_string(link->timeout.count()) +
-                         " ms.");
+      refuse_connect(
+          *link, kConnectFailed,
+          "The peer did not answer within " + std::to_string(link->timeout.count()) + " ms.");
     }
     return next;
   }
@@ -675,7 +680,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   void run_control(uint64_t operation) {
     std::unique_ptr<Driver> driver;
     auto failure = guarded([&] {
-      // Holds the engine, so that the threads of a driver that had to be abandoned can still call it.
+      // Holds the engine, so that the threads of a driver that had to be abandoned can still call
+      // it.
       const auto wake = [self = shared_from_this()] {
         const std::lock_guard lock(self->mutex_);
         self->poke();

@@ -9,7 +9,8 @@
 
 namespace kvx {
 
-// Each T names itself: `static constexpr uint64_t kTypeTag`, `static constexpr const char* kTypeName`.
+// Each T names itself: `static constexpr uint64_t kTypeTag`, `static constexpr const char*
+// kTypeName`.
 template <typename T>
 class Handle {
  public:

@@ -2,7 +2,8 @@
 // the block, group of the block, page p of the group and run k of the lane:
 //
 //   copy run_bytes from source_base + (source_page + p) * source_page_bytes + k * source_stride
-//               to destination_base + (destination_page + p) * destination_page_bytes + k * destination_stride
+//               to destination_base + (destination_page + p) * destination_page_bytes + k *
+//               destination_stride
 //
 // Every number comes from JavaScript, so nothing is computed in less than 128 bits before it was
 // checked against the regions.
@@ -63,8 +64,8 @@ inline Lane lane_at(const Plan& plan, size_t row) {
 
 inline void check_numbers(const Plan& plan) {
   static constexpr const char* kLaneFields[kLaneWidth] = {
-      "source region",    "destination region",    "source base",  "destination base",
-      "source pageBytes", "destination pageBytes", "run bytes",    "runs per page",
+      "source region",     "destination region",    "source base", "destination base",
+      "source pageBytes",  "destination pageBytes", "run bytes",   "runs per page",
       "source run stride", "destination run stride"};
   constexpr double kLargest = 9007199254740992.0;  // 2^53
   if (plan.lanes.size() % kLaneWidth != 0) throw PlanError("lanes must be rows of 10 numbers");
@@ -163,8 +164,8 @@ inline uint64_t check_plan(const Plan& plan, std::span<const uint64_t> source_by
 }
 
 // Calls `sink(const Segment&) -> bool` for every contiguous piece of a plan that check_plan has
-// passed, in the order of the plan; neighbours that are contiguous on both sides are one piece, and no piece is
-// longer than `max_segment_bytes` (0: no limit). Stops when the sink answers false.
+// passed, in the order of the plan; neighbours that are contiguous on both sides are one piece, and
+// no piece is longer than `max_segment_bytes` (0: no limit). Stops when the sink answers false.
 template <typename Sink>
 void expand_plan(const Plan& plan, uint64_t max_segment_bytes, Sink&& sink) {
   Segment open{};  // the piece that may still grow; bytes == 0: none
