@@ -80,7 +80,7 @@ export class ControlServer {
     const keys = deploymentKeys(options.token)
     const address = await resolveHost(options.host, options.port)
     const context = new Context()
-    const zap = await admitOnly(context, keys.client.publicKey)
+    const zap = admitOnly(context, keys.client.publicKey)
     const socket = new Router({
       ...socketOptions(options.livenessMs ?? defaultLivenessMs),
       context,
@@ -92,7 +92,7 @@ export class ControlServer {
       zapDomain: 'kvx',
     })
     try {
-      await socket.bind(formatEndpoint(address, options.port))
+      socket.bindSync(formatEndpoint(address, options.port))
     } catch (cause) {
       socket.close()
       zap.close()
@@ -116,7 +116,7 @@ export class ControlServer {
     clearTimeout(this.#sweep)
     for (const connection of this.#connections.values()) connection.closed = true
     this.#connections.clear()
-    await this.#socket.unbind(this.endpoint).catch(() => undefined)
+    // Not unbound first: libzmq 4.3.5 aborts the process when a client ends in that moment.
     this.#socket.close()
     // libzmq releases the port in its own thread and says so in an event.
     await Promise.race([this.#released, delay(1_000, undefined, { ref: false })])

@@ -6,9 +6,9 @@ import { z85 } from './keys.ts'
  * client's key is admitted (RFC 27/ZAP). Without it, CURVE would admit any client that knows the
  * server's public key. One per context, so every server has a context of its own.
  */
-export async function admitOnly(context: Context, clientKey: string): Promise<{ close(): void }> {
+export function admitOnly(context: Context, clientKey: string): { close(): void } {
   const socket = new Router({ context, linger: 0 })
-  await socket.bind('inproc://zeromq.zap.01')
+  socket.bindSync('inproc://zeromq.zap.01')
   void answer(socket, clientKey)
   return { close: () => { socket.close() } }
 }
