@@ -1,0 +1,83 @@
+/** The processes of `kvx up`: the same command line, forked. */
+import { fork, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import { KvxError } from '@kvx/core/backend'
+import { stopMessage, type Ready } from './lifetime.ts'
+
+/** Milliseconds that a child has to end by itself before it is killed. */
+const stopDeadlineMs = 5_000
+/** Lines of stderr that are kept until a child is ready, to be shown if it never is. */
+const keptLines = 20
+
+export class Child {
+  readonly name: string
+  /** Resolves with what it published; rejects when it ends before that. */
+  readonly ready: Promise<Ready>
+  /** Resolves once it is gone, with a sentence about how. */
+  readonly gone: Promise<string>
+  readonly #process: ChildProcess
+
+  /** @param token reaches the child through its environment: argv is visible to every user of the machine */
+  constructor(name: string, args: readonly string[], token: string) {
+    this.name = name
+    this.#process = fork(new URL('./main.js', import.meta.url), args, {
+      env: { ...process.env, KVX_TOKEN: token },
+      execArgv: [],
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    })
+    const child = this.#process
+    const held: string[] = []
+    let ready = false
+    const flush = () => {
+      for (const line of held.splice(0)) process.stderr.write(`${line}\n`)
+    }
+    if (child.stderr !== null) {
+      createInterface({ input: child.stderr }).on('line', (line) => {
+        held.push(line)
+        if (ready) flush()
+        else if (held.length > keptLines) held.shift()
+      })
+    }
+    // 'close' comes when stderr has been read to its end as well.
+    this.gone = once(child, 'close').then(([code, signal]: (number | string | null)[]) => {
+      flush()
+      return signal === null ? `exit code ${String(code)}` : `signal ${String(signal)}`
+    })
+    this.ready = Promise.race([
+      new Promise<Ready>((resolve) => {
+        child.on('message', (message: Partial<Ready>) => {
+          if (message.type !== 'ready') return
+          ready = true
+          flush()
+          resolve(message as Ready)
+        })
+      }),
+      this.gone.then((how): never => {
+        throw new KvxError(
+          'ERR_KVX_INTERNAL',
+          `The ${name} ended before it was ready (${how}): its last words are above.`,
+        )
+      }),
+    ])
+    this.ready.catch(() => undefined)
+  }
+
+  /** Asks it to end, and ends it when it does not. */
+  async stop(): Promise<void> {
+    const child = this.#process
+    const running = () => child.exitCode === null && child.signalCode === null
+    if (running()) {
+      // It may be gone between the look and the word; then there is nobody to tell.
+      if (child.connected) child.send(stopMessage, () => undefined)
+      const late = setTimeout(() => child.kill('SIGKILL'), stopDeadlineMs)
+      await this.gone
+      clearTimeout(late)
+    }
+    await this.gone
+  }
+}
+
+export async function stopAll(children: readonly Child[]): Promise<void> {
+  await Promise.all(children.map((child) => child.stop()))
+}

@@ -1,0 +1,156 @@
+/** `kvx serve`: one worker. */
+import type { ArgsDef } from 'citty'
+import type { RunningWorker } from '@kvx/server'
+import { logLevelFlag, logLevels, type Command } from '../command.ts'
+import { Flags } from '../flags.ts'
+import { hasParent, runUntilStopped, tellParent } from '../lifetime.ts'
+import { pullProgress } from '../progress.ts'
+import { resolveToken } from '../token.ts'
+import { UsageError } from '../usage.ts'
+
+/** Flags that `serve` and `up` share. */
+export const engineFlags = {
+  model: {
+    type: 'string',
+    valueHint: 'NAME|FILE.gguf',
+    description: 'A model by name, pulled when it is missing, or a GGUF file. Default: smollm2',
+  },
+  'model-path': { type: 'string', valueHint: 'NAME|FILE.gguf', description: 'The same as --model' },
+  'transfer-backend': {
+    type: 'string',
+    valueHint: 'NAME',
+    description: 'What moves the cache: shm, mooncake, mori, or a package. Default: shm',
+  },
+  'disaggregation-transfer-backend': {
+    type: 'string',
+    valueHint: 'NAME',
+    description: 'The same as --transfer-backend',
+  },
+  'transfer-backend-options': {
+    type: 'string',
+    valueHint: 'KEY=VALUE,…',
+    description: 'Options of the transfer backend',
+  },
+  'page-size': { type: 'string', valueHint: 'TOKENS', description: 'Tokens per page. Default: 16' },
+  'context-length': {
+    type: 'string',
+    valueHint: 'TOKENS',
+    description: 'Longest prompt and answer together. Default: what the model was trained for',
+  },
+  'max-running-requests': {
+    type: 'string',
+    valueHint: 'N',
+    description: 'Requests worked on at the same time; more wait. Default: 4',
+  },
+  'chunked-prefill-size': {
+    type: 'string',
+    valueHint: 'TOKENS',
+    description: 'Prompt tokens computed at once, then sent. Default: 512',
+  },
+  'verify-kv': {
+    type: 'boolean',
+    description: 'Check every page that has landed against a checksum of what was sent',
+  },
+  ...logLevelFlag,
+} as const satisfies ArgsDef
+
+const args = {
+  ...engineFlags,
+  'disaggregation-mode': {
+    type: 'string',
+    valueHint: 'null|prefill|decode',
+    description: 'What this worker does. Default: null, both in one process',
+  },
+  host: { type: 'string', valueHint: 'HOST', description: 'Address to listen on. Default: 127.0.0.1' },
+  port: { type: 'string', valueHint: 'PORT', description: 'Default: 30000. 0: any free port' },
+  'disaggregation-bootstrap-port': {
+    type: 'string',
+    valueHint: 'PORT',
+    description: 'Where prefill publishes itself to decode. Default: 8998. 0: any free port',
+  },
+  'token-file': {
+    type: 'string',
+    valueHint: 'FILE',
+    description: 'Holds the secret of the deployment; else KVX_TOKEN; else, on loopback, one file per user',
+  },
+} as const satisfies ArgsDef
+
+export const serve: Command = {
+  meta: { name: 'serve', description: 'Run one worker: prefill, decode, or both' },
+  args,
+  main: async (rawArgs) => {
+    const flags = Flags.parse(rawArgs, args)
+    // Loaded late: llama.cpp takes a while, and a misspelt flag or --help needs none of it.
+    const [{ resolveModel }, { makeLog, startWorker }] = await Promise.all([
+      import('@kvx/llama'),
+      import('@kvx/server'),
+    ])
+    const mode = flags.choice('disaggregation-mode', ['null', 'prefill', 'decode']) ?? 'null'
+    const host = flags.string('host') ?? '127.0.0.1'
+    const options = {
+      mode,
+      host,
+      port: flags.integer('port', 0, 65535) ?? 30000,
+      bootstrapPort: flags.integer('disaggregation-bootstrap-port', 0, 65535) ?? 8998,
+      backend: flags.string('transfer-backend') ?? 'shm',
+      backendOptions: backendOptions(flags.string('transfer-backend-options')),
+      // Backends are this command's own dependencies, or lie where it is installed.
+      from: import.meta.url,
+      pageSize: flags.integer('page-size', 1, 4096),
+      contextLength: flags.integer('context-length', 2, 2 ** 31 - 1),
+      maxRunningRequests: flags.integer('max-running-requests', 1, 256),
+      chunkedPrefillSize: flags.integer('chunked-prefill-size', 2, 2 ** 31 - 1),
+      verifyKV: flags.has('verify-kv'),
+      log: makeLog(flags.choice('log-level', logLevels) ?? 'info', { role: mode }),
+    } as const
+    const token =
+      mode === 'null'
+        ? undefined
+        : await resolveToken({
+            file: flags.string('token-file'),
+            variable: process.env.KVX_TOKEN,
+            host,
+            environment: process.env,
+          })
+    const start = async () => {
+      const model = await resolveModel(flags.string('model') ?? 'smollm2', pullProgress())
+      return startWorker({ ...options, token, model: model.path, modelName: model.name })
+    }
+    return runUntilStopped(start, (worker) => {
+      announce(mode, worker)
+    })
+  },
+}
+
+function announce(mode: string, { url, bootstrapPort }: RunningWorker): void {
+  if (hasParent()) {
+    tellParent({ type: 'ready', url, bootstrapPort })
+    return
+  }
+  const what = mode === 'null' ? 'standalone' : mode
+  const bootstrap =
+    mode === 'prefill' ? `, bootstrap port ${String(bootstrapPort)}` : ''
+  process.stdout.write(`kvx ${what} worker ready at ${url}${bootstrap}\n`)
+}
+
+/** `KEY=VALUE,…`; numbers, true and false become what they say. */
+export function backendOptions(text: string | undefined): Record<string, string | number | boolean> {
+  const options: Record<string, string | number | boolean> = {}
+  for (const pair of text?.split(',') ?? []) {
+    const at = pair.indexOf('=')
+    const key = pair.slice(0, Math.max(at, 0)).trim()
+    if (key === '') {
+      throw new UsageError(`--transfer-backend-options takes KEY=VALUE,…: '${pair}' is none.`)
+    }
+    if (Object.hasOwn(options, key)) {
+      throw new UsageError(`--transfer-backend-options gives ${key} twice.`)
+    }
+    options[key] = scalar(pair.slice(at + 1).trim())
+  }
+  return options
+}
+
+function scalar(text: string): string | number | boolean {
+  if (text === 'true' || text === 'false') return text === 'true'
+  return /^-?\d+(\.\d+)?$/.test(text) ? Number(text) : text
+}

@@ -1,0 +1,222 @@
+/** Is every kind of bad input answered with one clear sentence and a proper status or exit code? */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { patience, post, Process } from './support/cluster.ts'
+import { kvx } from './support/command.ts'
+
+const engine = ['--context-length', '64', '--max-running-requests', '2']
+const serve = (mode: string, ...more: string[]) => [
+  ...['serve', '--disaggregation-mode', mode, '--port', '0'],
+  ...['--disaggregation-bootstrap-port', '0', ...engine, ...more],
+]
+
+let prefill: Process
+let decode: Process
+let otherPages: Process
+let otherToken: Process
+let router: Process
+let otherPagesRouter: Process
+let otherTokenRouter: Process
+let processes: Process[] = []
+let folder = ''
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'kvx-bad-'))
+  processes = await Promise.all([
+    Process.start(serve('prefill')),
+    Process.start(serve('decode')),
+    Process.start(serve('decode', '--page-size', '32')),
+    Process.start(serve('decode'), 'another token'),
+  ])
+  ;[prefill, decode, otherPages, otherToken] = processes as [Process, Process, Process, Process]
+  const front = ({ url }: Process) =>
+    Process.start(['router', '--port', '0', '--prefill', prefill.url, '--decode', url])
+  const routers = await Promise.all([decode, otherPages, otherToken].map(front))
+  ;[router, otherPagesRouter, otherTokenRouter] = routers as [Process, Process, Process]
+  processes.push(...routers)
+}, patience)
+
+afterAll(async () => {
+  await Promise.all(processes.map((one) => one.stop()))
+  await rm(folder, { recursive: true, force: true })
+}, patience)
+
+async function refusal(response: Response): Promise<{ status: number; code: string; message: string }> {
+  const body = (await response.json()) as { error: { code: string; message: string; type: string } }
+  expect(body.error.message).toMatch(/^\S[^\n]*\.$/)
+  expect(body.error.type).toMatch(/_error$/)
+  return { status: response.status, code: body.error.code, message: body.error.message }
+}
+
+test.each([
+  ['a prompt that is too long', { prompt: Array<number>(61).fill(500), max_tokens: 4 }, 'context length of 64'],
+  ['an answer that is too long', { prompt: 'Hi', max_tokens: 64 }, 'context length of 64'],
+  ['an empty prompt', { prompt: '' }, 'empty'],
+  ['an empty list', { prompt: [] }, 'empty'],
+  ['a token that does not exist', { prompt: [49_152] }, '49152'],
+  ['max_tokens of 0', { prompt: 'Hi', max_tokens: 0 }, 'max_tokens must be at least 1'],
+  ['negative max_tokens', { prompt: 'Hi', max_tokens: -1 }, 'max_tokens must be at least 1'],
+])('%s is refused with 400, by workers and through the router, streamed or not', async (_, body, text) => {
+  for (const { url } of [prefill, decode, router]) {
+    for (const stream of [false, true]) {
+      expect(await refusal(await post(url, { ...body, stream }))).toMatchObject({
+        status: 400,
+        code: 'ERR_KVX_INVALID_ARGUMENT',
+        message: expect.stringContaining(text) as string,
+      })
+    }
+  }
+})
+
+test('malformed JSON is refused with 400 and an unknown endpoint with 404', async () => {
+  for (const { url } of [prefill, decode, router]) {
+    const broken = await fetch(`${url}/v1/completions`, { method: 'POST', body: '{"prompt": ' })
+    expect(await refusal(broken)).toMatchObject({
+      status: 400,
+      message: expect.stringContaining('not valid JSON') as string,
+    })
+    expect(await refusal(await fetch(`${url}/v1/nothing`))).toMatchObject({
+      status: 404,
+      message: 'There is no GET /v1/nothing on this server.',
+    })
+  }
+})
+
+test('a prefill or decode worker asked without a room says that a router is needed', async () => {
+  for (const { url } of [prefill, decode]) {
+    expect(await refusal(await post(url, { prompt: 'Hi' }))).toMatchObject({
+      status: 400,
+      message: expect.stringContaining('bootstrap_room') as string,
+    })
+  }
+})
+
+test('a room that is in use is refused with 409 on either side', async () => {
+  const target = { bootstrap_host: '127.0.0.1', bootstrap_port: prefill.bootstrapPort }
+  for (const [one, event] of [
+    [prefill, 'request.received'],
+    [decode, 'room.reserved'],
+  ] as const) {
+    const since = one.events.length
+    const body = { prompt: 'Hello there', bootstrap_room: 77, ...target }
+    const client = new AbortController()
+    const first = post(one.url, body, client.signal)
+    first.catch(() => undefined)
+    await one.event(({ name, room }) => name === event && room === '77', { since })
+    expect(await refusal(await post(one.url, body))).toMatchObject({
+      status: 409,
+      code: 'ERR_KVX_ROOM_IN_USE',
+    })
+    client.abort()
+    await one.event(({ name, room }) => name === 'request.cancelled' && room === '77', { since })
+  }
+})
+
+test.each([true, false])('an unreachable bootstrap is a 503 (stream: %s)', async (stream) => {
+  const body = { prompt: 'Hi', stream, bootstrap_host: '127.0.0.1', bootstrap_port: 1, bootstrap_room: 5 }
+  const response = await post(decode.url, body)
+  if (!stream) {
+    expect(await refusal(response)).toMatchObject({
+      status: 503,
+      code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
+    })
+    return
+  }
+  // The headers are out before the outcome is known: an error event comes, and the connection is cut.
+  expect(response.status).toBe(200)
+  const reader = (response.body as ReadableStream<Uint8Array>).getReader()
+  const { value } = await reader.read()
+  expect(new TextDecoder().decode(value)).toMatch(/^data: \{"error":.*ERR_KVX_BOOTSTRAP_UNREACHABLE/)
+  await expect(reader.read()).rejects.toThrow()
+})
+
+test.each([true, false])(
+  'decode with another token or page size fails through the router with its reason (stream: %s)',
+  async (stream) => {
+    expect(await refusal(await post(otherTokenRouter.url, { prompt: 'Hi', stream }))).toMatchObject({
+      status: 503,
+      code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
+      message: expect.stringContaining('token') as string,
+    })
+    expect(await refusal(await post(otherPagesRouter.url, { prompt: 'Hi', stream }))).toMatchObject({
+      status: 502,
+      code: 'ERR_KVX_PAGE_SIZE_MISMATCH',
+    })
+  },
+)
+
+test('a port in use ends serve and router with one sentence', async () => {
+  const port = new URL(router.url).port
+  const busy = `Port ${port} of 127.0.0.1 is in use by another process: stop it, or choose another --port.`
+  expect(await kvx('serve', '--port', port, ...engine)).toMatchObject({
+    code: 1,
+    stdout: '',
+    lastWords: `kvx: ${busy}`,
+  })
+  expect(
+    await kvx('router', '--port', port, '--prefill', prefill.url, '--decode', decode.url),
+  ).toMatchObject({ code: 1, lastWords: `kvx: ${busy}` })
+})
+
+test('a bootstrap port in use ends a prefill worker with one sentence', async () => {
+  const port = String(prefill.bootstrapPort)
+  const result = await kvx(
+    ...['serve', '--disaggregation-mode', 'prefill', '--port', '0', ...engine],
+    ...['--disaggregation-bootstrap-port', port],
+  )
+  expect(result).toMatchObject({ code: 1, stdout: '' })
+  expect(result.lastWords).toContain(port)
+})
+
+test('a model that is missing, no GGUF, or unknown is named', async () => {
+  const noGguf = join(folder, 'readme.gguf')
+  await writeFile(noGguf, 'This is no model.')
+  for (const [name, words] of [
+    [join(folder, 'none.gguf'), join(folder, 'none.gguf')],
+    [noGguf, 'GGUF'],
+    ['smolm2', 'smollm2'],
+  ] as const) {
+    const { code, lastWords } = await kvx('serve', '--port', '0', '--model', name)
+    expect(code).toBe(1)
+    expect(lastWords).toMatch(/^kvx: [^\n]+\.$/)
+    expect(lastWords).toContain(words)
+  }
+})
+
+test('an unknown backend and a misspelt option of a known one are named', async () => {
+  const decodeWith = (...more: string[]) => kvx(...serve('decode'), ...more)
+  const [unknown, misspelt] = await Promise.all([
+    decodeWith('--transfer-backend', 'nixie'),
+    decodeWith('--transfer-backend-options', 'copyThread=2'),
+  ])
+  expect(unknown.code).toBe(1)
+  expect(unknown.lastWords).toContain("The transfer backend 'nixie' is not installed.")
+  expect(misspelt.code).toBe(1)
+  expect(misspelt.lastWords).toContain('copyThread')
+})
+
+test.each([
+  [['serve', '--prot', '1'], 'There is no flag --prot: did you mean --port?'],
+  [['serve', '--page-size', '0'], "--page-size must be an integer from 1 to 4096, not '0'."],
+  [['serve', '--disaggregation-mode', 'both'], "--disaggregation-mode must be one of null, prefill, decode, not 'both'."],
+  [['router', '--prefill', 'http://127.0.0.1:1'], 'kvx router needs at least one decode worker: --decode http://host:port.'],
+  [['up', '--once', ''], 'The prompt is empty: --once needs at least one character.'],
+  [['up', '--json'], '--json needs --once.'],
+  [['up', '--once', 'x', '--max-tokens', '0'], "--max-tokens must be an integer of at least 1, not '0'."],
+  [['serv'], "There is no command 'serv': did you mean 'serve'?"],
+  [['model', 'pul'], "There is no command 'pul': did you mean 'pull'?"],
+])('kvx %j ends with exit code 2 and one sentence', async (args, sentence) => {
+  expect(await kvx(...args)).toEqual({ code: 2, stdout: '', lastWords: `kvx: ${sentence}` })
+})
+
+test('every command has --help, and the version is told', async () => {
+  for (const command of [[], ['up'], ['serve'], ['router'], ['model'], ['model', 'pull'], ['model', 'list']]) {
+    const { code, stdout } = await kvx(...command, '--help')
+    expect(code).toBe(0)
+    expect(stdout).toContain(`USAGE ${['kvx', ...command].join(' ')}`)
+    expect(stdout).not.toContain('\u001b')
+  }
+  expect(await kvx('--version')).toMatchObject({ code: 0, stdout: '0.1.0\n' })
+})

@@ -1,0 +1,119 @@
+/** Does `kvx up` answer, report the truth, and leave nothing behind? */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import { expect, test } from 'vitest'
+import { complete, patience } from './support/cluster.ts'
+import { command, kvx } from './support/command.ts'
+
+const pageBytes = 16 * 23_040
+const small = ['--context-length', '1100', '--max-running-requests', '1']
+
+interface Report {
+  text: string
+  tokens: number[]
+  standalone_tokens: number[]
+  equal: boolean
+  prompt_tokens: number
+  backend: string
+  transfer: { pages: number; bytes: number; chunks: number; ms: number }
+  decode_evaluated_tokens: number
+  ttft_ms: number
+  standalone_ttft_ms: number
+}
+
+const once_ = async (prompt: string, ...more: string[]) => {
+  const result = await kvx('up', '--once', prompt, '--json', ...small, ...more)
+  return { ...result, report: JSON.parse(result.stdout.trimEnd().split('\n').at(-1) ?? '') as Report }
+}
+
+test('one prompt is answered through two processes with the tokens of one, and the report says what moved', async () => {
+  const { code, report } = await once_('The capital of France is', '--max-tokens', '12')
+  expect(Object.keys(report)).toEqual([
+    ...['text', 'tokens', 'standalone_tokens', 'equal', 'prompt_tokens', 'backend', 'transfer'],
+    ...['decode_evaluated_tokens', 'ttft_ms', 'standalone_ttft_ms'],
+  ])
+  expect(code).toBe(0)
+  expect(report.equal).toBe(true)
+  expect(report.tokens).toEqual(report.standalone_tokens)
+  expect(report.text).toMatch(/Paris/)
+  expect(report.prompt_tokens).toBe(5)
+  expect(report.backend).toBe('shm')
+  expect(report.transfer).toMatchObject({ pages: 1, bytes: pageBytes, chunks: 1 })
+  expect(report.decode_evaluated_tokens).toBe(11)
+})
+
+test('a prompt of a thousand tokens leaves in chunks of a hundred, and no page twice', { timeout: 2 * patience }, async () => {
+  const { code, report } = await once_(
+    'one two three four '.repeat(250).trim(),
+    ...['--max-tokens', '8', '--chunked-prefill-size', '100', '--temperature', '0.7', '--seed', '5'],
+    '--verify-kv',
+  )
+  expect(report.prompt_tokens).toBe(1_000)
+  expect(report.transfer).toMatchObject({ pages: 63, bytes: 63 * pageBytes, chunks: 10 })
+  expect(report.equal).toBe(true)
+  expect(code).toBe(0)
+})
+
+/** `kvx up` on free ports, and the addresses of everything it started, by its own word. */
+async function startUp() {
+  const up = spawn(process.execPath, [command, 'up', '--port', '0', ...small, '--log-level', 'info'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const urls: string[] = []
+  createInterface({ input: up.stderr }).on('line', (line) => {
+    const { url } = (line.startsWith('{') ? JSON.parse(line) : {}) as { url?: string }
+    if (url !== undefined) urls.push(url)
+  })
+  const lines: string[] = []
+  for await (const line of createInterface({ input: up.stdout })) {
+    lines.push(line)
+    if (line === 'Ctrl-C ends it.') break
+  }
+  const url = /^kvx ready at (\S+)$/.exec(lines[0] ?? '')?.[1] ?? ''
+  urls.push(url)
+  expect(urls).toHaveLength(3) // prefill, decode, router
+  return { up, url, urls, greeting: lines.join('\n') }
+}
+
+const answers = (url: string) =>
+  fetch(`${url}/health`).then(
+    () => true,
+    () => false,
+  )
+
+test('up serves until it is interrupted, and then everything it started is gone', async () => {
+  const { up, url, urls, greeting } = await startUp()
+  expect(greeting).toContain(`curl ${url}/v1/completions`)
+  const question = { prompt: 'The capital of France is', max_tokens: 3, temperature: 0, stream: true }
+  expect((await complete(url, question)).text).toContain('Paris')
+  up.kill('SIGINT')
+  expect(await once(up, 'exit')).toEqual([130, null])
+  expect(await Promise.all(urls.map(answers))).toEqual([false, false, false])
+})
+
+test('workers end when the process that started them is killed', async () => {
+  const { up, urls } = await startUp()
+  up.kill('SIGKILL')
+  for (const url of urls) await expect.poll(() => answers(url), { timeout: 20_000 }).toBe(false)
+})
+
+test('when a worker is killed, up says so and ends the others', async () => {
+  const { up, urls } = await startUp()
+  let stderr = ''
+  up.stderr.on('data', (data: Buffer) => (stderr += data.toString()))
+  const { pid } = (await (await fetch(`${urls[0] ?? ''}/server_info`)).json()) as { pid: number }
+  process.kill(pid, 'SIGKILL')
+  expect(await once(up, 'close')).toEqual([1, null])
+  expect(stderr).toMatch(/kvx: The (prefill|decode) worker ended by itself \(signal SIGKILL\), so all is ended\.\n$/)
+  expect(await Promise.all(urls.map(answers))).toEqual([false, false, false])
+})
+
+test('a child that cannot start is named, after its last words', async () => {
+  const result = await kvx('up', '--port', '0', '--transfer-backend', 'nixie')
+  expect(result.code).toBe(1)
+  expect(result.stdout).toBe('')
+  expect(result.lastWords).toMatch(
+    /^kvx: The (prefill|decode) worker ended before it was ready \(exit code 1\): its last words are above\.$/,
+  )
+})

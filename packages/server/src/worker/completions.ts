@@ -1,0 +1,195 @@
+/** The HTTP face of a worker. */
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import { toKvxError, type Log } from '@kvx/core/backend'
+import type { LlamaModel } from '@kvx/llama'
+import { httpError } from '../http/errors.ts'
+import { parseJson } from '../http/json.ts'
+import { parseCompletionRequest } from '../http/request.ts'
+import { clientGone, json, makeApp, type App, type AppContext } from '../http/server.ts'
+import { openEventStream } from '../http/sse.ts'
+import {
+  choice,
+  heading,
+  kvxFacts,
+  pieces,
+  usage,
+  type Heading,
+  type Run,
+  type Transferred,
+} from './answer.ts'
+import type { Call } from './call.ts'
+import type { EventLog } from './events.ts'
+import type { WorkerMetrics } from './metrics.ts'
+
+/** How a worker computes: a whole answer, or the first token of one that another process goes on with. */
+export type Compute =
+  | { readonly kind: 'answer'; run(call: Call): Run }
+  | {
+      readonly kind: 'prefill'
+      run(call: Call): Promise<{ firstToken: number; transfer: Transferred }>
+    }
+
+export interface Worker {
+  readonly model: LlamaModel
+  readonly modelName: string
+  readonly compute: Compute
+  readonly events: EventLog
+  readonly metrics: WorkerMetrics
+  readonly log: Log
+  /** What `/server_info` tells, besides the model. */
+  readonly info: object
+}
+
+export function completionsApp(worker: Worker): { app: App; idle(): Promise<void> } {
+  const { modelName, model, metrics } = worker
+  const live = new Set<Promise<unknown>>()
+  const app = makeApp(metrics.registry, (cause) => {
+    metrics.failed(toKvxError(cause))
+  })
+  app.post('/v1/completions', (c) => {
+    const work = complete(worker, c)
+    live.add(work)
+    return work.finally(() => live.delete(work))
+  })
+  app.get('/v1/models', (c) =>
+    json(c, {
+      object: 'list',
+      data: [
+        {
+          id: modelName,
+          object: 'model',
+          created: 0,
+          owned_by: 'kvx',
+          max_model_len: model.contextLength,
+        },
+      ],
+    }),
+  )
+  app.get('/health', (c) => json(c, { status: 'ok' }))
+  app.get('/server_info', (c) =>
+    json(c, { served_model_name: modelName, model_id: model.id, ...worker.info }),
+  )
+  return {
+    app,
+    /** Resolves when no request runs any more. */
+    idle: async () => {
+      await Promise.allSettled(live)
+    },
+  }
+}
+
+async function complete(worker: Worker, c: AppContext): Promise<Response> {
+  const { model, metrics, log } = worker
+  const request = parseCompletionRequest(parseJson(await c.req.text()))
+  const tokens = typeof request.prompt === 'string' ? model.tokenize(request.prompt) : request.prompt
+  model.checkRequest(tokens, request.maxTokens)
+  const head = heading(worker.modelName)
+  const { room } = request.bootstrap
+  const events = worker.events.of(head.id, room)
+  const signal = clientGone(c)
+  const call: Call = { request, tokens, signal, events }
+
+  metrics.requestBegan()
+  events('request.received', { tokens: tokens.length, stream: request.stream })
+  try {
+    const response = await answer(worker, c, call, head)
+    metrics.requestEnded('success')
+    events('request.done')
+    return response
+  } catch (cause) {
+    if (signal.aborted) {
+      metrics.requestEnded('cancelled')
+      events('request.cancelled')
+      return RESPONSE_ALREADY_SENT
+    }
+    const error = toKvxError(cause)
+    metrics.requestEnded('failed')
+    events('request.failed', { code: error.code, phase: error.phase, peer: error.peer })
+    const { code, message } = error
+    log.warn({ request: head.id, room: room?.toString(), code, err: cause }, message)
+    if (!c.env.outgoing.headersSent) throw error
+    metrics.failed(error)
+    return RESPONSE_ALREADY_SENT
+  }
+}
+
+async function answer(
+  { compute, model }: Worker,
+  c: AppContext,
+  call: Call,
+  head: Heading,
+): Promise<Response> {
+  const { request, tokens } = call
+  if (compute.kind === 'prefill') {
+    const { firstToken, transfer } = await compute.run(call)
+    const text = model.isEog(firstToken) ? '' : model.detokenize([firstToken])
+    const first = { text, tokens: [firstToken], finishReason: 'length' } as const
+    return json(c, {
+      ...head,
+      choices: [choice(first, request.returnTokenIds)],
+      usage: usage(tokens.length, 1),
+      kvx: kvxFacts(tokens.length, { evaluatedTokens: tokens.length, transfer }),
+    })
+  }
+  // May refuse: only then is it time to send headers.
+  const run = compute.run(call)
+  return request.stream
+    ? answerInEvents(c, run, call, head, model)
+    : answerAtOnce(c, run, call, head, model)
+}
+
+async function answerAtOnce(
+  c: AppContext,
+  run: Run,
+  { request, tokens }: Call,
+  head: Heading,
+  model: LlamaModel,
+): Promise<Response> {
+  let text = ''
+  let finishReason: 'stop' | 'length' = 'length'
+  const generated: number[] = []
+  for await (const piece of pieces(run, model.detokenizer(), request.stop)) {
+    text += piece.text
+    generated.push(...piece.tokens)
+    finishReason = piece.finishReason ?? finishReason
+  }
+  return json(c, {
+    ...head,
+    choices: [choice({ text, tokens: generated, finishReason }, request.returnTokenIds)],
+    usage: usage(tokens.length, generated.length),
+    kvx: kvxFacts(tokens.length, run),
+  })
+}
+
+async function answerInEvents(
+  c: AppContext,
+  run: Run,
+  { request, tokens, events }: Call,
+  head: Heading,
+  model: LlamaModel,
+): Promise<Response> {
+  const { stream, response } = openEventStream(c)
+  let generated = 0
+  try {
+    for await (const piece of pieces(run, model.detokenizer(), request.stop)) {
+      generated += piece.tokens.length
+      if (piece.tokens.length > 0) events('token', { position: generated })
+      // A piece without text is news only to who asked for the ids, or when it ends the answer.
+      if (piece.text === '' && !request.returnTokenIds && piece.finishReason === null) continue
+      await stream.send({ ...head, choices: [choice(piece, request.returnTokenIds)] })
+    }
+  } catch (cause) {
+    await stream.fail(httpError(cause).body)
+    throw cause
+  }
+  if (request.includeUsage) {
+    await stream.send({
+      ...head,
+      choices: [],
+      usage: usage(tokens.length, generated),
+      kvx: kvxFacts(tokens.length, run),
+    })
+  }
+  stream.end()
+  return response
+}

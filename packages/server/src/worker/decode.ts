@@ -1,0 +1,103 @@
+/** The decode leg: reserves pages, waits until the prompt's cache is in them, and goes on from there. */
+import { promptDigest, type KVManager, type PagePool } from '@kvx/core'
+import { KvxError, toKvxError } from '@kvx/core/backend'
+import { decode, type Generation, type LlamaModel } from '@kvx/llama'
+import { sampling, type Run, type Transferred } from './answer.ts'
+import type { Call } from './call.ts'
+import { pageWaitMs, returnPages } from './pages.ts'
+import type { WorkerMetrics } from './metrics.ts'
+
+export interface DecodeSide {
+  readonly model: LlamaModel
+  readonly manager: KVManager
+  readonly pool: PagePool
+  readonly metrics: WorkerMetrics
+}
+
+/**
+ * @param from the bootstrap service of the prefill instance
+ * @throws KvxError at once when the room cannot be opened; while iterating, with the first cause
+ */
+export function receivePrompt(
+  { model, manager, pool, metrics }: DecodeSide,
+  { request, tokens, signal, events }: Call,
+  room: bigint,
+  from: string,
+): Run {
+  const digest = promptDigest(tokens)
+  const receiver = manager.receive(room, { from, tokens: tokens.length, digest })
+  let generation: Generation | undefined
+  let transfer: Transferred | undefined
+
+  async function arrival(pages: Int32Array): Promise<number> {
+    try {
+      await receiver.reserve({ pages }, { signal })
+      events('room.reserved')
+      const { aux, report } = await receiver.done
+      if (aux.firstToken === undefined) {
+        throw new KvxError('ERR_KVX_PROTOCOL', 'Prefill sent the cache without a first token.')
+      }
+      transfer = { ...report, backend: manager.engine.backend }
+      events('transfer.complete', { ...transfer })
+      metrics.transferred(report.bytes)
+      return aux.firstToken
+    } catch (cause) {
+      const error = receiver.error ?? toKvxError(cause)
+      metrics.transferFailed(error)
+      throw error
+    }
+  }
+
+  async function* answer(): AsyncGenerator<number, void> {
+    const abort = () => {
+      receiver.abort('The client closed its connection.')
+    }
+    signal.addEventListener('abort', abort, { once: true })
+    try {
+      if (signal.aborted) abort()
+      const count = Math.ceil(tokens.length / model.layout.pageTokens)
+      const lease = await pool.allocate(count, { signal, timeoutMs: pageWaitMs })
+      events('pages.leased', { pages: count })
+      let held = true
+      const giveBack = () => {
+        if (held) returnPages(lease, receiver.settled, events)
+        held = false
+      }
+      try {
+        const firstToken = await arrival(lease.pages)
+        generation = decode(model, {
+          tokens,
+          pages: lease.pages,
+          firstToken,
+          maxTokens: request.maxTokens,
+          sampling: sampling(request),
+          onLoaded: giveBack,
+          signal,
+        })
+        yield* generation
+      } catch (cause) {
+        receiver.abort(toKvxError(cause).message)
+        throw cause
+      } finally {
+        giveBack()
+      }
+    } finally {
+      signal.removeEventListener('abort', abort)
+      // Does nothing once the transfer has ended; else it ends it, so that nothing waits for pages.
+      receiver.abort('The request ended before its cache arrived.')
+    }
+  }
+
+  return {
+    [Symbol.asyncIterator]: answer,
+    get finishReason() {
+      return generation?.finishReason
+    },
+    get evaluatedTokens() {
+      return generation?.evaluatedTokens ?? 0
+    },
+    get transfer() {
+      return transfer
+    },
+  }
+}

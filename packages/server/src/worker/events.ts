@@ -1,0 +1,54 @@
+/** What happens to a request inside a worker, in the order in which it happens. */
+import type { Log } from '@kvx/core/backend'
+
+export type EventName =
+  | 'request.received'
+  | 'room.reserved'
+  | 'pages.leased'
+  | 'chunk.computed'
+  | 'chunk.sent'
+  | 'transfer.complete'
+  | 'pages.released'
+  | 'token'
+  | 'request.done'
+  | 'request.failed'
+  | 'request.cancelled'
+
+export interface WorkerEvent {
+  /** Counts the events of the worker: 1, 2, 3, … */
+  readonly sequence: number
+  readonly name: EventName
+  /** The request's id, as in the answer: `cmpl-…`. */
+  readonly request: string
+  readonly room: string | undefined
+  readonly [field: string]: unknown
+}
+
+/** Writes the events of one worker to its log, as debug lines, and to whoever listens in the process. */
+export class EventLog {
+  readonly #log: Log
+  readonly #listener: ((event: WorkerEvent) => void) | undefined
+  #sequence = 0
+
+  constructor(log: Log, listener: ((event: WorkerEvent) => void) | undefined) {
+    this.#log = log
+    this.#listener = listener
+  }
+
+  /** The events of one request. */
+  of(request: string, room: bigint | undefined): RequestEvents {
+    return (name, fields = {}) => {
+      const event: WorkerEvent = {
+        ...fields,
+        sequence: ++this.#sequence,
+        name,
+        request,
+        room: room?.toString(),
+      }
+      this.#log.debug({ event }, name)
+      this.#listener?.(event)
+    }
+  }
+}
+
+export type RequestEvents = (name: EventName, fields?: Readonly<Record<string, unknown>>) => void

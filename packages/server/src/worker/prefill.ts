@@ -1,0 +1,73 @@
+/** The prefill leg: computes a prompt's cache and sends it, chunk by chunk, to whoever reserved pages for it. */
+import { promptDigest, type KVManager, type PagePool } from '@kvx/core'
+import { toKvxError } from '@kvx/core/backend'
+import { prefill, type LlamaModel } from '@kvx/llama'
+import { sampling, type Transferred } from './answer.ts'
+import type { Call } from './call.ts'
+import { pageWaitMs, returnPages } from './pages.ts'
+import type { WorkerMetrics } from './metrics.ts'
+
+export interface PrefillSide {
+  readonly model: LlamaModel
+  readonly manager: KVManager
+  readonly pool: PagePool
+  readonly metrics: WorkerMetrics
+}
+
+/**
+ * Resolves when decode has acknowledged the whole cache and the first token.
+ * @throws KvxError with the first cause, whichever side it arose on
+ */
+export async function sendPrompt(
+  { model, manager, pool, metrics }: PrefillSide,
+  { request, tokens, signal, events }: Call,
+  room: bigint,
+): Promise<{ firstToken: number; transfer: Transferred }> {
+  const digest = promptDigest(tokens)
+  const sender = manager.send(room, { tokens: tokens.length, digest })
+  // Ends a wait for pages or for the model when decode fails meanwhile.
+  const over = new AbortController()
+  void sender.settled.then(() => {
+    if (sender.error !== undefined) over.abort(sender.error)
+  })
+  const either = AbortSignal.any([signal, over.signal])
+  try {
+    // Nothing is held until decode is there: a parked request must not keep others from running.
+    await sender.reserved({ signal })
+    events('room.reserved')
+    const count = Math.ceil(tokens.length / model.layout.pageTokens)
+    const lease = await pool.allocate(count, { signal: either, timeoutMs: pageWaitMs })
+    events('pages.leased', { pages: count })
+    try {
+      const { firstToken } = await prefill(model, {
+        tokens,
+        pages: lease.pages,
+        sampling: sampling(request),
+        signal: either,
+        onChunk: async (chunk) => {
+          events('chunk.computed', { tokens: chunk.tokens })
+          const [start, end] = chunk.pages
+          if (end === start) return
+          await sender.write({ start, pages: lease.pages.subarray(start, end) }, { signal })
+          events('chunk.sent', { pages: chunk.pages })
+        },
+      })
+      const summary = await sender.finish({ aux: { firstToken } }, { signal })
+      const transfer = { ...summary, backend: manager.engine.backend }
+      events('transfer.complete', { ...transfer })
+      metrics.transferred(summary.bytes)
+      return { firstToken, transfer }
+    } catch (cause) {
+      // Before the pages are given up: what is in flight must be called back, not waited for.
+      sender.abort(toKvxError(cause).message)
+      throw cause
+    } finally {
+      returnPages(lease, sender.settled, events)
+    }
+  } catch (cause) {
+    const error = sender.error ?? toKvxError(cause)
+    sender.abort(error.message)
+    metrics.transferFailed(error)
+    throw error
+  }
+}

@@ -1,0 +1,195 @@
+/** A worker: one model behind HTTP, which prefills, decodes, or does both. */
+import { BootstrapServer, KVManager, PagePool } from '@kvx/core'
+import { KvxError, silentLog, type Backend, type Log } from '@kvx/core/backend'
+import { LlamaModel } from '@kvx/llama'
+import { listen, urlHost, type Listening } from '../http/server.ts'
+import type { Call } from './call.ts'
+import { Cleanup } from './cleanup.ts'
+import { completionsApp, type Compute } from './completions.ts'
+import { receivePrompt } from './decode.ts'
+import { EventLog, type WorkerEvent } from './events.ts'
+import { workerMetrics } from './metrics.ts'
+import { sendPrompt } from './prefill.ts'
+import { generateAlone } from './standalone.ts'
+
+export type WorkerMode = 'null' | 'prefill' | 'decode'
+
+export interface WorkerOptions {
+  /** `null`: both in this process, without a transfer. */
+  readonly mode: WorkerMode
+  /** A GGUF file. */
+  readonly model: string
+  /** Under which clients know the model. Default: the path. */
+  readonly modelName?: string | undefined
+  /** Default 127.0.0.1. Peers must be able to reach it. */
+  readonly host?: string | undefined
+  /** Default 0: any free port. */
+  readonly port?: number | undefined
+  /** prefill: where it publishes itself, 0 for any free port. decode: assumed when a request names none. Default 8998. */
+  readonly bootstrapPort?: number | undefined
+  /** The deployment's secret; needed unless the mode is `null`. */
+  readonly token?: string | undefined
+  /** Default `shm`. */
+  readonly backend?: string | Backend | undefined
+  readonly backendOptions?: Record<string, unknown> | undefined
+  /** The folder or file URL from which backends are looked for. Default: the working directory. */
+  readonly from?: string | undefined
+  /** Tokens. Default 16. */
+  readonly pageSize?: number | undefined
+  /** Tokens of prompt and answer together. Default: what the model was trained on, within reason. */
+  readonly contextLength?: number | undefined
+  /** Requests worked on at the same time; more wait. Default 4. */
+  readonly maxRunningRequests?: number | undefined
+  /** Tokens. Default 512. */
+  readonly chunkedPrefillSize?: number | undefined
+  readonly verifyKV?: boolean | undefined
+  readonly log?: Log | undefined
+  /** Told of everything that happens to requests, in order. */
+  readonly onEvent?: ((event: WorkerEvent) => void) | undefined
+}
+
+export interface RunningWorker extends Listening {
+  /** prefill only. */
+  readonly bootstrapPort: number | undefined
+}
+
+/**
+ * Loads the model, opens the transfer engine, and serves.
+ * @throws KvxError `ERR_KVX_MODEL`, `ERR_KVX_ADDRESS_UNAVAILABLE`, `ERR_KVX_INVALID_OPTION`, `ERR_KVX_BACKEND_*`, `ERR_KVX_MEMORY`
+ */
+export async function startWorker(options: WorkerOptions): Promise<RunningWorker> {
+  const cleanup = new Cleanup()
+  try {
+    const parts = await open(options, cleanup)
+    let closed: Promise<void> | undefined
+    return { ...parts, close: () => (closed ??= cleanup.run()) }
+  } catch (cause) {
+    await cleanup.run()
+    throw cause
+  }
+}
+
+async function open(
+  options: WorkerOptions,
+  cleanup: Cleanup,
+): Promise<Omit<RunningWorker, 'close'>> {
+  const { mode, log = silentLog, host = '127.0.0.1', maxRunningRequests = 4 } = options
+  const pageTokens = options.pageSize ?? 16
+  // Pages cost memory only once they have been used, so the longest context there is by default will do.
+  const longest = options.contextLength ?? 4096
+  const model = await LlamaModel.load({
+    path: options.model,
+    contextLength: options.contextLength,
+    // One prompt is computed at a time: prefill has no use for more.
+    sequences: mode === 'prefill' ? 1 : maxRunningRequests,
+    chunkTokens: options.chunkedPrefillSize,
+    pageTokens,
+    pages: mode === 'null' ? 0 : maxRunningRequests * Math.ceil(longest / pageTokens),
+    log,
+  })
+  cleanup.add(() => model.dispose())
+  const transfer = mode === 'null' ? undefined : await openTransfer(options, mode, model, cleanup)
+  const metrics = workerMetrics(transfer && (() => transfer.pool.counts()))
+  const bootstrapPort = transfer?.bootstrapPort
+  const app = completionsApp({
+    model,
+    modelName: options.modelName ?? options.model,
+    compute: computeWith(options, model, transfer, metrics),
+    events: new EventLog(log, options.onEvent),
+    metrics,
+    log,
+    info: {
+      disaggregation_mode: mode,
+      pid: process.pid,
+      bootstrap_port: bootstrapPort ?? null,
+      transfer_backend: transfer?.manager.engine.backend ?? null,
+      page_size: pageTokens,
+      context_length: model.contextLength,
+      max_running_requests: maxRunningRequests,
+    },
+  })
+  // Closed first: a request whose connection is cut gives back what it holds.
+  cleanup.add(() => app.idle())
+  const listening = await listen(app.app, { host, port: options.port ?? 0 })
+  cleanup.add(() => listening.close())
+  log.info({ url: listening.url, mode, bootstrapPort }, 'worker is ready')
+  return { host, port: listening.port, url: listening.url, bootstrapPort }
+}
+
+interface Transfer {
+  readonly manager: KVManager
+  readonly pool: PagePool
+  /** prefill only. */
+  readonly bootstrapPort: number | undefined
+}
+
+async function openTransfer(
+  options: WorkerOptions,
+  mode: 'prefill' | 'decode',
+  model: LlamaModel,
+  cleanup: Cleanup,
+): Promise<Transfer> {
+  const { token, host = '127.0.0.1', log = silentLog } = options
+  if (token === undefined) {
+    throw new KvxError('ERR_KVX_INVALID_OPTION', `A ${mode} worker needs the deployment's token.`)
+  }
+  const bootstrap =
+    mode === 'prefill'
+      ? await BootstrapServer.open({ host, port: options.bootstrapPort ?? 8998, token, log })
+      : undefined
+  cleanup.add(async () => bootstrap?.close())
+  const manager = await KVManager.open({
+    role: mode,
+    backend: options.backend ?? 'shm',
+    ...(options.backendOptions && { backendOptions: options.backendOptions }),
+    ...(options.from !== undefined && { from: options.from }),
+    layout: model.layout,
+    memory: [model.memory],
+    token,
+    host,
+    ...(bootstrap && { bootstrap: bootstrap.address }),
+    verifyKV: options.verifyKV ?? false,
+    log,
+  })
+  cleanup.add(() => manager.close())
+  const pool = new PagePool(model.layout.pages.kv ?? 0)
+  return { manager, pool, bootstrapPort: bootstrap?.port }
+}
+
+function computeWith(
+  options: WorkerOptions,
+  model: LlamaModel,
+  transfer: Transfer | undefined,
+  metrics: ReturnType<typeof workerMetrics>,
+): Compute {
+  if (transfer === undefined) {
+    return { kind: 'answer', run: (call) => generateAlone(model, call) }
+  }
+  const side = { model, metrics, ...transfer }
+  if (options.mode === 'prefill') {
+    return { kind: 'prefill', run: (call) => sendPrompt(side, call, roomOf(call, 'prefill')) }
+  }
+  return {
+    kind: 'answer',
+    run: (call) => {
+      const room = roomOf(call, 'decode')
+      const { host, port = options.bootstrapPort ?? 8998 } = call.request.bootstrap
+      if (host === undefined) {
+        throw new KvxError(
+          'ERR_KVX_INVALID_ARGUMENT',
+          'A decode worker needs bootstrap_host, the host of the prefill worker: send requests through a router.',
+        )
+      }
+      return receivePrompt(side, call, room, `tcp://${urlHost(host)}:${String(port)}`)
+    },
+  }
+}
+
+function roomOf({ request }: Call, mode: string): bigint {
+  const { room } = request.bootstrap
+  if (room !== undefined) return room
+  throw new KvxError(
+    'ERR_KVX_INVALID_ARGUMENT',
+    `A ${mode} worker does one half of a request and needs bootstrap_room, which pairs both: send requests through a router.`,
+  )
+}
