@@ -1,0 +1,75 @@
+import { gather } from '@kvx/native'
+import { release } from './evaluate.ts'
+import { answer, generation, type Generation } from './generation.ts'
+import type { LlamaModel, Slot } from './model.ts'
+import { checkPages } from './prefill.ts'
+import { resolveSampling, type Sampling } from './sampling.ts'
+import { buildState, checkState } from './state/blob.ts'
+import { loadState } from './state/scratch.ts'
+import { stateTensors } from './state/tensors.ts'
+
+export interface DecodeRequest {
+  /** The prompt. */
+  readonly tokens: readonly number[]
+  /** Pages of the model's pool that hold the prompt's cache. */
+  readonly pages: Int32Array
+  /** As prefill sampled it. */
+  readonly firstToken: number
+  readonly maxTokens: number
+  /** The same as prefill was given. */
+  readonly sampling?: Sampling | undefined
+  /** Called once the pages have been read: they are not needed any more. */
+  readonly onLoaded?: (() => void) | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+/**
+ * Goes on with a prompt that was prefilled elsewhere, without computing it again. Several run at the same
+ * time; when no sequence is free, a request waits its turn after its first token.
+ *
+ * @throws KvxError at once: `ERR_KVX_INVALID_ARGUMENT`; while iterating: `ERR_KVX_ABORTED`,
+ *   `ERR_KVX_CLOSED`, `ERR_KVX_MODEL_STATE`
+ */
+export function decode(model: LlamaModel, request: DecodeRequest): Generation {
+  const { tokens, pages, firstToken, maxTokens, signal } = request
+  model.checkRequest(tokens, maxTokens)
+  checkPages(model, tokens.length, pages)
+  const sampling = resolveSampling(request.sampling)
+  return generation(async function* (progress) {
+    let slot: Slot | undefined
+    const open = async (): Promise<Slot> => {
+      const opened = (slot = await model.slots.acquire(signal))
+      await model.gate.shared(() => loadPages(model, opened, tokens, pages))
+      request.onLoaded?.()
+      return opened
+    }
+    const rest = { promptTokens: tokens.length, maxTokens, sampling, signal }
+    try {
+      yield* answer(model, progress, firstToken, rest, open)
+    } finally {
+      if (slot) await release(model, slot)
+    }
+  })
+}
+
+/** Makes the sequence hold exactly the prompt whose cache is in the pages. */
+async function loadPages(
+  model: LlamaModel,
+  slot: Slot,
+  tokens: readonly number[],
+  pages: Int32Array,
+): Promise<void> {
+  const { geometry, layout, memory } = model
+  const blob = buildState(geometry, tokens, slot.place)
+  gather({
+    buffer: blob,
+    memory,
+    tensors: stateTensors(geometry, layout, tokens.length, slot.place),
+    pages,
+    pageTokens: layout.pageTokens,
+    from: 0,
+    to: tokens.length,
+  })
+  checkState(blob, geometry, tokens, slot.place)
+  await loadState(slot.sequence, blob)
+}

@@ -1,0 +1,92 @@
+import type { ControlledEvaluateInputItem, Token } from 'node-llama-cpp'
+import { KvxError } from '@kvx/core/backend'
+import { throwIfAborted } from './abort.ts'
+import type { LlamaModel, Slot } from './model.ts'
+import { seedAt, type ResolvedSampling } from './sampling.ts'
+
+/**
+ * Cuts a prompt into chunks, as token positions where each ends. No chunk has one token, unless the
+ * whole prompt has: a remainder of one joins the chunk before.
+ */
+export function chunkEnds(tokens: number, chunkTokens: number): number[] {
+  const ends: number[] = []
+  for (let end = 0; end < tokens;) {
+    end = tokens - end <= chunkTokens + 1 ? tokens : end + chunkTokens
+    ends.push(end)
+  }
+  return ends
+}
+
+/**
+ * Evaluates tokens behind what the sequence holds, and samples the one that comes at `position`.
+ * A call of its own for each token, since the seed belongs to the position.
+ */
+export async function evaluate(
+  slot: Slot,
+  tokens: readonly number[],
+  sampling: ResolvedSampling,
+  position: number,
+): Promise<number> {
+  const { temperature, topK, topP, seed } = sampling
+  const options = { temperature, topK, topP, seed: seedAt(seed, position) }
+  const input = tokens.map((token, index): ControlledEvaluateInputItem =>
+    index === tokens.length - 1
+      ? [token as Token, { generateNext: { token: true, options } }]
+      : (token as Token),
+  )
+  const output = await slot.sequence.controlledEvaluate(input)
+  const next = output.at(-1)?.next.token
+  if (next === undefined || next === null) {
+    throw new KvxError('ERR_KVX_MODEL', 'llama.cpp could not sample a token.', { phase: 'decode' })
+  }
+  return next
+}
+
+/**
+ * Computes a prompt chunk by chunk in an empty sequence; the sequence then holds exactly the prompt.
+ *
+ * @param afterChunk is awaited after every chunk
+ * @returns the first token of the answer
+ */
+export async function evaluatePrompt(
+  model: LlamaModel,
+  slot: Slot,
+  request: {
+    tokens: readonly number[]
+    chunkTokens: number
+    sampling: ResolvedSampling
+    signal: AbortSignal | undefined
+  },
+  afterChunk?: (start: number, end: number) => Promise<void>,
+): Promise<number> {
+  const { tokens, chunkTokens, sampling, signal } = request
+  const turn = await model.prefillTurn.acquire(signal)
+  try {
+    let start = 0
+    let first: number | undefined
+    for (const end of chunkEnds(tokens.length, chunkTokens)) {
+      throwIfAborted(signal)
+      const chunk = tokens.slice(start, end)
+      first = await model.gate.exclusive(async () => {
+        if (end === tokens.length) return evaluate(slot, chunk, sampling, end)
+        await slot.sequence.evaluateWithoutGeneratingNewTokens(chunk as Token[])
+        return undefined
+      })
+      await afterChunk?.(start, end)
+      start = end
+    }
+    if (first === undefined) throw new KvxError('ERR_KVX_INVALID_ARGUMENT', 'The prompt is empty.')
+    return first
+  } finally {
+    model.prefillTurn.release(turn)
+  }
+}
+
+/** Empties the sequence and gives it to whoever waits. */
+export async function release(model: LlamaModel, slot: Slot): Promise<void> {
+  try {
+    await model.gate.shared(() => slot.sequence.clearHistory())
+  } finally {
+    model.slots.release(slot)
+  }
+}

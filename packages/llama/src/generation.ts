@@ -1,0 +1,79 @@
+import { throwIfAborted } from './abort.ts'
+import { evaluate } from './evaluate.ts'
+import type { LlamaModel, Slot } from './model.ts'
+import type { ResolvedSampling } from './sampling.ts'
+
+/** `stop`: the model ended its answer. `length`: `maxTokens` were generated. */
+export type FinishReason = 'stop' | 'length'
+
+/**
+ * The tokens of one answer as they come, the first included; a token that ends the answer is not one of
+ * them. To be iterated once. Leaving the loop early ends the computation.
+ */
+export interface Generation extends AsyncIterable<number> {
+  /** Known once the iteration has come to its end; undefined when it was left before. */
+  readonly finishReason: FinishReason | undefined
+  /**
+   * Generated tokens that were evaluated so far: one less than were generated, or as many when the model
+   * ended by itself.
+   */
+  readonly evaluatedTokens: number
+}
+
+export class Progress {
+  finishReason: FinishReason | undefined
+  evaluatedTokens = 0
+}
+
+export function generation(run: (progress: Progress) => AsyncGenerator<number, void>): Generation {
+  const progress = new Progress()
+  const tokens = run(progress)
+  return {
+    get finishReason() {
+      return progress.finishReason
+    },
+    get evaluatedTokens() {
+      return progress.evaluatedTokens
+    },
+    [Symbol.asyncIterator]: () => tokens,
+  }
+}
+
+/**
+ * Yields `first` and what follows it.
+ *
+ * @param open gives the sequence that holds exactly the prompt; asked for only when a second token is wanted
+ */
+export async function* answer(
+  model: LlamaModel,
+  progress: Progress,
+  first: number,
+  request: {
+    promptTokens: number
+    maxTokens: number
+    sampling: ResolvedSampling
+    signal: AbortSignal | undefined
+  },
+  open: () => Promise<Slot>,
+): AsyncGenerator<number, void> {
+  const { promptTokens, maxTokens, sampling, signal } = request
+  let slot: Slot | undefined
+  let token = first
+  for (let generated = 0; ;) {
+    if (model.isEog(token)) {
+      progress.finishReason = 'stop'
+      return
+    }
+    generated++
+    // Set before the token is given out: whoever takes the last one may not come back for more.
+    if (generated === maxTokens) progress.finishReason = 'length'
+    yield token
+    if (generated === maxTokens) return
+    throwIfAborted(signal)
+    const sequence = (slot ??= await open())
+    token = await model.gate.shared(() =>
+      evaluate(sequence, [token], sampling, promptTokens + generated),
+    )
+    progress.evaluatedTokens++
+  }
+}

@@ -1,0 +1,344 @@
+import { createHash } from 'node:crypto'
+import { open, stat } from 'node:fs/promises'
+import {
+  getLlama,
+  LlamaLogLevel,
+  type GgufFileInfo,
+  type Llama,
+  type LlamaContext,
+  type LlamaContextSequence,
+  type LlamaModel as Weights,
+  type Token,
+} from 'node-llama-cpp'
+import { KvxError, isKvxError, silentLog, type Log, type Memory } from '@kvx/core/backend'
+import type { Layout } from '@kvx/core'
+import { allocate } from '@kvx/native'
+import { Gate } from './gate.ts'
+import { modelLayout } from './layout.ts'
+import { checkGguf, refused } from './models/gguf.ts'
+import { Slots } from './queue.ts'
+import { checkState, stateShape, type Place } from './state/blob.ts'
+import { geometryOf, unsupported, type Geometry } from './state/geometry.ts'
+import { saveState } from './state/scratch.ts'
+import { StreamingDetokenizer } from './text/detokenizer.ts'
+
+export interface LoadOptions {
+  /** A GGUF file. */
+  path: string
+  /** Tokens of one request, prompt and answer together. Default: what the model was trained on, at most 2048. */
+  contextLength?: number | undefined
+  /** Requests that are computed at the same time. Default 1. */
+  sequences?: number | undefined
+  /** Largest prefill chunk in tokens, at least 2. Default 512. */
+  chunkTokens?: number | undefined
+  /** Tokens per page. Default 16. */
+  pageTokens?: number | undefined
+  /** Pages of the pool. Default 0: none, for a process that does both prefill and decode. */
+  pages?: number | undefined
+  /** Threads that compute. Default 1. */
+  threads?: number | undefined
+  log?: Log | undefined
+}
+
+/** One sequence of the context: what a request holds while it computes. */
+export interface Slot {
+  readonly sequence: LlamaContextSequence
+  readonly place: Place
+}
+
+/**
+ * A model in memory, with the sequences of one llama.cpp context and a pool of pages outside it.
+ *
+ * Flash attention is off: with it, the bits of a cache depend on how the prompt was cut into chunks.
+ */
+export class LlamaModel {
+  /** Identifies the weights: equal for equal files. */
+  readonly id: string
+  readonly geometry: Geometry
+  readonly layout: Layout
+  readonly contextLength: number
+  readonly chunkTokens: number
+  readonly vocabularySize: number
+  /** For `prefill`, `decode` and `generate`. */
+  readonly slots: Slots<Slot>
+  readonly gate = new Gate()
+  /** Held by the one request that is being prefilled. */
+  readonly prefillTurn = new Slots<true>([true])
+  readonly #llama: Llama
+  readonly #weights: Weights
+  readonly #pool: (Memory & { free(): void }) | undefined
+  #disposed: Promise<void> | undefined
+
+  /**
+   * @throws KvxError `ERR_KVX_MODEL` (missing, damaged or unsupported file), `ERR_KVX_MEMORY`,
+   *   `ERR_KVX_INVALID_OPTION`
+   */
+  static async load(options: LoadOptions): Promise<LlamaModel> {
+    const log = options.log ?? silentLog
+    const { path } = options
+    const sequences = whole('sequences', options.sequences ?? 1, 1)
+    const chunkTokens = whole('chunkTokens', options.chunkTokens ?? 512, 2)
+    const pageTokens = whole('pageTokens', options.pageTokens ?? 16, 1)
+    const pages = whole('pages', options.pages ?? 0, 0)
+    const threads = whole('threads', options.threads ?? 1, 1)
+    await checkGguf(path)
+
+    const complaints: string[] = []
+    const llama = await getLlama({
+      gpu: false,
+      build: 'never',
+      skipDownload: true,
+      progressLogs: false,
+      maxThreads: threads,
+      logLevel: LlamaLogLevel.warn,
+      logger(level, message) {
+        const isError = level === LlamaLogLevel.error || level === LlamaLogLevel.fatal
+        if (isError && complaints.length < 20) complaints.push(message.trim())
+        log[isError ? 'error' : 'debug']({ source: 'llama.cpp' }, message.trim())
+      },
+    }).catch((cause: unknown) => {
+      throw new KvxError(
+        'ERR_KVX_MODEL',
+        `llama.cpp could not be started: ${String(cause)}. It comes with the npm packages @node-llama-cpp/*; install again without --omit=optional.`,
+        { cause, phase: 'open' },
+      )
+    })
+    try {
+      const weights = await llama.loadModel({
+        modelPath: path,
+        gpuLayers: 0,
+        useMmap: true,
+        defaultContextFlashAttention: false,
+      })
+      const geometry = supportedGeometry(weights)
+      const contextLength = contextOf(weights, options.contextLength)
+      const context = await weights.createContext({
+        // One more than is used, since the last cell would start a shift of the context.
+        contextSize: contextLength + 1,
+        sequences,
+        // A chunk, and a token of every sequence: nothing is ever cut.
+        batchSize: Math.min(chunkTokens, contextLength) + 1 + sequences,
+        flashAttention: false,
+        threads,
+        failedCreationRemedy: false,
+      })
+      const slots = takeSequences(context, sequences)
+      await verifyStates(weights, geometry, slots)
+      const id = await identify(path, weights.fileInfo)
+      const layout = modelLayout(geometry, id, pageTokens, pages)
+      const bytes = layout.tensors.reduce((sum, tensor) => sum + pages * tensor.pageBytes, 0)
+      const pool = pages > 0 ? allocate(bytes) : undefined
+      return new LlamaModel(llama, weights, {
+        id,
+        geometry,
+        layout,
+        contextLength,
+        chunkTokens,
+        slots,
+        pool,
+      })
+    } catch (cause) {
+      await llama.dispose()
+      if (isKvxError(cause)) throw cause
+      const reason = [cause instanceof Error ? cause.message : String(cause), ...complaints].join(
+        '; ',
+      )
+      throw refused(path, `could not be loaded: ${reason}.`, cause)
+    }
+  }
+
+  private constructor(
+    llama: Llama,
+    weights: Weights,
+    parts: {
+      id: string
+      geometry: Geometry
+      layout: Layout
+      contextLength: number
+      chunkTokens: number
+      slots: readonly Slot[]
+      pool: (Memory & { free(): void }) | undefined
+    },
+  ) {
+    this.#llama = llama
+    this.#weights = weights
+    this.id = parts.id
+    this.geometry = parts.geometry
+    this.layout = parts.layout
+    this.contextLength = parts.contextLength
+    this.chunkTokens = parts.chunkTokens
+    this.vocabularySize = vocabularySize(weights)
+    this.slots = new Slots(parts.slots)
+    this.#pool = parts.pool
+  }
+
+  /**
+   * The memory that `layout` describes, its only region.
+   *
+   * @throws KvxError `ERR_KVX_INVALID_STATE` when the model was loaded without pages
+   */
+  get memory(): Memory {
+    if (!this.#pool) {
+      throw new KvxError('ERR_KVX_INVALID_STATE', 'The model was loaded without pages.')
+    }
+    return this.#pool
+  }
+
+  /** Special tokens in the text are recognised; begins with the BOS token when the model wants one. */
+  tokenize(text: string): number[] {
+    const tokens = this.#weights.tokenize(text, true)
+    const { bos, shouldPrependBosToken } = this.#weights.tokens
+    return shouldPrependBosToken && bos !== null && tokens[0] !== bos ? [bos, ...tokens] : tokens
+  }
+
+  /** Special tokens have no text. */
+  detokenize(tokens: readonly number[]): string {
+    return this.#weights.detokenize(tokens as readonly Token[])
+  }
+
+  detokenizer(): StreamingDetokenizer {
+    return new StreamingDetokenizer((tokens) => this.detokenize(tokens))
+  }
+
+  /** Whether the token ends the answer. */
+  isEog(token: number): boolean {
+    return this.#weights.isEogToken(token as Token)
+  }
+
+  /**
+   * Refuses a request that could not be computed.
+   *
+   * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
+   */
+  checkRequest(tokens: readonly number[], maxTokens: number): void {
+    const refuse = (why: string): never => {
+      throw new KvxError('ERR_KVX_INVALID_ARGUMENT', why)
+    }
+    if (tokens.length === 0) refuse('The prompt is empty. It needs at least one token.')
+    const foreign = tokens.find(
+      (id) => !Number.isInteger(id) || id < 0 || id >= this.vocabularySize,
+    )
+    if (foreign !== undefined) {
+      refuse(
+        `The prompt has the token id ${String(foreign)}; this model knows 0 to ${String(this.vocabularySize - 1)}.`,
+      )
+    }
+    if (!Number.isSafeInteger(maxTokens) || maxTokens < 1) {
+      refuse(`max_tokens is ${String(maxTokens)}, but must be a whole number of at least 1.`)
+    }
+    if (tokens.length + maxTokens > this.contextLength) {
+      refuse(
+        `The prompt has ${String(tokens.length)} tokens, and max_tokens is ${String(maxTokens)}: together more than the context length of ${String(this.contextLength)}. Shorten the prompt or lower max_tokens.`,
+      )
+    }
+  }
+
+  /**
+   * Fails what runs, waits for llama.cpp to come to rest, and frees everything, the pool included: the
+   * transfer engine must be closed before. Idempotent.
+   */
+  dispose(): Promise<void> {
+    this.#disposed ??= (async () => {
+      this.slots.close()
+      this.prefillTurn.close()
+      await this.gate.close()
+      await this.#llama.dispose()
+      this.#pool?.free()
+    })()
+    return this.#disposed
+  }
+}
+
+function supportedGeometry(weights: Weights): Geometry {
+  const { architecture, fileInsights, fileInfo } = weights
+  const facts = fileInfo.architectureMetadata as Record<string, unknown>
+  const attention = (facts.attention ?? {}) as Record<string, unknown>
+  const refuse = (why: string): never => {
+    throw unsupported({ architecture }, why)
+  }
+  if (fileInsights.isRecurrent || fileInsights.isHybrid) refuse('it keeps a recurrent state')
+  if (fileInsights.swaSize !== undefined) refuse('it has sliding-window attention')
+  if (fileInsights.hasEncoder) refuse('it has an encoder')
+  if (attention.kv_lora_rank !== undefined) refuse('it has latent attention')
+  return geometryOf({
+    architecture,
+    block_count: facts.block_count,
+    embedding_length: facts.embedding_length,
+    head_count: attention.head_count,
+    head_count_kv: attention.head_count_kv,
+    key_length: attention.key_length,
+    value_length: attention.value_length,
+  })
+}
+
+function contextOf(weights: Weights, wanted: number | undefined): number {
+  const trained = weights.trainContextSize
+  if (wanted === undefined) return Math.min(trained, 2048)
+  const length = whole('contextLength', wanted, 4)
+  if (length > trained) {
+    throw new KvxError(
+      'ERR_KVX_INVALID_OPTION',
+      `contextLength is ${String(length)}, but the model was trained on ${String(trained)} tokens at most.`,
+      { phase: 'open' },
+    )
+  }
+  return length
+}
+
+function takeSequences(context: LlamaContext, sequences: number): Slot[] {
+  // A context hands out its sequences in the order of their numbers, and each has a stream of its own.
+  return Array.from({ length: sequences }, (_, index) => ({
+    sequence: context.getSequence(),
+    place: { streams: sequences, stream: index, sequence: index },
+  }))
+}
+
+/** Two tokens are computed and saved, to see that states really are as this package reads and writes them. */
+async function verifyStates(
+  weights: Weights,
+  geometry: Geometry,
+  slots: readonly Slot[],
+): Promise<void> {
+  const slot = slots.at(-1)
+  if (!slot) return
+  const tokens = [0, 0] as Token[]
+  await slot.sequence.evaluateWithoutGeneratingNewTokens(tokens)
+  const blob = await saveState(slot.sequence, stateShape(geometry, 2, slot.place).bytes)
+  try {
+    checkState(blob, geometry, tokens, slot.place)
+  } catch (cause) {
+    throw unsupported(
+      { architecture: weights.architecture },
+      `its cache is not laid out as expected (${cause instanceof Error ? cause.message : String(cause)})`,
+    )
+  }
+  await slot.sequence.clearHistory()
+}
+
+/** Digest of the header, which names every tensor, and the size of the file: cheap, and stable. */
+async function identify(path: string, info: GgufFileInfo): Promise<string> {
+  const length = info.infoEndOffset ?? info.metadataSize
+  const header = Buffer.alloc(length)
+  const file = await open(path, 'r')
+  try {
+    await file.read(header, 0, length, 0)
+  } finally {
+    await file.close()
+  }
+  const { size } = await stat(path)
+  return createHash('sha256').update(header).update(String(size)).digest('hex')
+}
+
+function vocabularySize(weights: Weights): number {
+  const { tokens } = weights.fileInfo.metadata.tokenizer.ggml
+  return tokens.length
+}
+
+function whole(name: string, value: number, least: number): number {
+  if (Number.isSafeInteger(value) && value >= least) return value
+  throw new KvxError(
+    'ERR_KVX_INVALID_OPTION',
+    `${name} is ${String(value)}, but must be a whole number of at least ${String(least)}.`,
+    { phase: 'open' },
+  )
+}

