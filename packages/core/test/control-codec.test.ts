@@ -38,7 +38,12 @@ test('plain data comes back as it was, bytes and 64-bit numbers exactly', () => 
   )
   const key = fc.string({ unit: 'grapheme-ascii' }).filter((name) => name !== '__proto__')
   const { value } = fc.letrec((tie) => ({
-    value: fc.oneof({ depthSize: 'small', maxDepth: 6 }, leaf, fc.array(tie('value')), fc.dictionary(key, tie('value'), { noNullPrototype: true })),
+    value: fc.oneof(
+      { depthSize: 'small', maxDepth: 6 },
+      leaf,
+      fc.array(tie('value')),
+      fc.dictionary(key, tie('value'), { noNullPrototype: true }),
+    ),
   }))
   fc.assert(
     fc.property(fc.dictionary(key, value, { noNullPrototype: true }), (message) => {
@@ -50,9 +55,12 @@ test('plain data comes back as it was, bytes and 64-bit numbers exactly', () => 
 
 test('a room of 64 bits arrives as the same bigint, also when it is small', () => {
   fc.assert(
-    fc.property(fc.oneof(u64, fc.constantFrom(0n, 1n, 2n ** 53n, 2n ** 63n - 1n, 2n ** 64n - 1n)), (room) => {
-      expect(decodeMessage(encodeMessage({ room })).room).toBe(room)
-    }),
+    fc.property(
+      fc.oneof(u64, fc.constantFrom(0n, 1n, 2n ** 53n, 2n ** 63n - 1n, 2n ** 64n - 1n)),
+      (room) => {
+        expect(decodeMessage(encodeMessage({ room })).room).toBe(room)
+      },
+    ),
   )
 })
 
@@ -60,14 +68,22 @@ test('random bytes are a map or are refused, never anything else', () => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 200 }), (frame) => {
       const message = decodeOrRefuse(frame)
-      expect(message === undefined || (typeof message === 'object' && !Array.isArray(message))).toBe(true)
+      expect(
+        message === undefined || (typeof message === 'object' && !Array.isArray(message)),
+      ).toBe(true)
     }),
     { numRuns: 5_000 },
   )
 })
 
 test('mutated messages are a map or are refused, never anything else', () => {
-  const frame = encodeMessage({ v: 1, kind: 'reserve', room: 2n ** 63n, pages: new Uint8Array(64), wants: { a: [1, 'x', null] } })
+  const frame = encodeMessage({
+    v: 1,
+    kind: 'reserve',
+    room: 2n ** 63n,
+    pages: new Uint8Array(64),
+    wants: { a: [1, 'x', null] },
+  })
   fc.assert(
     fc.property(
       fc.array(fc.tuple(fc.nat(frame.length - 1), fc.nat(255)), { minLength: 1, maxLength: 4 }),
@@ -125,6 +141,8 @@ test('the number of values is bounded, the number of bytes in one of them is not
 
 test('a frame above the limit is refused on both sides', () => {
   const message = { a: new Uint8Array(1_000) }
-  expect(() => encodeMessage(message, 900)).toThrow(expect.objectContaining({ code: 'ERR_KVX_OVER_LIMIT' }))
+  expect(() => encodeMessage(message, 900)).toThrow(
+    expect.objectContaining({ code: 'ERR_KVX_OVER_LIMIT' }),
+  )
   expect(decodeOrRefuse(encodeMessage(message), 900)).toBeUndefined()
 })

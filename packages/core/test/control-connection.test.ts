@@ -30,7 +30,9 @@ test('IPv6 works', async () => {
 
 test('a host name works on both sides', async () => {
   const { server, messages } = await openServer({ host: 'localhost' })
-  const { client, up } = openClient(server.endpoint.replace(server.host, server.host.includes(':') ? server.host : 'localhost'))
+  const { client, up } = openClient(
+    server.endpoint.replace(server.host, server.host.includes(':') ? server.host : 'localhost'),
+  )
   await up()
   client.send({ a: 1 })
   expect((await messages.find()).message).toEqual({ a: 1 })
@@ -42,7 +44,9 @@ test('messages of one connection arrive in order', async () => {
   await up()
   for (let i = 0; i < 500; i += 1) expect(client.send({ i })).toBe(true)
   await messages.count(500)
-  expect(messages.entries.map(({ message }) => message.i)).toEqual(Array.from({ length: 500 }, (_, i) => i))
+  expect(messages.entries.map(({ message }) => message.i)).toEqual(
+    Array.from({ length: 500 }, (_, i) => i),
+  )
 })
 
 test('two clients are two connections, and each gets its own answers', async () => {
@@ -62,17 +66,32 @@ test('two clients are two connections, and each gets its own answers', async () 
 
 test('a port in use is told in one sentence', async () => {
   const { server } = await openServer()
-  const second = ControlServer.bind({ host: '127.0.0.1', port: server.port, token, onMessage: () => undefined, log: silentLog })
+  const second = ControlServer.bind({
+    host: '127.0.0.1',
+    port: server.port,
+    token,
+    onMessage: () => undefined,
+    log: silentLog,
+  })
   await expect(second).rejects.toMatchObject({
     code: 'ERR_KVX_ADDRESS_UNAVAILABLE',
     message: `Cannot listen on tcp://127.0.0.1:${String(server.port)}: the port is in use. Choose another one, or 0 for any free one.`,
   })
 })
 
-test.each(['198.51.100.7', 'no-such-host.invalid'])('%s cannot be listened on, and the error says so', async (host) => {
-  const bound = ControlServer.bind({ host, port: 0, token, onMessage: () => undefined, log: silentLog })
-  await expect(bound).rejects.toMatchObject({ code: 'ERR_KVX_ADDRESS_UNAVAILABLE' })
-})
+test.each(['198.51.100.7', 'no-such-host.invalid'])(
+  '%s cannot be listened on, and the error says so',
+  async (host) => {
+    const bound = ControlServer.bind({
+      host,
+      port: 0,
+      token,
+      onMessage: () => undefined,
+      log: silentLog,
+    })
+    await expect(bound).rejects.toMatchObject({ code: 'ERR_KVX_ADDRESS_UNAVAILABLE' })
+  },
+)
 
 test('a closed server has freed its port', async () => {
   const { server } = await openServer()
@@ -114,18 +133,24 @@ test('a client that nobody answers is told that, again and again', async () => {
   const { states } = openClient(server.endpoint)
   const entries = await states.count(2)
   for (const entry of entries) {
-    expect(entry).toMatchObject({ code: 'ERR_KVX_PEER_LOST', message: `Nothing answers at ${server.endpoint}.` })
+    expect(entry).toMatchObject({
+      code: 'ERR_KVX_PEER_LOST',
+      message: `Nothing answers at ${server.endpoint}.`,
+    })
   }
 })
 
 test('a service that does not speak the protocol is told as a refused handshake', async () => {
   const web = createServer((socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'))
   await new Promise<void>((resolve) => web.listen(0, '127.0.0.1', resolve))
-  cleanup(() => { web.close() })
+  cleanup(() => {
+    web.close()
+  })
   const { port } = web.address() as { port: number }
   const { states } = openClient(`tcp://127.0.0.1:${String(port)}`)
   // Twice: it goes on trying.
-  for (const entry of await states.count(2)) expect(entry).toMatchObject({ code: 'ERR_KVX_UNAUTHORIZED' })
+  for (const entry of await states.count(2))
+    expect(entry).toMatchObject({ code: 'ERR_KVX_UNAUTHORIZED' })
 })
 
 test('the server learns that a client has gone', async () => {
@@ -178,11 +203,15 @@ test('a message above the limit is refused before it is sent', async () => {
   const { client, up } = openClient(server.endpoint)
   await up()
   const tooLarge = { blob: new Uint8Array(maxMessageBytes) }
-  expect(() => client.send(tooLarge)).toThrow(expect.objectContaining({ code: 'ERR_KVX_OVER_LIMIT' }))
+  expect(() => client.send(tooLarge)).toThrow(
+    expect.objectContaining({ code: 'ERR_KVX_OVER_LIMIT' }),
+  )
   client.send({ blob: new Uint8Array(maxMessageBytes - 100) })
   const { connection, message } = await messages.find()
   expect((message.blob as Uint8Array).length).toBe(maxMessageBytes - 100)
-  expect(() => { connection.send(tooLarge) }).toThrow(expect.objectContaining({ code: 'ERR_KVX_OVER_LIMIT' }))
+  expect(() => {
+    connection.send(tooLarge)
+  }).toThrow(expect.objectContaining({ code: 'ERR_KVX_OVER_LIMIT' }))
 })
 
 test('a handler that throws ends neither the server nor the client', async () => {
@@ -201,9 +230,16 @@ test('a handler that throws ends neither the server nor the client', async () =>
   expect(await messages.count(2)).toEqual([{ calls: 1 }, { calls: 2 }])
 })
 
-test.each(['127.0.0.1:1', 'tcp://host', 'tcp://host:0', 'tcp://host:70000', 'tcp://::1:5', 'tcp://a b:5', 'ipc://x'])(
-  '%s is no endpoint',
-  (endpoint) => {
-    expect(() => openClient(endpoint)).toThrow(expect.objectContaining({ code: 'ERR_KVX_INVALID_OPTION' }))
-  },
-)
+test.each([
+  '127.0.0.1:1',
+  'tcp://host',
+  'tcp://host:0',
+  'tcp://host:70000',
+  'tcp://::1:5',
+  'tcp://a b:5',
+  'ipc://x',
+])('%s is no endpoint', (endpoint) => {
+  expect(() => openClient(endpoint)).toThrow(
+    expect.objectContaining({ code: 'ERR_KVX_INVALID_OPTION' }),
+  )
+})

@@ -35,7 +35,8 @@ export class Journal<T> {
   }
 
   async count(n: number): Promise<T[]> {
-    while (this.entries.length < n) await new Promise<void>((resolve) => this.#waiting.push(resolve))
+    while (this.entries.length < n)
+      await new Promise<void>((resolve) => this.#waiting.push(resolve))
     return this.entries
   }
 }
@@ -51,8 +52,12 @@ export async function openServer(options: Partial<ControlServerOptions> = {}) {
     port: 0,
     token,
     log: silentLog,
-    onMessage: (connection, message) => { messages.add({ connection, message }) },
-    onMalformed: (_, error) => { malformed.add(error) },
+    onMessage: (connection, message) => {
+      messages.add({ connection, message })
+    },
+    onMalformed: (_, error) => {
+      malformed.add(error)
+    },
     onClose: closed.add,
     ...options,
   })
@@ -68,10 +73,14 @@ export function openClient(endpoint: string, options: Partial<ControlClientOptio
     token,
     log: silentLog,
     onMessage: messages.add,
-    onUp: () => { states.add('up') },
+    onUp: () => {
+      states.add('up')
+    },
     onDown: states.add,
     ...options,
   })
-  cleanup(() => { client.close() })
+  cleanup(() => {
+    client.close()
+  })
   return { client, messages, states, up: () => states.find((state) => state === 'up') }
 }

@@ -17,7 +17,9 @@ test('one token gives the same keys everywhere, another token gives others, and 
 })
 
 test('an empty token is refused', () => {
-  expect(() => deploymentKeys('')).toThrow(expect.objectContaining({ code: 'ERR_KVX_INVALID_OPTION' }))
+  expect(() => deploymentKeys('')).toThrow(
+    expect.objectContaining({ code: 'ERR_KVX_INVALID_OPTION' }),
+  )
 })
 
 test('libzmq accepts the derived pairs as its own on both ends of a handshake', async () => {
@@ -29,8 +31,12 @@ test('libzmq accepts the derived pairs as its own on both ends of a handshake', 
     curveSecretKey: client.secretKey,
     linger: 0,
   })
-  cleanup(() => { pull.close() })
-  cleanup(() => { push.close() })
+  cleanup(() => {
+    pull.close()
+  })
+  cleanup(() => {
+    push.close()
+  })
   await pull.bind('tcp://127.0.0.1:0')
   push.connect(pull.lastEndpoint ?? '')
   await push.send('hello')

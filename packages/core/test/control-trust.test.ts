@@ -6,9 +6,15 @@ import { deploymentKeys } from '../src/control/keys.ts'
 import { cleanup, Journal, openClient, openServer, token } from './control-helpers.ts'
 
 /** A raw socket that sends a valid message as soon as it can, and what its monitor says. */
-function intrude(endpoint: string, options: zmq.SocketOptions<zmq.Dealer>, frames: (string | Uint8Array)[] = [encodeMessage({ evil: true })]) {
+function intrude(
+  endpoint: string,
+  options: zmq.SocketOptions<zmq.Dealer>,
+  frames: (string | Uint8Array)[] = [encodeMessage({ evil: true })],
+) {
   const socket = new zmq.Dealer({ linger: 0, ...options })
-  cleanup(() => { socket.close() })
+  cleanup(() => {
+    socket.close()
+  })
   const events = new Journal<string>()
   void (async () => {
     for await (const event of socket.events) events.add(event.type)
@@ -72,7 +78,9 @@ test('a client that knows the public key of the server, but has a key of its own
 test('a server with another token is refused by the client as well', async () => {
   const own = zmq.curveKeyPair()
   const impostor = new zmq.Router({ curveServer: true, curveSecretKey: own.secretKey, linger: 0 })
-  cleanup(() => { impostor.close() })
+  cleanup(() => {
+    impostor.close()
+  })
   await impostor.bind('tcp://127.0.0.1:0')
   const { states } = openClient(impostor.lastEndpoint ?? '')
   expect(await states.find()).toMatchObject({ code: 'ERR_KVX_UNAUTHORIZED' })
@@ -103,7 +111,11 @@ test('bytes that are no handshake end the connection', async () => {
   const server = await openServer()
   const { port } = server.server
   const socket = createConnection(port, '127.0.0.1')
-  const ended = new Promise<void>((resolve) => socket.on('close', () => { resolve() }))
+  const ended = new Promise<void>((resolve) =>
+    socket.on('close', () => {
+      resolve()
+    }),
+  )
   socket.on('error', () => undefined)
   socket.resume()
   socket.write(Buffer.alloc(4_096, 0x47))

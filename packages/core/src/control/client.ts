@@ -3,7 +3,13 @@ import { type Log } from '../backend/contract.ts'
 import { KvxError, toKvxError } from '../backend/errors.ts'
 import { decodeMessage, encodeMessage, type Message } from './codec.ts'
 import { deploymentKeys } from './keys.ts'
-import { closeFrame, defaultLivenessMs, parseEndpoint, probeFrame, socketOptions } from './socket.ts'
+import {
+  closeFrame,
+  defaultLivenessMs,
+  parseEndpoint,
+  probeFrame,
+  socketOptions,
+} from './socket.ts'
 
 export interface ControlClientOptions {
   /** `tcp://host:port` */
@@ -86,7 +92,10 @@ export class ControlClient {
     const frame = encodeMessage(message)
     if (!this.#up || !this.#socket.writable) return false
     this.#socket.send(frame).catch((error: unknown) => {
-      this.#options.log.warn({ endpoint: this.endpoint, error }, 'a control message could not be queued')
+      this.#options.log.warn(
+        { endpoint: this.endpoint, error },
+        'a control message could not be queued',
+      )
     })
     return true
   }
@@ -112,10 +121,15 @@ export class ControlClient {
       }
       try {
         const message = decodeMessage(frame)
-        this.#call(() => { this.#options.onMessage(message) })
+        this.#call(() => {
+          this.#options.onMessage(message)
+        })
       } catch (error) {
         const reason = toKvxError(error)
-        this.#options.log.warn({ endpoint: this.endpoint, error: reason.message }, 'malformed message')
+        this.#options.log.warn(
+          { endpoint: this.endpoint, error: reason.message },
+          'malformed message',
+        )
         this.#call(() => this.#options.onMalformed?.(reason))
       }
     }
@@ -177,7 +191,9 @@ export class ControlClient {
 
   #down(reason: KvxError): void {
     this.#up = false
-    this.#call(() => { this.#options.onDown(reason) })
+    this.#call(() => {
+      this.#options.onDown(reason)
+    })
   }
 
   #connectAgain(ms: number): void {
@@ -188,7 +204,9 @@ export class ControlClient {
       // libzmq has forgotten the endpoint already.
     }
     clearTimeout(this.#reconnect)
-    this.#reconnect = setTimeout(() => { this.#socket.connect(this.endpoint) }, ms)
+    this.#reconnect = setTimeout(() => {
+      this.#socket.connect(this.endpoint)
+    }, ms)
   }
 
   /** A defect in a handler must not end the loops. */

@@ -21,9 +21,13 @@ export interface DeploymentKeys {
  */
 export function deploymentKeys(token: string): DeploymentKeys {
   if (token === '') {
-    throw new KvxError('ERR_KVX_INVALID_OPTION', 'The token is empty. Give all processes of the deployment the same secret.', {
-      phase: 'open',
-    })
+    throw new KvxError(
+      'ERR_KVX_INVALID_OPTION',
+      'The token is empty. Give all processes of the deployment the same secret.',
+      {
+        phase: 'open',
+      },
+    )
   }
   return {
     server: keyPair(token, 'kvx/1 control server'),
@@ -36,7 +40,11 @@ const pkcs8Prefix = Buffer.from('302e020100300506032b656e04220420', 'hex')
 
 function keyPair(token: string, label: string): CurveKeys {
   const secret = Buffer.from(hkdfSync('sha256', token, 'kvx', label, 32))
-  const key = createPrivateKey({ key: Buffer.concat([pkcs8Prefix, secret]), format: 'der', type: 'pkcs8' })
+  const key = createPrivateKey({
+    key: Buffer.concat([pkcs8Prefix, secret]),
+    format: 'der',
+    type: 'pkcs8',
+  })
   const spki = createPublicKey(key).export({ format: 'der', type: 'spki' })
   return { publicKey: z85(spki.subarray(-32)), secretKey: z85(secret) }
 }

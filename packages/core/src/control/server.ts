@@ -61,7 +61,8 @@ export class ControlServer {
 
   private constructor(socket: Router, zap: { close(): void }, options: ControlServerOptions) {
     const bound = parseEndpoint(socket.lastEndpoint ?? '')
-    if (bound === undefined) throw new KvxError('ERR_KVX_INTERNAL', 'libzmq told no bound endpoint.')
+    if (bound === undefined)
+      throw new KvxError('ERR_KVX_INTERNAL', 'libzmq told no bound endpoint.')
     this.host = bound.host
     this.port = bound.port
     this.endpoint = formatEndpoint(bound.host, bound.port)
@@ -132,13 +133,21 @@ export class ControlServer {
       if (connection.closed) continue
       try {
         if (frame === undefined || frames.length !== 2) {
-          throw new KvxError('ERR_KVX_PROTOCOL', 'A malformed message arrived: it has several frames.')
+          throw new KvxError(
+            'ERR_KVX_PROTOCOL',
+            'A malformed message arrived: it has several frames.',
+          )
         }
         const message = decodeMessage(frame)
-        this.#call(() => { this.#options.onMessage(connection, message) })
+        this.#call(() => {
+          this.#options.onMessage(connection, message)
+        })
       } catch (error) {
         const reason = toKvxError(error)
-        this.#options.log.warn({ connection: connection.id, error: reason.message }, 'malformed message')
+        this.#options.log.warn(
+          { connection: connection.id, error: reason.message },
+          'malformed message',
+        )
         this.#call(() => this.#options.onMalformed?.(connection, reason))
       }
     }
@@ -155,7 +164,9 @@ export class ControlServer {
           void this.#socket.writable
           return this.#socket.send([routingId, frame])
         },
-        (ended) => { this.#ended(ended) },
+        (ended) => {
+          this.#ended(ended)
+        },
       )
       this.#connections.set(id, connection)
     }
@@ -230,7 +241,10 @@ class RouterConnection implements Connection {
 
   send(message: Message): void {
     const frame = encodeMessage(message)
-    if (!this.closed) this.#send(frame).catch(() => { this.close() })
+    if (!this.closed)
+      this.#send(frame).catch(() => {
+        this.close()
+      })
   }
 
   close(): void {
@@ -258,15 +272,21 @@ class RouterConnection implements Connection {
 
 async function resolveHost(host: string, port: number): Promise<string> {
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
-    throw new KvxError('ERR_KVX_INVALID_OPTION', `${String(port)} is no port: 0 to 65535.`, { phase: 'open' })
+    throw new KvxError('ERR_KVX_INVALID_OPTION', `${String(port)} is no port: 0 to 65535.`, {
+      phase: 'open',
+    })
   }
   try {
     return (await lookup(host)).address
   } catch (cause) {
-    throw new KvxError('ERR_KVX_ADDRESS_UNAVAILABLE', `Cannot listen on ${host}: there is no such host name.`, {
-      cause,
-      phase: 'open',
-    })
+    throw new KvxError(
+      'ERR_KVX_ADDRESS_UNAVAILABLE',
+      `Cannot listen on ${host}: there is no such host name.`,
+      {
+        cause,
+        phase: 'open',
+      },
+    )
   }
 }
 
@@ -281,5 +301,8 @@ function unavailable(options: ControlServerOptions, cause: unknown): KvxError {
         : code === 'EADDRNOTAVAIL' || code === 'ENODEV'
           ? 'the address does not belong to this machine.'
           : `${(cause as Error).message}.`
-  return new KvxError('ERR_KVX_ADDRESS_UNAVAILABLE', `Cannot listen on ${where}: ${why}`, { cause, phase: 'open' })
+  return new KvxError('ERR_KVX_ADDRESS_UNAVAILABLE', `Cannot listen on ${where}: ${why}`, {
+    cause,
+    phase: 'open',
+  })
 }

@@ -10,7 +10,11 @@ export function admitOnly(context: Context, clientKey: string): { close(): void 
   const socket = new Router({ context, linger: 0 })
   socket.bindSync('inproc://zeromq.zap.01')
   void answer(socket, clientKey)
-  return { close: () => { socket.close() } }
+  return {
+    close: () => {
+      socket.close()
+    },
+  }
 }
 
 async function answer(socket: Router, clientKey: string): Promise<void> {

@@ -49,7 +49,9 @@ function checkTensor(layout: Layout, tensor: Tensor, regionBytes: readonly numbe
   const end = endOf(layout, tensor)
   const size = regionBytes[tensor.region] ?? 0
   if (end > size) {
-    throw invalid(`${what} ends at byte ${String(end)} of region ${String(tensor.region)}, which has ${String(size)}`)
+    throw invalid(
+      `${what} ends at byte ${String(end)} of region ${String(tensor.region)}, which has ${String(size)}`,
+    )
   }
 }
 
@@ -81,5 +83,7 @@ function integer(what: string, value: number, least: number, most = Number.MAX_S
 }
 
 function invalid(why: string): KvxError {
-  return new KvxError('ERR_KVX_INVALID_ARGUMENT', `The layout is not valid: ${why}.`, { phase: 'open' })
+  return new KvxError('ERR_KVX_INVALID_ARGUMENT', `The layout is not valid: ${why}.`, {
+    phase: 'open',
+  })
 }

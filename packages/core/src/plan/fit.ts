@@ -10,7 +10,13 @@ import { byKey, tensorKey } from './lanes.ts'
  */
 export function checkFit(source: Layout, destination: Layout): void {
   same('ERR_KVX_LAYOUT_MISMATCH', 'The models differ', source.model, destination.model)
-  same('ERR_KVX_PAGE_SIZE_MISMATCH', 'The page sizes differ', source.pageTokens, destination.pageTokens, ' tokens')
+  same(
+    'ERR_KVX_PAGE_SIZE_MISMATCH',
+    'The page sizes differ',
+    source.pageTokens,
+    destination.pageTokens,
+    ' tokens',
+  )
   same('ERR_KVX_LAYOUT_MISMATCH', 'The numbers of layers differ', source.layers, destination.layers)
   same('ERR_KVX_LAYOUT_MISMATCH', 'The numbers of KV heads differ', source.heads, destination.heads)
   const sources = byKey(source.tensors)
@@ -19,8 +25,19 @@ export function checkFit(source: Layout, destination: Layout): void {
     const candidates = sources.get(tensorKey(tensor)) ?? []
     for (const other of candidates) {
       same('ERR_KVX_LAYOUT_MISMATCH', `The dtypes of ${name} differ`, other.dtype, tensor.dtype)
-      same('ERR_KVX_LAYOUT_MISMATCH', `The head sizes of ${name} differ`, other.headBytes, tensor.headBytes, ' bytes')
-      same('ERR_KVX_LAYOUT_MISMATCH', `The orders within a page of ${name} differ`, other.order, tensor.order)
+      same(
+        'ERR_KVX_LAYOUT_MISMATCH',
+        `The head sizes of ${name} differ`,
+        other.headBytes,
+        tensor.headBytes,
+        ' bytes',
+      )
+      same(
+        'ERR_KVX_LAYOUT_MISMATCH',
+        `The orders within a page of ${name} differ`,
+        other.order,
+        tensor.order,
+      )
     }
     checkCovered(name, candidates, tensor)
   }
@@ -41,7 +58,13 @@ function checkCovered(name: string, candidates: readonly Tensor[], tensor: Tenso
   )
 }
 
-function same(code: ErrorCode, what: string, source: string | number, destination: string | number, unit = ''): void {
+function same(
+  code: ErrorCode,
+  what: string,
+  source: string | number,
+  destination: string | number,
+  unit = '',
+): void {
   if (source === destination) return
   throw new KvxError(
     code,

@@ -51,7 +51,11 @@ export class Planner {
       blocks[blockEnd + 3] = endLane
       blockEnd += blockWidth
     }
-    return { lanes: this.lanes.rows, groups: groups.slice(0, groupEnd), blocks: blocks.slice(0, blockEnd) }
+    return {
+      lanes: this.lanes.rows,
+      groups: groups.slice(0, groupEnd),
+      blocks: blocks.slice(0, blockEnd),
+    }
   }
 
   /**
@@ -61,11 +65,20 @@ export class Planner {
   laneRange(component: string, layers?: readonly [number, number]): readonly [number, number] {
     const range = this.lanes.components.get(component)
     if (range === undefined) {
-      throw new KvxError('ERR_KVX_PLAN_INVALID', `The two ranks share no tensor of the component '${component}'.`)
+      throw new KvxError(
+        'ERR_KVX_PLAN_INVALID',
+        `The two ranks share no tensor of the component '${component}'.`,
+      )
     }
     if (layers === undefined) return range
     const [low, high] = layers
-    if (!Number.isInteger(low) || !Number.isInteger(high) || low < 0 || low > high || high > this.#source.layers) {
+    if (
+      !Number.isInteger(low) ||
+      !Number.isInteger(high) ||
+      low < 0 ||
+      low > high ||
+      high > this.#source.layers
+    ) {
       throw new KvxError(
         'ERR_KVX_PLAN_INVALID',
         `The layers ${String(low)} to ${String(high)} are no range of the ${String(this.#source.layers)} layers of the model.`,
@@ -82,7 +95,8 @@ export class Planner {
     const [first, end] = this.laneRange(component, layers)
     let bytes = 0
     for (let lane = first; lane < end; lane += 1) {
-      bytes += (this.lanes.rows[lane * laneWidth + 6] ?? 0) * (this.lanes.rows[lane * laneWidth + 7] ?? 0)
+      bytes +=
+        (this.lanes.rows[lane * laneWidth + 6] ?? 0) * (this.lanes.rows[lane * laneWidth + 7] ?? 0)
     }
     return bytes
   }

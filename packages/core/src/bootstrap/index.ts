@@ -1,0 +1,5 @@
+/** How ranks find each other: registration with a lease, and reading. */
+export { type InstanceRecord, type RankCoordinates, type RankRecord } from './messages.ts'
+export { readInstance, type ReadOptions } from './read.ts'
+export { registerRank, type RegisterOptions, type Registration } from './register.ts'
+export { BootstrapServer, type BootstrapServerOptions } from './server.ts'

@@ -1,0 +1,118 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { silentLog, type Log } from '../backend/contract.ts'
+import { KvxError } from '../backend/errors.ts'
+import { bootstrapVersion, type BootstrapReply, type RankRecord } from './messages.ts'
+import { connect, Wait } from './session.ts'
+
+export interface RegisterOptions {
+  /** `tcp://host:port` */
+  bootstrap: string
+  token: string
+  record: RankRecord
+  /** How long the registration outlives its last renewal; it is renewed every third of it. Default 15,000. */
+  leaseMs?: number
+  /** For the first registration. Default 30,000. */
+  timeoutMs?: number
+  signal?: AbortSignal
+  /** Another process has registered as the same rank. Nothing is renewed any more. */
+  onLost?: (reason: KvxError) => void
+  log?: Log
+}
+
+export interface Registration {
+  /** Withdraws the registration. Idempotent. */
+  close(): Promise<void>
+}
+
+/**
+ * Registers a rank and keeps it registered, also when the bootstrap service restarts. Resolves after
+ * the first registration.
+ *
+ * @throws KvxError `ERR_KVX_BOOTSTRAP_UNREACHABLE`, `ERR_KVX_INVALID_OPTION`, `ERR_KVX_ABORTED`,
+ *   `ERR_KVX_PROTOCOL` when the service refuses the record
+ */
+export async function registerRank(options: RegisterOptions): Promise<Registration> {
+  const { bootstrap, record, leaseMs = 15_000, log = silentLog } = options
+  const first = new Wait<undefined>(bootstrap, options.timeoutMs ?? 30_000, options.signal)
+  let registered = false
+  let closed = false
+  let withdrawn: (() => void) | undefined
+  let timer: NodeJS.Timeout | undefined
+
+  const announce = () => {
+    client.send({ v: bootstrapVersion, kind: registered ? 'renew' : 'register', record, leaseMs })
+  }
+  const stop = () => {
+    closed = true
+    clearInterval(timer)
+    client.close()
+  }
+  const refused = ({ reason, text }: Extract<BootstrapReply, { kind: 'refused' }>) => {
+    log.warn({ bootstrap, reason, text }, 'the bootstrap service refused the registration')
+    const error = new KvxError(
+      'ERR_KVX_PROTOCOL',
+      `The bootstrap service at ${bootstrap} refused the registration: ${text}`,
+      { phase: 'bootstrap', peer: bootstrap },
+    )
+    if (reason === 'replaced') {
+      stop()
+      options.onLost?.(error)
+    } else if (reason === 'malformed') {
+      first.reject(error)
+    } else {
+      // What stands in the way are older leases, which end by themselves.
+      first.failedAttempt(error)
+    }
+  }
+
+  const client = (() => {
+    try {
+      return connect({
+        bootstrap,
+        token: options.token,
+        log,
+        onUp: announce,
+        onDown: (reason) => {
+          log.warn({ bootstrap, reason: reason.message }, 'the bootstrap service is not reachable')
+          first.failedAttempt(reason)
+        },
+        onReply: (reply) => {
+          if (reply.kind === 'registered') {
+            registered = true
+            first.resolve(undefined)
+          } else if (reply.kind === 'deregistered') {
+            withdrawn?.()
+          } else if (reply.kind === 'refused') {
+            refused(reply)
+          }
+        },
+      })
+    } catch (error) {
+      first.end()
+      throw error
+    }
+  })()
+  timer = setInterval(announce, leaseMs / 3)
+  try {
+    await first.promise
+  } catch (error) {
+    stop()
+    throw error
+  } finally {
+    first.end()
+  }
+  return {
+    async close() {
+      if (closed) return
+      closed = true
+      clearInterval(timer)
+      const answered = new Promise<void>((resolve) => {
+        withdrawn = resolve
+      })
+      if (client.send({ v: bootstrapVersion, kind: 'deregister', record })) {
+        await Promise.race([answered, delay(500, undefined, { ref: false })])
+      }
+      client.close()
+    },
+  }
+}

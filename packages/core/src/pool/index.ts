@@ -1,0 +1,2 @@
+/** Whose are the pages? Free list and leases. */
+export { PagePool, type Lease, type PageCounts } from './pool.ts'

@@ -1,0 +1,217 @@
+import { KvxError } from '../backend/errors.ts'
+
+/** The right to a set of pages. It ends once: by `release`, or by `quarantine`. */
+export interface Lease {
+  /** Ascending. */
+  readonly pages: Int32Array
+  /**
+   * The pages are free again.
+   * @throws KvxError `ERR_KVX_INVALID_STATE` when the lease has ended
+   */
+  release(): void
+  /**
+   * Ends the lease of pages into which bytes may still land: they are free when `until` resolves, and
+   * never by time. If it rejects they stay quarantined.
+   * @throws KvxError `ERR_KVX_INVALID_STATE` when the lease has ended
+   */
+  quarantine(until: Promise<void>): void
+}
+
+export interface PageCounts {
+  readonly free: number
+  readonly leased: number
+  readonly quarantined: number
+}
+
+interface Waiter {
+  readonly count: number
+  readonly resolve: (lease: Lease) => void
+}
+
+/** Pages 0 to `size` − 1 with a free list and leases. */
+export class PagePool {
+  readonly size: number
+  /** 1: free. */
+  readonly #free: Uint8Array
+  readonly #waiters = new Set<Waiter>()
+  #freeCount: number
+  #quarantined = 0
+
+  constructor(size: number) {
+    if (!Number.isInteger(size) || size < 0 || size >= 2 ** 31) {
+      throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `${String(size)} is no number of pages.`)
+    }
+    this.size = size
+    this.#free = new Uint8Array(size).fill(1)
+    this.#freeCount = size
+  }
+
+  counts(): PageCounts {
+    return {
+      free: this.#freeCount,
+      leased: this.size - this.#freeCount - this.#quarantined,
+      quarantined: this.#quarantined,
+    }
+  }
+
+  /**
+   * A lease at once, or `undefined` when there are not enough free pages or others wait already.
+   * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
+   */
+  tryAllocate(count: number): Lease | undefined {
+    checkCount(count)
+    return this.#waiters.size === 0 ? this.#take(count) : undefined
+  }
+
+  /**
+   * A lease as soon as enough pages are free, in the order of the calls.
+   *
+   * @param options.timeoutMs default 30,000
+   * @throws KvxError `ERR_KVX_POOL_EXHAUSTED` at the deadline, or at once when the pool is smaller than
+   *   `count`; `ERR_KVX_ABORTED` when the signal is; `ERR_KVX_INVALID_ARGUMENT`
+   */
+  async allocate(
+    count: number,
+    options: { signal?: AbortSignal; timeoutMs?: number } = {},
+  ): Promise<Lease> {
+    checkCount(count)
+    const { signal, timeoutMs = 30_000 } = options
+    if (count > this.size) {
+      throw new KvxError(
+        'ERR_KVX_POOL_EXHAUSTED',
+        `${String(count)} pages were asked for, but the whole pool has ${String(this.size)}. Use a larger pool or a shorter prompt.`,
+      )
+    }
+    if (signal?.aborted === true) throw aborted(signal)
+    const lease = this.tryAllocate(count)
+    if (lease !== undefined) return lease
+
+    return new Promise<Lease>((resolve, reject) => {
+      const end = () => {
+        this.#waiters.delete(waiter)
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', onAbort)
+      }
+      const waiter: Waiter = {
+        count,
+        resolve: (granted) => {
+          end()
+          resolve(granted)
+        },
+      }
+      const fail = (error: KvxError) => {
+        end()
+        reject(error)
+        // Those behind may fit now.
+        this.#serve()
+      }
+      const onAbort = () => {
+        if (signal !== undefined) fail(aborted(signal))
+      }
+      const timer = setTimeout(() => {
+        fail(this.#exhausted(count, timeoutMs))
+      }, timeoutMs)
+      signal?.addEventListener('abort', onAbort)
+      this.#waiters.add(waiter)
+    })
+  }
+
+  /** First come, first served: a large request is not overtaken for ever by small ones. */
+  #serve(): void {
+    for (const waiter of this.#waiters) {
+      const lease = this.#take(waiter.count)
+      if (lease === undefined) return
+      waiter.resolve(lease)
+    }
+  }
+
+  #take(count: number): Lease | undefined {
+    if (count > this.#freeCount) return undefined
+    const pages = this.#choose(count)
+    for (const page of pages) this.#free[page] = 0
+    this.#freeCount -= count
+    return this.#lease(pages)
+  }
+
+  /** The first run of free pages that is long enough, else the lowest free pages: runs merge when they move. */
+  #choose(count: number): Int32Array {
+    const pages = new Int32Array(count)
+    let found = 0
+    let run = 0
+    for (let page = 0; page < this.size; page += 1) {
+      if (this.#free[page] === 0) {
+        run = 0
+        continue
+      }
+      if (found < count) {
+        pages[found] = page
+        found += 1
+      }
+      run += 1
+      if (run >= count) {
+        const first = page - count + 1
+        return pages.map((_, i) => first + i)
+      }
+    }
+    return pages
+  }
+
+  #lease(pages: Int32Array): Lease {
+    let held = true
+    const end = () => {
+      if (!held) {
+        throw new KvxError(
+          'ERR_KVX_INVALID_STATE',
+          'The lease has ended: it was released or quarantined before.',
+        )
+      }
+      held = false
+    }
+    // A private copy, so that nobody can make the pool free pages of another lease.
+    const own = pages.slice()
+    return {
+      pages,
+      release: () => {
+        end()
+        this.#release(own)
+      },
+      quarantine: (until) => {
+        end()
+        this.#quarantined += own.length
+        until.then(
+          () => {
+            this.#quarantined -= own.length
+            this.#release(own)
+          },
+          () => undefined,
+        )
+      },
+    }
+  }
+
+  #release(pages: Int32Array): void {
+    for (const page of pages) this.#free[page] = 1
+    this.#freeCount += pages.length
+    this.#serve()
+  }
+
+  #exhausted(count: number, timeoutMs: number): KvxError {
+    const { free, leased, quarantined } = this.counts()
+    return new KvxError(
+      'ERR_KVX_POOL_EXHAUSTED',
+      `${String(count)} pages did not become free within ${String(timeoutMs)} ms: ${String(free)} are free, ${String(leased)} in use, ${String(quarantined)} quarantined.`,
+    )
+  }
+}
+
+function checkCount(count: number): void {
+  if (!Number.isInteger(count) || count < 0) {
+    throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `${String(count)} is no number of pages.`)
+  }
+}
+
+function aborted(signal: AbortSignal): KvxError {
+  return new KvxError('ERR_KVX_ABORTED', 'Waiting for free pages was aborted.', {
+    cause: signal.reason,
+  })
+}
