@@ -2,7 +2,7 @@
  * Checks what no compiler does: that each package's TypeScript references are its kvx dependencies,
  * that it declares what its source imports, and that all packages can be published together.
  */
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { isBuiltin } from 'node:module'
 import { posix } from 'node:path'
 import { filesBelow, packages, readJson } from './lib/repository.mjs'
@@ -66,10 +66,12 @@ for (const [path, manifest] of manifests) {
     }
   }
 
-  for (const target of Object.values(manifest.bin ?? {})) {
-    const source = `${path}/${target}`.replace('/dist/', '/src/').replace(/\.js$/, '.ts')
-    if (!existsSync(source)) report(`"bin" names ${target}, which no source file makes`)
-    const folder = posix.normalize(target).split('/')[0]
+  for (const bin of Object.values(manifest.bin ?? {})) {
+    const target = posix.normalize(bin)
+    const source = target.replace(/^dist\/(.*)\.js$/, 'src/$1.ts')
+    if (!filesBelow([`${path}/${source}`]).length)
+      report(`"bin" names ${target}, which nothing makes`)
+    const [folder] = target.split('/')
     if (!manifest.files?.includes(folder))
       report(`"files" leaves out ${folder}, where "bin" points`)
   }
