@@ -31,7 +31,8 @@ class EngineHost {
 
   static std::shared_ptr<EngineHost> open(Napi::Env env, const DriverFactory& factory,
                                           Options options, Generation generation,
-                                          Napi::Function on_events, uint64_t operation) {
+                                          Napi::Function on_events, uint64_t operation,
+                                          Engine::Settings settings) {
     auto host = std::shared_ptr<EngineHost>(new EngineHost(env));
     host->function_ = Function::New(
         env, on_events, "kvx", 0, 1, new std::shared_ptr<EngineHost>(host),
@@ -42,7 +43,7 @@ class EngineHost {
     host->engine_ = Engine::make(factory, std::move(options), std::move(generation),
                                  [weak = std::weak_ptr<EngineHost>(host)] {
                                    if (const auto self = weak.lock()) self->notify();
-                                 });
+                                 }, settings);
     host->engine_->open(operation);
     return host;
   }
@@ -144,7 +145,8 @@ inline Napi::Value describe(Napi::Env env, const Engine& engine) {
 }  // namespace detail
 
 // Puts the functions of `EngineBinding` (src/engine.ts) on `exports`. All of them return at once.
-inline void register_engine(Napi::Env env, Napi::Object exports, DriverFactory factory) {
+inline void register_engine(Napi::Env env, Napi::Object exports, DriverFactory factory,
+                            Engine::Settings settings = {}) {
   using Info = const Napi::CallbackInfo&;
   const auto host_of = [](Info info) { return Handle<EngineHost>::unwrap(info[0]); };
   const auto put = [&](const char* name, auto function) {
@@ -152,12 +154,12 @@ inline void register_engine(Napi::Env env, Napi::Object exports, DriverFactory f
   };
   using detail::operation_of;
 
-  put("open", [factory = std::move(factory)](Info info) {
+  put("open", [factory = std::move(factory), settings](Info info) {
     return Handle<EngineHost>::wrap(
         info.Env(),
         EngineHost::open(info.Env(), factory, detail::options_of(info[1].As<Napi::Object>()),
                          info[2].As<Napi::String>(), info[3].As<Napi::Function>(),
-                         operation_of(info[0])));
+                         operation_of(info[0]), settings));
   });
   put("describe",
       [host_of](Info info) { return detail::describe(info.Env(), host_of(info)->engine()); });

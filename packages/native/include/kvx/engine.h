@@ -62,11 +62,6 @@ class Engine : public std::enable_shared_from_this<Engine> {
   };
 
   static std::shared_ptr<Engine> make(DriverFactory factory, Options options, Generation generation,
-                                      std::function<void()> notify) {
-    return make(std::move(factory), std::move(options), std::move(generation), std::move(notify),
-                Settings{});
-  }
-  static std::shared_ptr<Engine> make(DriverFactory factory, Options options, Generation generation,
                                       std::function<void()> notify, Settings settings) {
     return std::shared_ptr<Engine>(new Engine(std::move(factory), std::move(options),
                                               std::move(generation), std::move(notify), settings));
@@ -800,6 +795,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
       join_retired(lock);
       lock.unlock();
       poll_.join();
+      guarded([&] { driver_->stop(); });
       abandoned_ = driver_->abandon_reason();
       driver_.reset();
       lock.lock();

@@ -1,0 +1,76 @@
+import { spawnSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+import { silentLog, type TransferEngine } from '@kvx/core/backend'
+import { allocate, openNativeEngine, type AllocatedMemory, type EngineBinding } from '@kvx/native'
+import { lane, planOf } from './plans.ts'
+
+interface Faulty extends EngineBinding {
+  /** What the engine did against the driver's thread rules, and how the drivers are. */
+  world(): { broken: string[]; drivers: number; submits: number; blocked: number }
+  reset(): void
+  /** Lets transfers that were pending or failed end. */
+  finish(): void
+  /** Lets calls return that do not heed cancellation. */
+  unstick(): void
+  /** `fenced(generation)` answers true from now on. */
+  kill(generation: string): void
+}
+
+const folder = new URL('./faulty/', import.meta.url)
+
+/** Builds the misbehaving driver (test/faulty/faulty.cc) when it is older than its sources. */
+export function buildFaulty(): void {
+  const build = fileURLToPath(new URL('../../../tools/native/build.mjs', import.meta.url))
+  const { status, stderr, stdout } = spawnSync(process.execPath, [build, fileURLToPath(folder)], {
+    encoding: 'utf8',
+  })
+  if (status !== 0) throw new Error(`The test addon could not be built.\n${stdout}${stderr}`)
+}
+
+export function loadFaulty(): Faulty {
+  return createRequire(import.meta.url)(
+    fileURLToPath(new URL('build/Release/faulty.node', folder)),
+  ) as Faulty
+}
+
+export const newGeneration = (): string => randomBytes(16).toString('hex')
+
+export const open = (
+  binding: EngineBinding,
+  options: Record<string, boolean | number | string> = {},
+): Promise<TransferEngine> =>
+  openNativeEngine(binding, {
+    backend: 'faulty',
+    options,
+    context: { generation: newGeneration(), log: silentLog },
+  })
+
+/** A writer engine with a registered region, and links to peers that live in the same process. */
+export async function pair(
+  binding: EngineBinding,
+  options: Record<string, boolean | number | string> = {},
+) {
+  const [source, destination]: AllocatedMemory[] = [allocate(4096), allocate(4096)]
+  if (source === undefined || destination === undefined) throw new Error('unreachable')
+  source.view(0, 4096).set(randomBytes(4096))
+  const writer = await open(binding, options)
+  const owner = await open(binding)
+  const sourceRegion = await writer.register(source)
+  const region = await owner.register(destination)
+  const connect = (generation = owner.identity.generation) =>
+    writer.connect({ generation, address: owner.address, regions: [region.descriptor] })
+  const close = async (): Promise<void> => {
+    await Promise.all([writer.close(), owner.close()])
+    source.free()
+    destination.free()
+  }
+  return { source, destination, writer, owner, sourceRegion, region, connect, close }
+}
+
+/** Copies the whole 4096 bytes as 256 pages, in reverse order so that nothing merges. */
+export const reversed = planOf(
+  [lane()],
+  Array.from({ length: 256 }, (_, i) => [i, 255 - i, 1] as [number, number, number]),
+)

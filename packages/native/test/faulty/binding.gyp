@@ -1,0 +1,4 @@
+{
+  'includes': ['../../kvx.gypi'],
+  'targets': [{'target_name': 'faulty', 'sources': ['faulty.cc']}],
+}
