@@ -62,21 +62,22 @@ export class ControlClient {
       )
     }
     const keys = deploymentKeys(options.token)
-    return new ControlClient(
-      options,
-      new Dealer({
-        ...socketOptions(options.livenessMs ?? defaultLivenessMs),
-        ipv6: address.host.includes(':'),
-        // Messages are queued for a connection that exists, never for a future one: its peer may be another.
-        immediate: true,
-        connectTimeout: 3_000,
-        reconnectInterval: 100,
-        reconnectMaxInterval: 2_000,
-        curveServerKey: keys.server.publicKey,
-        curvePublicKey: keys.client.publicKey,
-        curveSecretKey: keys.client.secretKey,
-      }),
+    const socket = observable(
+      () =>
+        new Dealer({
+          ...socketOptions(options.livenessMs ?? defaultLivenessMs),
+          ipv6: address.host.includes(':'),
+          // Messages are queued for a connection that exists, never for a future one: its peer may be another.
+          immediate: true,
+          connectTimeout: 3_000,
+          reconnectInterval: 100,
+          reconnectMaxInterval: 2_000,
+          curveServerKey: keys.server.publicKey,
+          curvePublicKey: keys.client.publicKey,
+          curveSecretKey: keys.client.secretKey,
+        }),
     )
+    return new ControlClient(options, socket)
   }
 
   get up(): boolean {
@@ -90,6 +91,7 @@ export class ControlClient {
    */
   send(message: Message): boolean {
     const frame = encodeMessage(message)
+    // Asking whether it is writable also makes libzmq take note of a new connection.
     if (!this.#up || !this.#socket.writable) return false
     this.#socket.send(frame).catch((error: unknown) => {
       this.#options.log.warn(
@@ -145,8 +147,6 @@ export class ControlClient {
         case 'handshake':
           this.#handshaking = false
           this.#up = true
-          // Asking makes libzmq attach the new connection before the first send.
-          void this.#socket.writable
           this.#call(this.#options.onUp)
           break
         case 'disconnect':
@@ -216,6 +216,28 @@ export class ControlClient {
     } catch (error) {
       this.#options.log.error({ error }, 'a control message handler failed')
     }
+  }
+}
+
+/**
+ * A socket whose events can be read. zeromq.js names the monitor of a socket by its address in memory,
+ * so a new socket at the place of one that was just closed may find the name still taken; the next has another place.
+ */
+function observable(create: () => Dealer): Dealer {
+  const unfit: Dealer[] = []
+  try {
+    for (let tries = 1; ; tries++) {
+      const socket = create()
+      try {
+        void socket.events
+        return socket
+      } catch (error) {
+        unfit.push(socket)
+        if (tries === 5 || (error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error
+      }
+    }
+  } finally {
+    for (const socket of unfit) socket.close()
   }
 }
 
