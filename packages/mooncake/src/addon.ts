@@ -1,0 +1,31 @@
+import { KvxError } from '@kvx/core/backend'
+import { loadAddon, type EngineBinding } from '@kvx/native'
+
+/** What a library is, or the reason why it cannot be used. */
+export type Verdict =
+  | {
+      /** Methods of a C++ class, or C functions. */
+      readonly face: 'c++' | 'c'
+      /** Size of Mooncake's request structure; 0 with C functions. */
+      readonly requestBytes: number
+      /** System libraries that are missing and were replaced. */
+      readonly standIns: readonly string[]
+    }
+  | { readonly reason: string }
+
+export interface Binding extends EngineBinding {
+  /** Loads the library and sends bytes with it. May end the process. */
+  check(path: string, needsAll: boolean): Verdict
+}
+
+/** @throws KvxError `ERR_KVX_BACKEND_UNAVAILABLE` on other platforms, or when it is not built */
+export function binding(): Binding {
+  if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) {
+    throw unavailable(`Mooncake exists for Linux on x86-64 and arm64; this is ${process.platform} on ${process.arch}.`)
+  }
+  return loadAddon<Binding>(new URL('..', import.meta.url), '@kvx/mooncake')
+}
+
+export function unavailable(message: string, cause?: unknown): KvxError {
+  return new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', message, { cause, phase: 'open' })
+}

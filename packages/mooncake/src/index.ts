@@ -1,0 +1,124 @@
+/**
+ * The backend `mooncake`: KV-cache transfer over TCP or RDMA with the Mooncake Transfer Engine. The vendor's library is
+ * not part of this package: `kvx backend install mooncake`.
+ */
+import { readdir } from 'node:fs/promises'
+import {
+  backendSymbol,
+  contractVersion,
+  type Backend,
+  type OpenContext,
+  type Probe,
+  type TransferEngine,
+} from '@kvx/core/backend'
+import { binding, unavailable, type Verdict } from './addon.ts'
+import { openEngine, type Setup } from './engine.ts'
+import { candidates, type Attempt, type Library } from './library.ts'
+import { checkOptions, overridden, type CheckedOptions, type MooncakeOptions } from './options.ts'
+import { preflight } from './preflight.ts'
+
+export type { MooncakeOptions } from './options.ts'
+export { flavours, supportedVersions, wheelSpec } from './wheel.ts'
+
+const install = 'kvx backend install mooncake'
+
+/** The first library that works, and what came before it. */
+async function select(options: CheckedOptions, tried: Attempt[]): Promise<(Setup & { face: string }) | undefined> {
+  if (options.protocol === 'rdma') {
+    const reason = await withoutRdma(options.devices)
+    if (reason !== undefined) {
+      tried.push({ what: 'RDMA', reason })
+      return undefined
+    }
+  }
+  for await (const library of candidates(options, tried)) {
+    const verdict = await examined(options, library)
+    if (!('reason' in verdict)) {
+      for (const soname of verdict.standIns) {
+        tried.push({ what: soname, reason: 'it is missing; TCP without a metadata server works without it' })
+      }
+      return { options, library, requestBytes: verdict.requestBytes, face: verdict.face }
+    }
+    tried.push({ what: library.path, reason: verdict.reason })
+  }
+  return undefined
+}
+
+/** A library with the same options is only looked at once in a process, unless it failed. */
+const verdicts = new Map<string, Promise<Verdict>>()
+
+function examined(options: CheckedOptions, library: Library): Promise<Verdict> {
+  const key = JSON.stringify([options, library])
+  const known = verdicts.get(key)
+  if (known !== undefined) return known
+  const verdict = preflight({ options, library }).then((result) => {
+    if ('reason' in result) verdicts.delete(key)
+    return result
+  })
+  verdicts.set(key, verdict)
+  return verdict
+}
+
+async function withoutRdma(devices: readonly string[] | undefined): Promise<string | undefined> {
+  const present = await readdir('/sys/class/infiniband').catch((): string[] => [])
+  if (present.length === 0) return "this machine has no RDMA device (/sys/class/infiniband); use protocol 'tcp'"
+  const missing = (devices ?? []).filter((name) => !present.includes(name))
+  if (missing.length === 0) return undefined
+  return `there is no device ${missing.join(', ')}; there are ${present.join(', ')}`
+}
+
+async function probe(options?: MooncakeOptions): Promise<Probe> {
+  const tried: Attempt[] = []
+  try {
+    binding()
+    const checked = checkOptions(options)
+    for (const name of overridden()) {
+      tried.push({ what: name, reason: 'kvx sets this variable itself; your value is not used' })
+    }
+    const setup = await select(checked, tried)
+    if (setup === undefined) return { available: false, tried, remedy: remedy(tried) }
+    const { library, face } = setup
+    const driver = face === 'c' ? 'C functions' : 'C++ symbols'
+    const flavour = library.project ?? 'not from a wheel'
+    return {
+      available: true,
+      version: library.version,
+      library: `${library.path} (${flavour}, by its ${driver})`,
+      tried,
+    }
+  } catch (error) {
+    const reason = (error as Error).message
+    return { available: false, tried: [...tried, { what: '@kvx/mooncake', reason }], remedy: reason }
+  }
+}
+
+function remedy(tried: readonly Attempt[]): string {
+  const packages = new Set(tried.flatMap(({ reason }) => /apt install ([\w.-]+)/.exec(reason)?.[1] ?? []))
+  if (packages.size > 0) return `Install the missing system libraries (Debian: apt install ${[...packages].join(' ')}).`
+  if (tried.some(({ what }) => what === 'RDMA')) return "Use protocol 'tcp', or a machine with an RDMA device."
+  return `Install it with: ${install}`
+}
+
+async function open(options: MooncakeOptions, context: OpenContext): Promise<TransferEngine> {
+  const checked = checkOptions(options)
+  binding()
+  const tried: Attempt[] = []
+  const setup = await select(checked, tried)
+  if (setup === undefined) {
+    const list = tried.map(({ what, reason }) => `${what}: ${reason}`).join('; ')
+    throw unavailable(`Mooncake cannot be used here (${list}). ${remedy(tried)}`)
+  }
+  for (const name of overridden()) {
+    context.log.warn({ variable: name }, `kvx sets ${name} itself; your value is not used`)
+  }
+  return openEngine(setup, context)
+}
+
+const mooncake: Backend<MooncakeOptions> = {
+  [backendSymbol]: contractVersion,
+  name: 'mooncake',
+  probe,
+  open,
+}
+
+export default mooncake
