@@ -2,7 +2,15 @@ import { afterEach, expect, test } from 'vitest'
 import { promptDigest } from '../src/layout/index.ts'
 import { KVPoll } from '../src/manager/index.ts'
 import { Loopback } from './support/loopback.ts'
-import { fill, openPair, pageOf, pageTokens, token, wholePageBytes, type PairOptions } from './support/pair.ts'
+import {
+  fill,
+  openPair,
+  pageOf,
+  pageTokens,
+  token,
+  wholePageBytes,
+  type PairOptions,
+} from './support/pair.ts'
 import { KVManager } from '../src/manager/index.ts'
 
 const open: { close(): Promise<void> }[] = []
@@ -68,7 +76,11 @@ test('a layer range after the other may be sent', async () => {
   await sender.write({ start: 0, pages: Int32Array.of(0, 1), layers: [1, 3] })
   await sender.write({ start: 0, pages: Int32Array.of(0, 1), layers: [0, 1] })
   await sender.finish()
-  expect((await receiver.done).report).toMatchObject({ pages: 2, bytes: 2 * wholePageBytes, chunks: 2 })
+  expect((await receiver.done).report).toMatchObject({
+    pages: 2,
+    bytes: 2 * wholePageBytes,
+    chunks: 2,
+  })
 })
 
 test('decode may hold back its pages until prefill wants them', async () => {
@@ -93,7 +105,10 @@ test('what decode already holds is rounded down to whole pages and not sent', as
   const digest = promptDigest(ids(tokens))
   const receiver = decode.receive(1n, { from, tokens, digest })
   const sender = prefill.send(1n, { tokens, digest })
-  const accepted = await receiver.reserve({ pages: Int32Array.of(7, 8), prefixTokens: pageTokens + 2 })
+  const accepted = await receiver.reserve({
+    pages: Int32Array.of(7, 8),
+    prefixTokens: pageTokens + 2,
+  })
   expect(accepted).toEqual({ prefixTokens: pageTokens })
   expect(await sender.reserved()).toEqual({ prefixTokens: pageTokens })
   await sender.write({ start: 0, pages: Int32Array.of(0, 1, 2) })
@@ -114,7 +129,10 @@ test('a byte flipped after landing fails the request when checksums are on', asy
   }
   await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
   const finished = sender.finish()
-  await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_CHECKSUM_MISMATCH', phase: 'complete' })
+  await expect(receiver.done).rejects.toMatchObject({
+    code: 'ERR_KVX_CHECKSUM_MISMATCH',
+    phase: 'complete',
+  })
   await expect(finished).rejects.toMatchObject({ code: 'ERR_KVX_CHECKSUM_MISMATCH' })
   await Promise.all([receiver.settled, sender.settled])
 })
@@ -144,7 +162,10 @@ test('after an abort decode keeps its pages until the last write has settled', a
   await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
   receiver.abort('the client went away')
   await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_ABORTED' })
-  await expect(sender.finish()).rejects.toMatchObject({ code: 'ERR_KVX_ABORTED', message: 'the client went away' })
+  await expect(sender.finish()).rejects.toMatchObject({
+    code: 'ERR_KVX_ABORTED',
+    message: 'the client went away',
+  })
   let settled = false
   void receiver.settled.then(() => (settled = true))
   // Another whole request goes through meanwhile: the abort has long been answered by then.
@@ -164,7 +185,10 @@ test('an abort by prefill reaches decode with its cause', async () => {
   await receiver.reserve({ pages: Int32Array.of(1, 2) })
   await sender.reserved()
   sender.abort('out of compute')
-  await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_ABORTED', message: 'out of compute' })
+  await expect(receiver.done).rejects.toMatchObject({
+    code: 'ERR_KVX_ABORTED',
+    message: 'out of compute',
+  })
   await receiver.settled
 })
 
@@ -172,16 +196,22 @@ test('two live requests cannot share a room', async () => {
   const { prefill, decode, from } = await pair()
   const digest = promptDigest(ids(4))
   prefill.send(3n, { tokens: 4, digest }).settled.catch(() => undefined)
-  expect(() => prefill.send(3n, { tokens: 4, digest })).toThrow(expect.objectContaining({ code: 'ERR_KVX_ROOM_IN_USE' }))
+  expect(() => prefill.send(3n, { tokens: 4, digest })).toThrow(
+    expect.objectContaining({ code: 'ERR_KVX_ROOM_IN_USE' }),
+  )
   decode.receive(4n, { from, tokens: 4, digest })
-  expect(() => decode.receive(4n, { from, tokens: 4, digest })).toThrow(expect.objectContaining({ code: 'ERR_KVX_ROOM_IN_USE' }))
+  expect(() => decode.receive(4n, { from, tokens: 4, digest })).toThrow(
+    expect.objectContaining({ code: 'ERR_KVX_ROOM_IN_USE' }),
+  )
 })
 
 test('both legs fail when they were given different prompts', async () => {
   const { prefill, decode, from } = await pair()
   const receiver = decode.receive(1n, { from, tokens: 4, digest: promptDigest([1, 2, 3, 4]) })
   const sender = prefill.send(1n, { tokens: 4, digest: promptDigest([1, 2, 3, 5]) })
-  await expect(receiver.reserve({ pages: Int32Array.of(1) })).rejects.toMatchObject({ code: 'ERR_KVX_PROMPT_MISMATCH' })
+  await expect(receiver.reserve({ pages: Int32Array.of(1) })).rejects.toMatchObject({
+    code: 'ERR_KVX_PROMPT_MISMATCH',
+  })
   await expect(sender.reserved()).rejects.toMatchObject({ code: 'ERR_KVX_PROMPT_MISMATCH' })
 })
 
@@ -193,28 +223,58 @@ test('a page that was never written fails finish with its number', async () => {
   await receiver.reserve({ pages: Int32Array.of(1, 2) })
   await sender.reserved()
   await sender.write({ start: 0, pages: Int32Array.of(0) })
-  await expect(sender.finish()).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_ARGUMENT', message: expect.stringContaining('page 1') as string })
+  await expect(sender.finish()).rejects.toMatchObject({
+    code: 'ERR_KVX_INVALID_ARGUMENT',
+    message: expect.stringContaining('page 1') as string,
+  })
   await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_ARGUMENT' })
 })
 
 test('a prefill that nobody asks for gives up at its deadline', async () => {
   const { prefill } = await pair()
-  const sender = prefill.send(1n, { tokens: 4, digest: promptDigest(ids(4)), deadlines: { pairing: 100 } })
-  await expect(sender.reserved()).rejects.toMatchObject({ code: 'ERR_KVX_TIMEOUT', phase: 'reserve' })
+  const sender = prefill.send(1n, {
+    tokens: 4,
+    digest: promptDigest(ids(4)),
+    deadlines: { pairing: 100 },
+  })
+  await expect(sender.reserved()).rejects.toMatchObject({
+    code: 'ERR_KVX_TIMEOUT',
+    phase: 'reserve',
+  })
 })
 
 test('decode with another page size is refused with both values', async () => {
   const side = await pair()
-  const layout = { ...side.decodeLayout, pageTokens: pageTokens / 2, tensors: side.decodeLayout.tensors.map((t) => ({ ...t, pageBytes: t.pageBytes / 2 })) }
-  const other = await KVManager.open({ role: 'decode', backend: side.engine.backend, token, layout, memory: [side.decodeMemory] })
+  const layout = {
+    ...side.decodeLayout,
+    pageTokens: pageTokens / 2,
+    tensors: side.decodeLayout.tensors.map((t) => ({ ...t, pageBytes: t.pageBytes / 2 })),
+  }
+  const other = await KVManager.open({
+    role: 'decode',
+    backend: side.engine.backend,
+    token,
+    layout,
+    memory: [side.decodeMemory],
+  })
   open.push(other)
   const receiver = other.receive(1n, { from: side.from, tokens: 4, digest: promptDigest(ids(4)) })
-  await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_PAGE_SIZE_MISMATCH', message: expect.stringMatching(/4 tokens.*2 tokens/) as string })
+  await expect(receiver.done).rejects.toMatchObject({
+    code: 'ERR_KVX_PAGE_SIZE_MISMATCH',
+    message: expect.stringMatching(/4 tokens.*2 tokens/) as string,
+  })
 })
 
 test('decode with another token cannot reach the bootstrap', async () => {
   const side = await pair()
-  const other = await KVManager.open({ role: 'decode', backend: side.engine.backend, token: 'another token', layout: side.decodeLayout, memory: [side.decodeMemory], deadlines: { hello: 2_000 } })
+  const other = await KVManager.open({
+    role: 'decode',
+    backend: side.engine.backend,
+    token: 'another token',
+    layout: side.decodeLayout,
+    memory: [side.decodeMemory],
+    deadlines: { hello: 2_000 },
+  })
   open.push(other)
   const receiver = other.receive(1n, { from: side.from, tokens: 4, digest: promptDigest(ids(4)) })
   await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE' })
@@ -224,12 +284,23 @@ test('decode with another token cannot reach the bootstrap', async () => {
 test('an engine that cannot connect refuses the request with its reason', async () => {
   const side = await pair()
   side.engine.faults.failConnect = 'no such device'
-  const receiver = side.decode.receive(1n, { from: side.from, tokens: 4, digest: promptDigest(ids(4)) })
-  await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_CONNECT_FAILED', message: 'no such device', phase: 'hello' })
+  const receiver = side.decode.receive(1n, {
+    from: side.from,
+    tokens: 4,
+    digest: promptDigest(ids(4)),
+  })
+  await expect(receiver.done).rejects.toMatchObject({
+    code: 'ERR_KVX_CONNECT_FAILED',
+    message: 'no such device',
+    phase: 'hello',
+  })
 })
 
 test('pages whose writer never settles come back by a new generation of the engine', async () => {
-  const side = await pair({ engine: new Loopback('engine'), decode: { deadlines: { drain: 100, recycle: 100 } } })
+  const side = await pair({
+    engine: new Loopback('engine'),
+    decode: { deadlines: { drain: 100, recycle: 100 } },
+  })
   const digest = promptDigest(ids(8))
   const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
   const sender = side.prefill.send(1n, { tokens: 8, digest })

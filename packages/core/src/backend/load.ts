@@ -20,7 +20,9 @@ export async function loadBackend(
     if (isBackend(backend)) return backend
     throw invalid('the object given as backend', backend)
   }
-  const from = options.from.startsWith('file:') ? fileURLToPath(options.from) : resolve(options.from)
+  const from = options.from.startsWith('file:')
+    ? fileURLToPath(options.from)
+    : resolve(options.from)
   const path = locate(backend, from)
   if (path === undefined) {
     throw new KvxError(
@@ -50,7 +52,8 @@ function locate(name: string, from: string): string | undefined {
   // createRequire wants a file; a folder is given one that need not exist.
   const require = createRequire(/\.[cm]?[jt]s$/.test(from) ? from : resolve(from, 'noop.js'))
   const base = /\.[cm]?[jt]s$/.test(from) ? resolve(from, '..') : from
-  const specifiers = name.startsWith('.') || isAbsolute(name) ? [resolve(base, name)] : [`@kvx/${name}`, name]
+  const specifiers =
+    name.startsWith('.') || isAbsolute(name) ? [resolve(base, name)] : [`@kvx/${name}`, name]
   for (const specifier of specifiers) {
     try {
       const path = require.resolve(specifier)

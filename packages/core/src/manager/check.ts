@@ -4,9 +4,15 @@ import type { Layout } from '../layout/index.ts'
 import type { SendRequest } from './types.ts'
 
 /** @throws KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_CLOSED` */
-export function checkRequest(room: bigint, request: SendRequest, layout: Layout, closed: boolean): void {
+export function checkRequest(
+  room: bigint,
+  request: SendRequest,
+  layout: Layout,
+  closed: boolean,
+): void {
   if (closed) throw new KvxError('ERR_KVX_CLOSED', 'The manager is closed.')
-  const invalid = (text: string) => new KvxError('ERR_KVX_INVALID_ARGUMENT', text, { phase: 'reserve' })
+  const invalid = (text: string) =>
+    new KvxError('ERR_KVX_INVALID_ARGUMENT', text, { phase: 'reserve' })
   if (typeof room !== 'bigint' || room < 0n || room >= 1n << 64n) {
     throw invalid(`A room is a bigint from 0 to 2^64 − 1, not ${String(room)}.`)
   }
@@ -15,7 +21,9 @@ export function checkRequest(room: bigint, request: SendRequest, layout: Layout,
   }
   const pages = Math.ceil(request.tokens / layout.pageTokens)
   if (pages > (layout.pages.kv ?? 0)) {
-    throw invalid(`A prompt of ${String(request.tokens)} tokens needs ${String(pages)} pages; there are ${String(layout.pages.kv ?? 0)}.`)
+    throw invalid(
+      `A prompt of ${String(request.tokens)} tokens needs ${String(pages)} pages; there are ${String(layout.pages.kv ?? 0)}.`,
+    )
   }
   if (!(request.digest instanceof Uint8Array) || request.digest.length !== 16) {
     throw invalid('A digest has 16 bytes: use promptDigest(tokenIds).')

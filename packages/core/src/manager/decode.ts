@@ -76,12 +76,25 @@ export class DecodeManager implements KVManager {
     this.#receivers.set(id, receiver)
     const { from, tokens, digest } = request
     const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline')
-    this.#loop.dispatch({ type: 'host.receive', request: id, key, room, index, from, tokens, digest, deadlines })
+    this.#loop.dispatch({
+      type: 'host.receive',
+      request: id,
+      key,
+      room,
+      index,
+      from,
+      tokens,
+      digest,
+      deadlines,
+    })
     return receiver
   }
 
   send(): KVSender {
-    throw new KvxError('ERR_KVX_INVALID_STATE', 'A decode manager receives; open another with the role prefill to send.')
+    throw new KvxError(
+      'ERR_KVX_INVALID_STATE',
+      'A decode manager receives; open another with the role prefill to send.',
+    )
   }
 
   close(): Promise<void> {
@@ -92,7 +105,10 @@ export class DecodeManager implements KVManager {
   async #close(): Promise<void> {
     const receivers = [...this.#receivers.values()]
     for (const receiver of receivers) receiver.abort('the decode manager was closed')
-    await until(Promise.all(receivers.map((receiver) => receiver.settled)), this.state.self.deadlines.drain)
+    await until(
+      Promise.all(receivers.map((receiver) => receiver.settled)),
+      this.state.self.deadlines.drain,
+    )
     await this.#effects.close()
     this.#loop.close()
   }
@@ -112,7 +128,11 @@ function isNews(effect: DecodeEffect): effect is DecodeNews {
 }
 
 type HostEvent = Extract<DecodeEvent, { type: `host.${string}` }>
-type ReceiverEvent = HostEvent extends infer E ? (E extends { request: number } ? Omit<E, 'request'> : never) : never
+type ReceiverEvent = HostEvent extends infer E
+  ? E extends { request: number }
+    ? Omit<E, 'request'>
+    : never
+  : never
 
 class Receiver implements KVReceiver {
   readonly room: bigint
@@ -138,7 +158,11 @@ class Receiver implements KVReceiver {
   }
 
   async reserve(
-    destination: { pages?: Int32Array; prefixTokens?: number; state?: Readonly<Record<string, Int32Array>> },
+    destination: {
+      pages?: Int32Array
+      prefixTokens?: number
+      state?: Readonly<Record<string, Int32Array>>
+    },
     { signal }: WaitOptions = {},
   ): Promise<{ prefixTokens: number }> {
     const { pages, prefixTokens = 0, state = {} } = destination

@@ -23,11 +23,18 @@ export class Deferred<T> {
  * `promise`, or a rejection as soon as `signal` is aborted. Only the wait ends; what is waited for goes on.
  * @throws KvxError `ERR_KVX_ABORTED`
  */
-export async function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+export async function orAborted<T>(
+  promise: Promise<T>,
+  signal: AbortSignal | undefined,
+): Promise<T> {
   if (!signal) return promise
   const aborted = new Deferred<never>()
   const onAbort = () => {
-    aborted.reject(new KvxError('ERR_KVX_ABORTED', 'The wait was aborted by its caller.', { cause: signal.reason }))
+    aborted.reject(
+      new KvxError('ERR_KVX_ABORTED', 'The wait was aborted by its caller.', {
+        cause: signal.reason,
+      }),
+    )
   }
   if (signal.aborted) onAbort()
   signal.addEventListener('abort', onAbort, { once: true })

@@ -9,7 +9,7 @@ import {
   type TransferEngine,
 } from '../backend/index.ts'
 import { readInstance } from '../bootstrap/index.ts'
-import { ControlClient, type Connection, type Message as Frame } from '../control/index.ts'
+import { ControlClient, type Connection } from '../control/index.ts'
 import { pageChecksums, type Planner } from '../plan/index.ts'
 import {
   parseMessage,
@@ -66,7 +66,7 @@ export class PrefillEffects {
   perform(effect: Exclude<PrefillEffect, PrefillNews>): void {
     switch (effect.do) {
       case 'send':
-        this.#connections.get(effect.connection)?.send(effect.message as unknown as Frame)
+        this.#connections.get(effect.connection)?.send(effect.message)
         return
       case 'openLink':
         this.#openLink(effect)
@@ -123,7 +123,10 @@ export class PrefillEffects {
     const { piece } = effect
     try {
       const open = this.#links.get(linkKey(effect.peer, effect.generation))
-      if (!open) throw new KvxError('ERR_KVX_PEER_LOST', 'The link to decode was closed.', { phase: 'transfer' })
+      if (!open)
+        throw new KvxError('ERR_KVX_PEER_LOST', 'The link to decode was closed.', {
+          phase: 'transfer',
+        })
       const plan = open.planner.plan(effect.parts)
       const transfer = (await open.link).write(plan, { deadlineMs: effect.deadlineMs })
       this.#transfers.set(piece, transfer)
@@ -146,10 +149,20 @@ export class PrefillEffects {
   #checksum(effect: PrefillEffect & { do: 'checksum' }): void {
     const { sender, peer, epoch, planner, pages } = effect
     try {
-      const checksums = pageChecksums({ planner, side: 'source', component: 'kv', pages, memory: this.#memory })
+      const checksums = pageChecksums({
+        planner,
+        side: 'source',
+        component: 'kv',
+        pages,
+        memory: this.#memory,
+      })
       this.#emit({ type: 'checksums', sender, peer, epoch, checksums })
     } catch (cause) {
-      this.#emit({ type: 'checksums.failed', sender, error: toKvxError(cause, 'ERR_KVX_INTERNAL', { phase: 'complete' }) })
+      this.#emit({
+        type: 'checksums.failed',
+        sender,
+        error: toKvxError(cause, 'ERR_KVX_INTERNAL', { phase: 'complete' }),
+      })
     }
   }
 }
@@ -161,7 +174,12 @@ function linkKey(peer: string, generation: string): string {
 function transferError(cause: unknown): KvxError {
   const error = toKvxError(cause, 'ERR_KVX_TRANSFER_FAILED')
   return error.phase === undefined
-    ? new KvxError(error.code, error.message, { cause, phase: 'transfer', peer: error.peer, rank: error.rank })
+    ? new KvxError(error.code, error.message, {
+        cause,
+        phase: 'transfer',
+        peer: error.peer,
+        rank: error.rank,
+      })
     : error
 }
 
@@ -215,7 +233,7 @@ export class DecodeEffects {
         this.#clients.delete(effect.endpoint)
         return
       case 'send':
-        this.#clients.get(effect.endpoint)?.send(effect.message as unknown as Frame)
+        this.#clients.get(effect.endpoint)?.send(effect.message)
         return
       case 'verify':
         this.#verify(effect)
@@ -238,10 +256,22 @@ export class DecodeEffects {
 
   async #readSource(from: string, timeoutMs: number): Promise<void> {
     try {
-      const { ranks } = await readInstance({ bootstrap: from, token: this.#token, timeoutMs, signal: this.#closed.signal })
+      const { ranks } = await readInstance({
+        bootstrap: from,
+        token: this.#token,
+        timeoutMs,
+        signal: this.#closed.signal,
+      })
       this.#emit({ type: 'source.read', from, ranks })
     } catch (cause) {
-      this.#emit({ type: 'source.failed', from, error: toKvxError(cause, 'ERR_KVX_BOOTSTRAP_UNREACHABLE', { phase: 'bootstrap', peer: from }) })
+      this.#emit({
+        type: 'source.failed',
+        from,
+        error: toKvxError(cause, 'ERR_KVX_BOOTSTRAP_UNREACHABLE', {
+          phase: 'bootstrap',
+          peer: from,
+        }),
+      })
     }
   }
 
@@ -270,16 +300,30 @@ export class DecodeEffects {
   #verify(effect: DecodeEffect & { do: 'verify' }): void {
     const { request, pages, planner, checksums } = effect
     try {
-      const landed = pageChecksums({ planner, side: 'destination', component: 'kv', pages, memory: this.#memory })
+      const landed = pageChecksums({
+        planner,
+        side: 'destination',
+        component: 'kv',
+        pages,
+        memory: this.#memory,
+      })
       const sent = new Uint32Array(checksums.buffer, checksums.byteOffset, checksums.length)
       const wrong = landed.findIndex((sum, i) => sum !== sent[i])
       const error =
         wrong < 0
           ? undefined
-          : new KvxError('ERR_KVX_CHECKSUM_MISMATCH', `Page ${String(wrong)} of the prompt arrived damaged (page ${String(pages[wrong])} of the pool). Try again; if it happens again, suspect memory or network.`, { phase: 'complete' })
+          : new KvxError(
+              'ERR_KVX_CHECKSUM_MISMATCH',
+              `Page ${String(wrong)} of the prompt arrived damaged (page ${String(pages[wrong])} of the pool). Try again; if it happens again, suspect memory or network.`,
+              { phase: 'complete' },
+            )
       this.#emit({ type: 'verified', request, error })
     } catch (cause) {
-      this.#emit({ type: 'verified', request, error: toKvxError(cause, 'ERR_KVX_INTERNAL', { phase: 'complete' }) })
+      this.#emit({
+        type: 'verified',
+        request,
+        error: toKvxError(cause, 'ERR_KVX_INTERNAL', { phase: 'complete' }),
+      })
     }
   }
 
@@ -288,7 +332,11 @@ export class DecodeEffects {
       await this.#open.engine.fence(writer, { signal: this.#closed.signal })
       this.#emit({ type: 'fenced', writer })
     } catch (error) {
-      if (!this.#closed.signal.aborted) this.#log.error({ writer, error }, 'a writer could not be fenced; its pages stay in quarantine')
+      if (!this.#closed.signal.aborted)
+        this.#log.error(
+          { writer, error },
+          'a writer could not be fenced; its pages stay in quarantine',
+        )
     }
   }
 
@@ -299,7 +347,10 @@ export class DecodeEffects {
       this.#open = await this.#reopen()
       this.#emit({ type: 'engine.recycled', engine: this.#open.address })
     } catch (cause) {
-      this.#emit({ type: 'engine.failed', error: toKvxError(cause, 'ERR_KVX_BACKEND_UNAVAILABLE', { phase: 'open' }) })
+      this.#emit({
+        type: 'engine.failed',
+        error: toKvxError(cause, 'ERR_KVX_BACKEND_UNAVAILABLE', { phase: 'open' }),
+      })
     }
   }
 }

@@ -30,7 +30,10 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
   const deadlines = settings(defaultDeadlines, options.deadlines, 'deadline')
   const limits = settings(defaultLimits, options.limits, 'limit')
   checkOptions(options)
-  checkLayout(layout, memory.map(({ bytes }) => bytes))
+  checkLayout(
+    layout,
+    memory.map(({ bytes }) => bytes),
+  )
   const backend = await loadBackend(options.backend, { from: options.from ?? process.cwd() })
   const openOnce = () => openEngine(backend, options.backendOptions ?? {}, memory, log)
   const engine = await openOnce()
@@ -91,7 +94,13 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
     const registration = await registerRank({
       bootstrap: options.bootstrap ?? '',
       token: options.token,
-      record: { instance, incarnation, endpoint: control.endpoint, rank: singleRank, backend: self.backend },
+      record: {
+        instance,
+        incarnation,
+        endpoint: control.endpoint,
+        rank: singleRank,
+        backend: self.backend,
+      },
       log,
     })
     manager.serve(control, registration)
@@ -106,11 +115,14 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
 function checkOptions(options: KVManagerOptions): void {
   const invalid = (text: string) => new KvxError('ERR_KVX_INVALID_OPTION', text, { phase: 'open' })
   // JavaScript callers may pass anything.
-  if (!['prefill', 'decode'].includes(options.role)) throw invalid(`The role is 'prefill' or 'decode', not '${String(options.role)}'.`)
+  if (!['prefill', 'decode'].includes(options.role))
+    throw invalid(`The role is 'prefill' or 'decode', not '${options.role as string}'.`)
   if (options.role === 'prefill' && !options.bootstrap) {
-    throw invalid("A prefill manager needs 'bootstrap': the address tcp://host:port of the bootstrap service of its instance.")
+    throw invalid(
+      "A prefill manager needs 'bootstrap': the address tcp://host:port of the bootstrap service of its instance.",
+    )
   }
-  if (options.verifyKV && !options.memory.every((memory) => memory.view)) {
+  if (options.verifyKV && !options.memory.every((memory) => 'view' in memory)) {
     throw invalid("'verifyKV' needs memory that can be viewed: let kvx allocate it.")
   }
 }

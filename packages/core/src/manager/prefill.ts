@@ -89,12 +89,22 @@ export class PrefillManager implements KVManager {
     })
     this.#senders.set(id, sender)
     const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline')
-    this.#loop.dispatch({ type: 'host.send', sender: id, key, tokens: request.tokens, digest: request.digest, deadlines })
+    this.#loop.dispatch({
+      type: 'host.send',
+      sender: id,
+      key,
+      tokens: request.tokens,
+      digest: request.digest,
+      deadlines,
+    })
     return sender
   }
 
   receive(): KVReceiver {
-    throw new KvxError('ERR_KVX_INVALID_STATE', 'A prefill manager sends; open another with the role decode to receive.')
+    throw new KvxError(
+      'ERR_KVX_INVALID_STATE',
+      'A prefill manager sends; open another with the role decode to receive.',
+    )
   }
 
   close(): Promise<void> {
@@ -106,7 +116,10 @@ export class PrefillManager implements KVManager {
     await this.#server?.registration.close()
     const senders = [...this.#senders.values()]
     for (const sender of senders) sender.abort('the prefill manager was closed')
-    await until(Promise.all(senders.map((sender) => sender.settled)), this.state.self.deadlines.drain)
+    await until(
+      Promise.all(senders.map((sender) => sender.settled)),
+      this.state.self.deadlines.drain,
+    )
     await until(this.#effects.close(), this.state.self.deadlines.drain)
     await this.#open.engine.close()
     this.#loop.close()
@@ -128,7 +141,11 @@ function isNews(effect: PrefillEffect): effect is PrefillNews {
 }
 
 type HostEvent = Extract<PrefillEvent, { type: `host.${string}` }>
-type SenderEvent = HostEvent extends infer E ? (E extends { sender: number } ? Omit<E, 'sender'> : never) : never
+type SenderEvent = HostEvent extends infer E
+  ? E extends { sender: number }
+    ? Omit<E, 'sender'>
+    : never
+  : never
 
 class Sender implements KVSender {
   readonly room: bigint

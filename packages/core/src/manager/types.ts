@@ -53,7 +53,10 @@ export interface Deadlines {
   reserve: number
   /** prefill: `reserved()` waits for decode; also how long a reserve may be parked without its prefill leg. */
   pairing: number
-  /** decode: from paired to complete, without any sign of life of this request. */
+  /**
+   * decode: from paired to complete, without any sign of life of this request. prefill: from asking for
+   * pages until they are given.
+   */
   progress: number
   /** One write, until the engine reports its end. */
   transfer: number
@@ -141,7 +144,10 @@ export interface KVSender {
    */
   write(chunk: Chunk, options?: WaitOptions): Promise<void>
   /** After the last `write`: resolves when every decode rank has acknowledged the whole request. */
-  finish(last?: { state?: Readonly<Record<string, Int32Array>>; aux?: Aux }, options?: WaitOptions): Promise<TransferSummary>
+  finish(
+    last?: { state?: Readonly<Record<string, Int32Array>>; aux?: Aux },
+    options?: WaitOptions,
+  ): Promise<TransferSummary>
   /** Ends the request on both sides. Does nothing when it has ended. */
   abort(reason?: string): void
   /** Nothing of this request reads the source pages any more. Never rejects. */
@@ -168,11 +174,14 @@ export interface KVReceiver {
    * Resolves when prefill has answered: paired, or parked because its own leg is not there yet.
    * Without `pages`: wait for `wanted`, then `provide`.
    */
-  reserve(destination: {
-    pages?: Int32Array
-    prefixTokens?: number
-    state?: Readonly<Record<string, Int32Array>>
-  }, options?: WaitOptions): Promise<{ prefixTokens: number }>
+  reserve(
+    destination: {
+      pages?: Int32Array
+      prefixTokens?: number
+      state?: Readonly<Record<string, Int32Array>>
+    },
+    options?: WaitOptions,
+  ): Promise<{ prefixTokens: number }>
   /** Resolves when prefill needs the pages; rejects when the request fails before. */
   readonly wanted: Promise<void>
   provide(destination: { pages: Int32Array; state?: Readonly<Record<string, Int32Array>> }): void

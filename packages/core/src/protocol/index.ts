@@ -3,9 +3,19 @@ export { roomKey, rankName } from './keys.ts'
 export * from './messages.ts'
 export * from './settings.ts'
 export * from './topology.ts'
-export { createPrefill, type PrefillEffect, type PrefillEvent, type PrefillState } from './prefill/state.ts'
+export {
+  createPrefill,
+  type PrefillEffect,
+  type PrefillEvent,
+  type PrefillState,
+} from './prefill/state.ts'
 export { stepPrefill } from './prefill/step.ts'
 export { sendObjection } from './prefill/senders.ts'
-export { createDecode, type DecodeEffect, type DecodeEvent, type DecodeState } from './decode/state.ts'
+export {
+  createDecode,
+  type DecodeEffect,
+  type DecodeEvent,
+  type DecodeState,
+} from './decode/state.ts'
 export { stepDecode } from './decode/step.ts'
 export { receiveObjection } from './decode/requests.ts'

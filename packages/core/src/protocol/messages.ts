@@ -17,14 +17,23 @@ const shortText = v.pipe(v.string(), v.maxLength(200))
 const text = v.pipe(v.string(), v.maxLength(maxText))
 const bytes = v.custom<Uint8Array>((x) => x instanceof Uint8Array)
 const digest = v.pipe(bytes, v.length(16))
-const int32s = v.pipe(bytes, v.check((b) => b.byteLength % 4 === 0))
+const int32s = v.pipe(
+  bytes,
+  v.check((b) => b.byteLength % 4 === 0),
+)
 const pageLists = v.record(shortText, int32s)
 const code = v.custom<ErrorCode>(isErrorCode)
 const phase = v.custom<Phase>((x) => typeof x === 'string' && x.length < 40)
 
 export const rankSchema = v.object({
-  tp: natural, tpSize: natural, pp: natural, ppSize: natural,
-  cp: natural, cpSize: natural, dp: natural, dpSize: natural,
+  tp: natural,
+  tpSize: natural,
+  pp: natural,
+  ppSize: natural,
+  cp: natural,
+  cpSize: natural,
+  dp: natural,
+  dpSize: natural,
 })
 
 const tensor = v.object({
@@ -49,12 +58,21 @@ const layoutObject = v.object({
   tensors: v.pipe(v.array(tensor), v.maxLength(4 * maxLayers)),
 })
 
-const layout = v.pipe(layoutObject, v.transform((value): Layout => value))
+const layout = v.pipe(
+  layoutObject,
+  v.transform((value): Layout => value),
+)
 
 const envelope = { v: v.literal(protocolVersion), from: hex128, to: hex128 }
 const transfer = { ...envelope, gen: hex128, ep: v.pipe(natural, v.minValue(1)) }
 
-const failure = { code, text, phase: v.optional(phase), peer: v.optional(text), rank: v.optional(shortText) }
+const failure = {
+  code,
+  text,
+  phase: v.optional(phase),
+  peer: v.optional(text),
+  rank: v.optional(shortText),
+}
 
 const aux = v.object({
   firstToken: v.exactOptional(natural),
@@ -132,11 +150,20 @@ const schemas = {
     checksums: v.boolean(),
   }),
   /** P→D. */
-  accept: v.object({ ...transfer, k: v.literal('accept'), state: v.picklist(['parked', 'paired']) }),
+  accept: v.object({
+    ...transfer,
+    k: v.literal('accept'),
+    state: v.picklist(['parked', 'paired']),
+  }),
   /** P→D. Pages are needed now. */
   ready: v.object({ ...transfer, k: v.literal('ready') }),
   /** D→P. */
-  pages: v.object({ ...transfer, k: v.literal('pages'), pages: int32s, state: v.optional(pageLists) }),
+  pages: v.object({
+    ...transfer,
+    k: v.literal('pages'),
+    pages: int32s,
+    state: v.optional(pageLists),
+  }),
   /** P→D. Pages landed so far. */
   progress: v.object({ ...transfer, k: v.literal('progress'), pages: natural }),
   /** P→D. */
@@ -205,7 +232,9 @@ export function parseMessage(value: unknown): Message {
 
 /** A peer's value in a text of ours: short, and never more than a scalar. */
 function describe(value: unknown): string {
-  return typeof value === 'number' || typeof value === 'string' ? String(value).slice(0, 40) : typeof value
+  return typeof value === 'number' || typeof value === 'string'
+    ? String(value).slice(0, 40)
+    : typeof value
 }
 
 /** Cuts a text to what a message may carry. */
@@ -227,7 +256,9 @@ export function packState(state: Readonly<Record<string, Int32Array>>): Record<s
   return Object.fromEntries(Object.entries(state).map(([name, pages]) => [name, packPages(pages)]))
 }
 
-export function unpackState(state: Record<string, Uint8Array> | undefined): Record<string, Int32Array> {
+export function unpackState(
+  state: Record<string, Uint8Array> | undefined,
+): Record<string, Int32Array> {
   return Object.fromEntries(
     Object.entries(state ?? {}).map(([name, pages]) => [name, unpackPages(pages)]),
   )

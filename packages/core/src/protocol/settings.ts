@@ -36,8 +36,14 @@ export function settings<T extends object>(
         `There is no ${what} '${name}'. There are: ${Object.keys(defaults).join(', ')}.`,
       )
     }
-    if (value !== undefined && !(typeof value === 'number' && value > 0 && Number.isFinite(value))) {
-      throw new KvxError('ERR_KVX_INVALID_OPTION', `The ${what} '${name}' must be a positive number.`)
+    if (
+      value !== undefined &&
+      !(typeof value === 'number' && value > 0 && Number.isFinite(value))
+    ) {
+      throw new KvxError(
+        'ERR_KVX_INVALID_OPTION',
+        `The ${what} '${name}' must be a positive number.`,
+      )
     }
   }
   const set = Object.entries(given ?? {}).filter(([, value]) => value !== undefined)

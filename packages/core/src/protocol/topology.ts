@@ -3,7 +3,16 @@ import { KvxError } from '../backend/index.ts'
 import { rankName, sameRank } from './keys.ts'
 import type { Rank } from './messages.ts'
 
-export const singleRank: Rank = { tp: 0, tpSize: 1, pp: 0, ppSize: 1, cp: 0, cpSize: 1, dp: 0, dpSize: 1 }
+export const singleRank: Rank = {
+  tp: 0,
+  tpSize: 1,
+  pp: 0,
+  ppSize: 1,
+  cp: 0,
+  cpSize: 1,
+  dp: 0,
+  dpSize: 1,
+}
 
 /**
  * The prefill ranks that a decode rank connects to, out of all ranks of a prefill instance.
@@ -13,7 +22,9 @@ export function requiredPrefillRanks<T extends { readonly rank: Rank }>(
   decode: Rank,
   prefill: readonly T[],
 ): T[] {
-  const found = prefill.filter((candidate) => sameSizes(candidate.rank, decode) && sameRank(candidate.rank, decode))
+  const found = prefill.filter(
+    (candidate) => sameSizes(candidate.rank, decode) && sameRank(candidate.rank, decode),
+  )
   if (found.length === 0) {
     throw new KvxError(
       'ERR_KVX_LAYOUT_MISMATCH',
@@ -30,5 +41,7 @@ export function servedDecodeRanks(_prefill: Rank, decode: Rank): Rank[] {
 }
 
 function sameSizes(a: Rank, b: Rank): boolean {
-  return a.tpSize === b.tpSize && a.ppSize === b.ppSize && a.cpSize === b.cpSize && a.dpSize === b.dpSize
+  return (
+    a.tpSize === b.tpSize && a.ppSize === b.ppSize && a.cpSize === b.cpSize && a.dpSize === b.dpSize
+  )
 }

@@ -88,18 +88,27 @@ export class Loopback {
       },
       close: () => {
         this.closed.push(generation)
-        for (const name of this.#regions.keys()) if (name.startsWith(generation)) this.#regions.delete(name)
+        for (const name of this.#regions.keys())
+          if (name.startsWith(generation)) this.#regions.delete(name)
         return Promise.resolve()
       },
     }
   }
 
-  #write(plan: TransferPlan, sources: readonly Memory[], destinations: readonly string[]): Transfer {
+  #write(
+    plan: TransferPlan,
+    sources: readonly Memory[],
+    destinations: readonly string[],
+  ): Transfer {
     const cancelled = new AbortController()
     const run = async (): Promise<TransferReport> => {
       await this.faults.beforeWrite?.()
       cancelled.signal.throwIfAborted()
-      return copy(plan, sources, destinations.map((name) => this.#regions.get(name)))
+      return copy(
+        plan,
+        sources,
+        destinations.map((name) => this.#regions.get(name)),
+      )
     }
     const done = run()
     const settled = done.then(
@@ -117,7 +126,11 @@ export class Loopback {
   }
 }
 
-function copy(plan: TransferPlan, sources: readonly Memory[], destinations: readonly (Memory | undefined)[]): TransferReport {
+function copy(
+  plan: TransferPlan,
+  sources: readonly Memory[],
+  destinations: readonly (Memory | undefined)[],
+): TransferReport {
   let bytes = 0
   const { lanes, groups, blocks } = plan
   for (let b = 0; b < blocks.length; b += blockWidth) {
@@ -125,12 +138,14 @@ function copy(plan: TransferPlan, sources: readonly Memory[], destinations: read
     for (let g = g0; g < g1; g++) {
       const [from = 0, to = 0, count = 0] = groups.subarray(g * groupWidth, (g + 1) * groupWidth)
       for (let l = l0; l < l1; l++) {
-        const [sr = 0, dr = 0, sb = 0, db = 0, sp = 0, dp = 0, run = 0, runs = 0, ss = 0, ds = 0] = lanes.subarray(l * laneWidth, (l + 1) * laneWidth)
+        const [sr = 0, dr = 0, sb = 0, db = 0, sp = 0, dp = 0, run = 0, runs = 0, ss = 0, ds = 0] =
+          lanes.subarray(l * laneWidth, (l + 1) * laneWidth)
         for (let p = 0; p < count; p++) {
           for (let k = 0; k < runs; k++) {
             const source = sources[sr]?.view?.(sb + (from + p) * sp + k * ss, run)
             const destination = destinations[dr]?.view?.(db + (to + p) * dp + k * ds, run)
-            if (!source || !destination) throw new KvxError('ERR_KVX_PEER_LOST', 'the region is gone')
+            if (!source || !destination)
+              throw new KvxError('ERR_KVX_PEER_LOST', 'the region is gone')
             destination.set(source)
             bytes += run
           }
@@ -142,7 +157,15 @@ function copy(plan: TransferPlan, sources: readonly Memory[], destinations: read
 }
 
 /** Plain memory of this process. */
-export function plainMemory(bytes: number): Memory & { view(offset: number, length: number): Uint8Array } {
+export function plainMemory(
+  bytes: number,
+): Memory & { view(offset: number, length: number): Uint8Array } {
   const buffer = Buffer.alloc(bytes)
-  return { address: 4096n, bytes, kind: 'cpu', device: 0, view: (offset, length) => buffer.subarray(offset, offset + length) }
+  return {
+    address: 4096n,
+    bytes,
+    kind: 'cpu',
+    device: 0,
+    view: (offset, length) => buffer.subarray(offset, offset + length),
+  }
 }

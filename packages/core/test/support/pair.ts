@@ -38,7 +38,7 @@ export function memoryFor(layout: Layout) {
   return plainMemory((layout.pages.kv ?? 0) * pageBytes * layout.tensors.length)
 }
 
-export type PairOptions = {
+export interface PairOptions {
   pages?: number
   engine?: Loopback
   prefill?: Partial<KVManagerOptions>
@@ -48,7 +48,12 @@ export type PairOptions = {
 /** A prefill and a decode manager of one process, with a bootstrap between them. */
 export async function openPair(options: PairOptions = {}) {
   const engine = options.engine ?? new Loopback()
-  const bootstrap = await BootstrapServer.open({ host: '127.0.0.1', port: 0, token, log: silentLog })
+  const bootstrap = await BootstrapServer.open({
+    host: '127.0.0.1',
+    port: 0,
+    token,
+    log: silentLog,
+  })
   const prefillLayout = smallLayout(options.pages ?? 32)
   const decodeLayout = smallLayout((options.pages ?? 32) + 7)
   const prefillMemory = memoryFor(prefillLayout)
@@ -88,7 +93,10 @@ export async function openPair(options: PairOptions = {}) {
 }
 
 /** Fills a memory with bytes that tell where they came from. */
-export function fill(memory: { bytes: number; view(offset: number, length: number): Uint8Array }, seed: number): void {
+export function fill(
+  memory: { bytes: number; view(offset: number, length: number): Uint8Array },
+  seed: number,
+): void {
   const bytes = memory.view(0, memory.bytes)
   for (let i = 0; i < bytes.length; i++) bytes[i] = (i * 31 + seed + (i >> 8)) & 0xff
 }
@@ -99,5 +107,7 @@ export function pageOf(
   layout: Layout,
   page: number,
 ): Buffer {
-  return Buffer.concat(layout.tensors.map((t) => memory.view(t.base + page * t.pageBytes, t.pageBytes)))
+  return Buffer.concat(
+    layout.tensors.map((t) => memory.view(t.base + page * t.pageBytes, t.pageBytes)),
+  )
 }

@@ -2,9 +2,9 @@
 import { KvxError } from '../../backend/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
 import { count } from '../keys.ts'
-import type { MessageOf } from '../messages.ts'
+import type { Message, MessageOf } from '../messages.ts'
 import { requiredPrefillRanks } from '../topology.ts'
-import { advance, failRequest, markDrained, revisit } from './requests.ts'
+import { advance, failRequest, markDrained, revisit, undrainedLegs } from './requests.ts'
 import { about, sendTo } from './send.ts'
 import type { DecodeEvent, DecodeStep, Link, Request, Source, SourceRank } from './state.ts'
 
@@ -58,23 +58,30 @@ function linkOf(step: DecodeStep, rank: SourceRank): Link {
   const known = step.state.links.get(rank.endpoint)
   if (known?.incarnation === rank.incarnation) {
     // Registered, so it lives: the lost one may greet again.
-    if (known.status === 'lost') known.status = 'connecting'
+    if (known.status === 'lost') {
+      known.status = 'connecting'
+      known.heard = step.now
+    }
     if (known.up && known.status === 'connecting') greet(step, known)
     return known
   }
   if (known) {
-    loseLink(step, known, about(known, 'ERR_KVX_PEER_LOST', 'transfer', 'was replaced by a new process.'))
+    loseLink(
+      step,
+      known,
+      about(known, 'ERR_KVX_PEER_LOST', 'transfer', 'was replaced by a new process.'),
+    )
     step.out.push({ do: 'disconnect', endpoint: known.endpoint })
   }
   const link: Link = {
     ...rank,
     status: 'connecting',
     up: false,
-    epoch: 0,
     heard: step.now,
     pinged: step.now,
     writer: undefined,
     planner: undefined,
+    auxBytes: 0,
     legs: new Map(),
     waiting: new Set(),
   }
@@ -115,14 +122,19 @@ export function onLinkDown(step: DecodeStep, event: DecodeEvent & { type: 'link.
   // Loss of the connection alone fails nothing until the peer-silent deadline; a refusal is final.
   // New requests ask the bootstrap again: a new process may serve by now.
   if (link.status !== 'lost') link.status = 'connecting'
-  for (const source of step.state.sources.values()) if (source.links?.includes(link)) source.links = undefined
+  for (const source of step.state.sources.values())
+    if (source.links?.includes(link)) source.links = undefined
   if (event.error) loseLink(step, link, event.error)
 }
 
 export function greet(step: DecodeStep, link: Link): void {
-  const { self, engine } = step.state
   if (step.state.recycle?.phase === 'closing') return
   link.status = 'greeting'
+  sayHello(step, link)
+}
+
+function sayHello(step: DecodeStep, link: Link): void {
+  const { self, engine, epoch } = step.state
   sendTo(step, link, {
     k: 'hello',
     gen: engine.generation,
@@ -131,7 +143,7 @@ export function greet(step: DecodeStep, link: Link): void {
     rank: self.rank,
     layout: self.layout,
     fingerprint: self.fingerprint,
-    epoch: link.epoch,
+    epoch,
     engine: {
       backend: self.backend,
       version: self.version,
@@ -142,7 +154,7 @@ export function greet(step: DecodeStep, link: Link): void {
 }
 
 export function onWelcome(step: DecodeStep, link: Link, message: MessageOf<'welcome'>): void {
-  if (message.gen !== step.state.engine.generation || link.status !== 'greeting') {
+  if (link.status !== 'greeting' && link.status !== 'lost') {
     count(step.state.dropped, 'welcome')
     return
   }
@@ -154,6 +166,7 @@ export function onWelcome(step: DecodeStep, link: Link, message: MessageOf<'welc
   }
   link.status = 'ready'
   link.writer = message.writer
+  link.auxBytes = message.limits.auxBytes
   link.planner ??= new Planner(message.layout, step.state.self.layout)
   for (const leg of [...link.legs.values()]) revisit(step, leg)
   for (const request of [...link.waiting]) advance(step, request)
@@ -165,14 +178,31 @@ export function onRefusedHello(step: DecodeStep, link: Link, message: MessageOf<
     if (link.status === 'ready') greet(step, link)
     return
   }
-  const error = new KvxError(message.code, message.text, { phase: 'hello', peer: link.instance, rank: message.rank })
+  const error = new KvxError(message.code, message.text, {
+    phase: 'hello',
+    peer: link.instance,
+    rank: message.rank,
+  })
   if (link.status === 'greeting') loseLink(step, link, error)
+}
+
+/**
+ * A message of another incarnation changes nothing, except that the answer to a hello tells who serves
+ * at this address now.
+ */
+export function onStranger(step: DecodeStep, link: Link, message: Message): void {
+  if (message.k === 'refuse' && message.code === 'ERR_KVX_STALE' && message.ep === undefined && link.status === 'greeting') {
+    loseLink(step, link, about(link, 'ERR_KVX_PEER_LOST', 'hello', 'was replaced by a new process.'))
+  } else {
+    count(step.state.dropped, 'another incarnation')
+  }
 }
 
 /** Fails what runs over the link; its pages stay with their leases until drained or fenced. */
 export function loseLink(step: DecodeStep, link: Link, error: KvxError): void {
   link.status = 'lost'
-  for (const source of step.state.sources.values()) if (source.links?.includes(link)) source.links = undefined
+  for (const source of step.state.sources.values())
+    if (source.links?.includes(link)) source.links = undefined
   const concerned = new Set([...link.waiting, ...[...link.legs.values()].map((leg) => leg.request)])
   for (const request of concerned) failRequest(step, request, error)
   if (link.legs.size > 0 && link.writer !== undefined && step.state.self.fence !== 'engine') {
@@ -182,10 +212,11 @@ export function loseLink(step: DecodeStep, link: Link, error: KvxError): void {
 }
 
 export function onFenced(step: DecodeStep, writer: string): void {
-  for (const link of [...step.state.links.values()]) {
-    if (link.writer !== writer || link.status !== 'lost') continue
-    for (const leg of [...link.legs.values()]) markDrained(step, leg)
-    forgetIfOver(step, link)
+  for (const leg of undrainedLegs(step)) {
+    // One that has come back is asked again, and fenced again when it is lost again.
+    if (leg.link.writer !== writer || leg.link.status !== 'lost') continue
+    markDrained(step, leg)
+    forgetIfOver(step, leg.link)
   }
 }
 
@@ -198,15 +229,29 @@ function forgetIfOver(step: DecodeStep, link: Link): void {
 
 export function watchLinks(step: DecodeStep): void {
   const { self } = step.state
+  for (const source of [...step.state.sources.values()]) {
+    if (!source.links && source.waiting.size === 0) step.state.sources.delete(source.from)
+  }
   for (const link of [...step.state.links.values()]) {
     forgetIfOver(step, link)
-    if (link.status === 'lost') continue
-    if (step.now - link.heard > self.deadlines.peerSilent) {
-      const silence = `has been silent for ${String(self.deadlines.peerSilent)} ms.`
-      loseLink(step, link, about(link, 'ERR_KVX_PEER_LOST', link.status === 'ready' ? 'transfer' : 'hello', silence))
+    const isPingDue = step.now - link.pinged >= self.deadlines.ping
+    if (link.status === 'lost') {
+      // Perhaps it was only slow: then it can still say `drained`.
+      if (!isPingDue || link.legs.size === 0 || step.state.recycle?.phase === 'closing') continue
+      link.pinged = step.now
+      sayHello(step, link)
       continue
     }
-    if (link.status === 'ready' && step.now - link.pinged >= self.deadlines.ping) {
+    if (step.now - link.heard > self.deadlines.peerSilent) {
+      const silence = `has been silent for ${String(self.deadlines.peerSilent)} ms.`
+      loseLink(
+        step,
+        link,
+        about(link, 'ERR_KVX_PEER_LOST', link.status === 'ready' ? 'transfer' : 'hello', silence),
+      )
+      continue
+    }
+    if (link.status === 'ready' && isPingDue) {
       link.pinged = step.now
       sendTo(step, link, { k: 'ping', live: link.legs.size })
     }

@@ -21,7 +21,15 @@ export function watchQuarantine(step: DecodeStep): void {
   const live = liveLegs(step)
   if (live.length > 0 && now < state.recycle.deadline) return
   for (const leg of live) {
-    failRequest(step, leg.request, new KvxError('ERR_KVX_TRANSFER_FAILED', 'The transfer engine had to be replaced to get pages out of quarantine. Try again.', { phase: 'transfer', peer: self.instance }))
+    failRequest(
+      step,
+      leg.request,
+      new KvxError(
+        'ERR_KVX_TRANSFER_FAILED',
+        'The transfer engine had to be replaced to get pages out of quarantine. Try again.',
+        { phase: 'transfer', peer: self.instance },
+      ),
+    )
   }
   state.recycle.phase = 'closing'
   step.out.push({ do: 'recycle' })
@@ -31,7 +39,9 @@ export function watchQuarantine(step: DecodeStep): void {
 function quarantined(step: DecodeStep): number {
   let pages = 0
   for (const request of step.state.requests.values()) {
-    const stuck = request.legs.some((leg) => !leg.drained && leg.phase === 'failed' && isLate(step, leg))
+    const stuck = request.legs.some(
+      (leg) => !leg.drained && leg.phase === 'failed' && isLate(step, leg),
+    )
     if (stuck) pages += request.destination?.pages?.length ?? 0
   }
   return pages

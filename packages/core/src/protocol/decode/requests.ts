@@ -12,10 +12,18 @@ const maxTries = 3
 export function receiveObjection(state: DecodeState, key: string): KvxError | undefined {
   if (state.broken) return state.broken
   if (state.rooms.has(key)) {
-    return new KvxError('ERR_KVX_ROOM_IN_USE', `Room ${key} already belongs to a running request.`, { phase: 'reserve' })
+    return new KvxError(
+      'ERR_KVX_ROOM_IN_USE',
+      `Room ${key} already belongs to a running request.`,
+      { phase: 'reserve' },
+    )
   }
   if (state.requests.size >= state.self.limits.requests) {
-    return new KvxError('ERR_KVX_OVER_LIMIT', `${String(state.requests.size)} requests are already running here.`, { phase: 'reserve' })
+    return new KvxError(
+      'ERR_KVX_OVER_LIMIT',
+      `${String(state.requests.size)} requests are already running here.`,
+      { phase: 'reserve' },
+    )
   }
   return undefined
 }
@@ -52,20 +60,35 @@ export function onReserve(step: DecodeStep, event: DecodeEvent & { type: 'host.r
   const wrong = request.destination
     ? 'reserve() was called twice.'
     : (pagesObjection(event.pages, request.tokens - prefixTokens, pageTokens, pages.kv ?? 0) ??
-      (event.prefixTokens < 0 || event.prefixTokens > request.tokens ? 'the prefix is longer than the prompt.' : undefined))
+      (event.prefixTokens < 0 || event.prefixTokens > request.tokens
+        ? 'the prefix is longer than the prompt.'
+        : undefined))
   if (wrong) {
-    failRequest(step, request, new KvxError('ERR_KVX_INVALID_ARGUMENT', `reserve() of room ${request.key}: ${wrong}`, { phase: 'reserve' }))
+    failRequest(
+      step,
+      request,
+      new KvxError('ERR_KVX_INVALID_ARGUMENT', `reserve() of room ${request.key}: ${wrong}`, {
+        phase: 'reserve',
+      }),
+    )
     return
   }
   request.destination = { prefixTokens, pages: event.pages, state: event.state }
   advance(step, request)
 }
 
-function pagesObjection(pages: Int32Array | undefined, tokens: number, pageTokens: number, total: number): string | undefined {
+function pagesObjection(
+  pages: Int32Array | undefined,
+  tokens: number,
+  pageTokens: number,
+  total: number,
+): string | undefined {
   if (!pages) return undefined
   const needed = Math.ceil(tokens / pageTokens)
-  if (pages.length !== needed) return `${String(pages.length)} pages were given; ${String(needed)} are needed.`
-  if (pages.some((page) => page < 0 || page >= total)) return `a page index is outside of the pool's ${String(total)} pages.`
+  if (pages.length !== needed)
+    return `${String(pages.length)} pages were given; ${String(needed)} are needed.`
+  if (pages.some((page) => page < 0 || page >= total))
+    return `a page index is outside of the pool's ${String(total)} pages.`
   if (new Set(pages).size !== pages.length) return 'a page is named twice.'
   return undefined
 }
@@ -121,13 +144,20 @@ export function onAccept(step: DecodeStep, leg: Leg, state: 'parked' | 'paired')
     request.phase = 'accepted'
     request.deadline = step.now + request.deadlines.pairing
   }
-  if (request.phase === 'accepted' && request.legs.every((l) => l.phase === 'paired' || l.phase === 'complete')) {
+  if (
+    request.phase === 'accepted' &&
+    request.legs.every((l) => l.phase === 'paired' || l.phase === 'complete')
+  ) {
     request.phase = 'receiving'
     request.deadline = step.now + request.deadlines.progress
   }
   if (!request.acceptedTold && request.phase !== 'reserving') {
     request.acceptedTold = true
-    step.out.push({ do: 'receiver.accepted', request: request.id, prefixTokens: request.destination?.prefixTokens ?? 0 })
+    step.out.push({
+      do: 'receiver.accepted',
+      request: request.id,
+      prefixTokens: request.destination?.prefixTokens ?? 0,
+    })
   }
 }
 
@@ -145,9 +175,20 @@ export function onProvide(step: DecodeStep, event: DecodeEvent & { type: 'host.p
   const { destination } = request
   const wrong = destination.pages
     ? 'the pages were already given.'
-    : pagesObjection(event.pages, request.tokens - destination.prefixTokens, pageTokens, pages.kv ?? 0)
+    : pagesObjection(
+        event.pages,
+        request.tokens - destination.prefixTokens,
+        pageTokens,
+        pages.kv ?? 0,
+      )
   if (wrong) {
-    failRequest(step, request, new KvxError('ERR_KVX_INVALID_ARGUMENT', `provide() of room ${request.key}: ${wrong}`, { phase: 'reserve' }))
+    failRequest(
+      step,
+      request,
+      new KvxError('ERR_KVX_INVALID_ARGUMENT', `provide() of room ${request.key}: ${wrong}`, {
+        phase: 'reserve',
+      }),
+    )
     return
   }
   destination.pages = event.pages
@@ -204,11 +245,21 @@ export function onComplete(step: DecodeStep, leg: Leg, message: MessageOf<'compl
 }
 
 /** Success only when what arrived is what was asked for. */
-function manifestObjection(step: DecodeStep, leg: Leg, message: MessageOf<'complete'>): KvxError | undefined {
+function manifestObjection(
+  step: DecodeStep,
+  leg: Leg,
+  message: MessageOf<'complete'>,
+): KvxError | undefined {
   const { request, link } = leg
   const { parts, checksums } = message.manifest
   const { destination } = request
-  const say = (text: string) => about(link, 'ERR_KVX_MANIFEST_MISMATCH', 'complete', `completed room ${request.key}, but ${text}`)
+  const say = (text: string) =>
+    about(
+      link,
+      'ERR_KVX_MANIFEST_MISMATCH',
+      'complete',
+      `completed room ${request.key}, but ${text}`,
+    )
   if (!destination?.pages || !link.planner) return say('was never given pages.')
   const expected: Record<string, number> = { kv: destination.pages.length }
   for (const [name, pages] of Object.entries(destination.state)) expected[name] = pages.length
@@ -218,7 +269,9 @@ function manifestObjection(step: DecodeStep, leg: Leg, message: MessageOf<'compl
     const bytes = shared ? pages * link.planner.bytesPerPage(name) : 0
     const part = parts[name] ?? { pages: 0, bytes: 0 }
     if (part.pages !== pages || part.bytes !== bytes) {
-      return say(`component '${name}' has ${String(part.pages)} pages, ${String(part.bytes)} bytes instead of ${String(pages)} pages, ${String(bytes)} bytes.`)
+      return say(
+        `component '${name}' has ${String(part.pages)} pages, ${String(part.bytes)} bytes instead of ${String(pages)} pages, ${String(bytes)} bytes.`,
+      )
     }
   }
   if (step.state.self.verify && checksums?.byteLength !== 4 * destination.pages.length) {
@@ -249,7 +302,7 @@ function succeed(step: DecodeStep, request: Request): void {
   step.out.push({
     do: 'receiver.done',
     request: request.id,
-    aux: definedAux(outcomes),
+    aux: mergedAux(outcomes),
     report: {
       pages: request.destination?.pages?.length ?? 0,
       bytes: parts.reduce((sum, { bytes }) => sum + bytes, 0),
@@ -261,9 +314,8 @@ function succeed(step: DecodeStep, request: Request): void {
 }
 
 /** Aux of the rank that has one: the last pipeline stage samples the first token. */
-function definedAux(outcomes: readonly MessageOf<'complete'>[]) {
-  const aux = Object.assign({}, ...outcomes.map((outcome) => outcome.aux)) as MessageOf<'complete'>['aux']
-  return Object.fromEntries(Object.entries(aux).filter(([, value]) => value !== undefined))
+function mergedAux(outcomes: readonly MessageOf<'complete'>[]) {
+  return outcomes.reduce<MessageOf<'complete'>['aux']>((all, { aux }) => ({ ...all, ...aux }), {})
 }
 
 export function onFailed(step: DecodeStep, leg: Leg, message: MessageOf<'failed'>): void {
@@ -282,8 +334,15 @@ export function onRefused(step: DecodeStep, leg: Leg, message: MessageOf<'refuse
 }
 
 /** What the peer said, with what it said of phase and rank. */
-function told(link: Link, message: { code: ErrorCode; text: string; phase?: Phase | undefined; rank?: string | undefined }): KvxError {
-  return new KvxError(message.code, message.text, { phase: message.phase, peer: link.instance, rank: message.rank })
+function told(
+  link: Link,
+  message: { code: ErrorCode; text: string; phase?: Phase | undefined; rank?: string | undefined },
+): KvxError {
+  return new KvxError(message.code, message.text, {
+    phase: message.phase,
+    peer: link.instance,
+    rank: message.rank,
+  })
 }
 
 export function onStatus(step: DecodeStep, leg: Leg, message: MessageOf<'status'>): void {
@@ -295,7 +354,12 @@ export function onStatus(step: DecodeStep, leg: Leg, message: MessageOf<'status'
     onProgress(step, leg, message.pages)
   } else if (message.state === 'over') {
     if (leg.phase === 'reserving' && tryAgain(step, leg)) return
-    const error = about(leg.link, 'ERR_KVX_OUTCOME_LOST', 'transfer', `has finished with room ${leg.request.key}, and its outcome is not known. Try again.`)
+    const error = about(
+      leg.link,
+      'ERR_KVX_OUTCOME_LOST',
+      'transfer',
+      `has finished with room ${leg.request.key}, and its outcome is not known. Try again.`,
+    )
     leg.phase = 'failed'
     markDrained(step, leg)
     failRequest(step, leg.request, error)
@@ -313,7 +377,12 @@ function tryAgain(step: DecodeStep, leg: Leg): boolean {
 export function onDrained(step: DecodeStep, leg: Leg): void {
   if (leg.phase !== 'failed') {
     leg.phase = 'failed'
-    const error = about(leg.link, 'ERR_KVX_OUTCOME_LOST', 'transfer', `ended room ${leg.request.key} without saying why.`)
+    const error = about(
+      leg.link,
+      'ERR_KVX_OUTCOME_LOST',
+      'transfer',
+      `ended room ${leg.request.key} without saying why.`,
+    )
     failRequest(step, leg.request, error)
   }
   markDrained(step, leg)
@@ -330,7 +399,15 @@ export function revisit(step: DecodeStep, leg: Leg): void {
 
 export function onHostAbort(step: DecodeStep, id: number, reason: string): void {
   const request = step.state.requests.get(id)
-  if (request) failRequest(step, request, new KvxError('ERR_KVX_ABORTED', reason, { phase: phaseOf(request), peer: step.state.self.instance }))
+  if (request)
+    failRequest(
+      step,
+      request,
+      new KvxError('ERR_KVX_ABORTED', reason, {
+        phase: phaseOf(request),
+        peer: step.state.self.instance,
+      }),
+    )
 }
 
 /** Ends a request with its first cause and has every leg drained. */
@@ -360,7 +437,8 @@ export function markDrained(step: DecodeStep, leg: Leg): void {
 
 function tellSettled(step: DecodeStep, request: Request): void {
   if (request.phase !== 'failed' || !request.legs.every((leg) => leg.drained)) return
-  if (step.state.requests.delete(request.id)) step.out.push({ do: 'receiver.settled', request: request.id })
+  if (step.state.requests.delete(request.id))
+    step.out.push({ do: 'receiver.settled', request: request.id })
 }
 
 export function watchRequests(step: DecodeStep): void {
@@ -372,7 +450,12 @@ export function watchRequests(step: DecodeStep): void {
     }
     for (const leg of request.legs) {
       const live = leg.phase === 'reserving' || leg.phase === 'parked' || leg.phase === 'paired'
-      if (!live || leg.link.status !== 'ready' || now - leg.news < state.self.deadlines.peerSilent / 2) continue
+      if (
+        !live ||
+        leg.link.status !== 'ready' ||
+        now - leg.news < state.self.deadlines.peerSilent / 2
+      )
+        continue
       leg.news = now
       ask(step, leg.link, leg.epoch, 'query')
     }
@@ -380,20 +463,49 @@ export function watchRequests(step: DecodeStep): void {
 }
 
 function lateness(request: Request): KvxError {
-  const leg = request.legs.find((l) => l.link.status !== 'ready') ?? request.legs.find((l) => l.phase !== 'complete') ?? request.legs[0]
+  const leg =
+    request.legs.find((l) => l.link.status !== 'ready') ??
+    request.legs.find((l) => l.phase !== 'complete') ??
+    request.legs[0]
   if (!leg) {
-    return new KvxError('ERR_KVX_BOOTSTRAP_UNREACHABLE', `The bootstrap at ${request.from} did not answer in time.`, { phase: 'bootstrap', peer: request.from })
+    return new KvxError(
+      'ERR_KVX_BOOTSTRAP_UNREACHABLE',
+      `The bootstrap at ${request.from} did not answer in time.`,
+      { phase: 'bootstrap', peer: request.from },
+    )
   }
   const after = (ms: number) => `within ${String(ms)} ms`
   switch (request.phase) {
     case 'resolving':
-      return about(leg.link, 'ERR_KVX_TIMEOUT', 'hello', leg.link.up ? `did not answer hello ${after(request.deadlines.hello)}.` : `cannot be reached at ${leg.link.endpoint}.`)
+      return about(
+        leg.link,
+        'ERR_KVX_TIMEOUT',
+        'hello',
+        leg.link.up
+          ? `did not answer hello ${after(request.deadlines.hello)}.`
+          : `cannot be reached at ${leg.link.endpoint}.`,
+      )
     case 'reserving':
-      return about(leg.link, 'ERR_KVX_TIMEOUT', 'reserve', `did not answer the reserve of room ${request.key} ${after(request.deadlines.reserve)}.`)
+      return about(
+        leg.link,
+        'ERR_KVX_TIMEOUT',
+        'reserve',
+        `did not answer the reserve of room ${request.key} ${after(request.deadlines.reserve)}.`,
+      )
     case 'accepted':
-      return about(leg.link, 'ERR_KVX_TIMEOUT', 'parked', `was not sent its leg of room ${request.key} ${after(request.deadlines.pairing)}.`)
+      return about(
+        leg.link,
+        'ERR_KVX_TIMEOUT',
+        'parked',
+        `was not sent its leg of room ${request.key} ${after(request.deadlines.pairing)}.`,
+      )
     default:
-      return about(leg.link, 'ERR_KVX_TIMEOUT', 'transfer', `sent nothing of room ${request.key} ${after(request.deadlines.progress)}.`)
+      return about(
+        leg.link,
+        'ERR_KVX_TIMEOUT',
+        'transfer',
+        `sent nothing of room ${request.key} ${after(request.deadlines.progress)}.`,
+      )
   }
 }
 

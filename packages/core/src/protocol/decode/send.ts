@@ -7,8 +7,16 @@ type Body<M> = M extends Message ? Omit<M, 'v' | 'from' | 'to'> : never
 
 export function sendTo(step: DecodeStep, link: Link, body: Body<Message>): void {
   if (!link.up) return
-  const envelope = { v: protocolVersion, from: step.state.self.incarnation, to: link.incarnation } as const
-  step.out.push({ do: 'send', endpoint: link.endpoint, message: { ...envelope, ...body } as Message })
+  const envelope = {
+    v: protocolVersion,
+    from: step.state.self.incarnation,
+    to: link.incarnation,
+  } as const
+  step.out.push({
+    do: 'send',
+    endpoint: link.endpoint,
+    message: { ...envelope, ...body } as Message,
+  })
 }
 
 export function ask(step: DecodeStep, link: Link, epoch: number, k: 'ack' | 'query'): void {

@@ -38,6 +38,8 @@ export interface DecodeState {
   readonly requests: Map<number, Request>
   /** Live requests by room and index. */
   readonly rooms: Map<string, Request>
+  /** Highest epoch given to any reserve. Never reset: a prefill process may remember more than its link here. */
+  epoch: number
   /** Set while the engine is replaced to get pages out of quarantine. */
   recycle: { phase: 'draining' | 'closing'; deadline: number } | undefined
   /** Why no request can be taken any more. */
@@ -63,13 +65,13 @@ export interface Link {
   status: 'connecting' | 'greeting' | 'ready' | 'lost'
   /** The control connection stands. */
   up: boolean
-  /** Highest epoch given to it. */
-  epoch: number
   heard: number
   pinged: number
   /** Generation of its engine: what a fence names. */
   writer: string | undefined
   planner: Planner | undefined
+  /** Bytes of aux that it announced to send at most. */
+  auxBytes: number
   readonly legs: Map<number, Leg>
   /** Requests that wait for the welcome. */
   readonly waiting: Set<Request>
@@ -81,7 +83,7 @@ export interface Leg {
   readonly link: Link
   epoch: number
   phase: 'idle' | 'reserving' | 'parked' | 'paired' | 'complete' | 'failed'
-  /** When something was last heard of it. */
+  /** When something was last heard of it, or asked. */
   news: number
   /** When its abort was sent or its failure was told. */
   failedAt: number
@@ -102,7 +104,15 @@ export interface Request {
   readonly tokens: number
   readonly digest: Uint8Array
   readonly deadlines: Deadlines
-  phase: 'resolving' | 'open' | 'reserving' | 'accepted' | 'receiving' | 'verifying' | 'success' | 'failed'
+  phase:
+    | 'resolving'
+    | 'open'
+    | 'reserving'
+    | 'accepted'
+    | 'receiving'
+    | 'verifying'
+    | 'success'
+    | 'failed'
   deadline: number
   legs: Leg[]
   destination: Destination | undefined
@@ -132,9 +142,30 @@ export type DecodeEvent =
   | { type: 'link.down'; endpoint: string; error?: KvxError | undefined }
   | { type: 'source.read'; from: string; ranks: readonly SourceRank[] }
   | { type: 'source.failed'; from: string; error: KvxError }
-  | { type: 'host.receive'; request: number; key: string; room: bigint; index: number; from: string; tokens: number; digest: Uint8Array; deadlines: Deadlines }
-  | { type: 'host.reserve'; request: number; prefixTokens: number; pages: Int32Array | undefined; state: Readonly<Record<string, Int32Array>> }
-  | { type: 'host.provide'; request: number; pages: Int32Array; state: Readonly<Record<string, Int32Array>> }
+  | {
+      type: 'host.receive'
+      request: number
+      key: string
+      room: bigint
+      index: number
+      from: string
+      tokens: number
+      digest: Uint8Array
+      deadlines: Deadlines
+    }
+  | {
+      type: 'host.reserve'
+      request: number
+      prefixTokens: number
+      pages: Int32Array | undefined
+      state: Readonly<Record<string, Int32Array>>
+    }
+  | {
+      type: 'host.provide'
+      request: number
+      pages: Int32Array
+      state: Readonly<Record<string, Int32Array>>
+    }
   | { type: 'host.abort'; request: number; reason: string }
   | { type: 'verified'; request: number; error: KvxError | undefined }
   | { type: 'fenced'; writer: string }
@@ -170,6 +201,7 @@ export function createDecode(self: DecodeSelf, engine: EngineAddress): DecodeSta
     links: new Map(),
     requests: new Map(),
     rooms: new Map(),
+    epoch: 0,
     recycle: undefined,
     broken: undefined,
     dropped: new Map(),

@@ -8,6 +8,7 @@ import {
   onRefusedHello,
   onSourceFailed,
   onSourceRead,
+  onStranger,
   onWelcome,
   watchLinks,
 } from './links.ts'
@@ -79,8 +80,8 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
       onEngineFailed(step, event.error)
       return
     case 'tick':
-      watchRequests(step)
       watchLinks(step)
+      watchRequests(step)
       watchQuarantine(step)
       return
   }
@@ -89,8 +90,12 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
 function onMessage(step: DecodeStep, endpoint: string, message: Message): void {
   const { state } = step
   const link = state.links.get(endpoint)
-  if (message.from !== link?.incarnation || message.to !== state.self.incarnation) {
+  if (!link || message.to !== state.self.incarnation) {
     count(state.dropped, 'another incarnation')
+    return
+  }
+  if (message.from !== link.incarnation) {
+    onStranger(step, link, message)
     return
   }
   if ('gen' in message && message.gen !== state.engine.generation) {
@@ -149,7 +154,12 @@ function onLegMessage(step: DecodeStep, leg: Leg, message: Message): void {
 
 /** Prefill repeats an outcome until it knows that it was received. */
 function onOverMessage(step: DecodeStep, link: Link, message: Message): void {
-  const repeated = message.k === 'complete' || message.k === 'failed' ? message : message.k === 'status' ? message.outcome : undefined
-  if (repeated && repeated.ep <= link.epoch) ask(step, link, repeated.ep, 'ack')
+  const repeated =
+    message.k === 'complete' || message.k === 'failed'
+      ? message
+      : message.k === 'status'
+        ? message.outcome
+        : undefined
+  if (repeated && repeated.ep <= step.state.epoch) ask(step, link, repeated.ep, 'ack')
   else count(step.state.dropped, 'over')
 }

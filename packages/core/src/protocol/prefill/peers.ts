@@ -5,7 +5,7 @@ import { count, rankName, sameBytes, sameRank } from '../keys.ts'
 import { clip, protocolVersion, type MessageOf } from '../messages.ts'
 import { peerName, refuse, sendTo } from './send.ts'
 import type { Peer, PrefillEvent, PrefillStep } from './state.ts'
-import { failTransfer } from './transfers.ts'
+import { failTransfer, repeatOutcome } from './transfers.ts'
 
 /** Decode ranks that may be connected at once. */
 const maxPeers = 4_096
@@ -23,15 +23,18 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     state.connections.set(connection, hello.from)
     known.connection = connection
     known.heard = now
+    known.watermark = Math.max(known.watermark, hello.epoch)
     if (known.generation === hello.gen && known.link !== 'lost') {
       if (known.link === 'open') welcome(step, known)
       return
     }
-    if (known.generation !== hello.gen) {
+    const { generation } = known
+    if (generation !== hello.gen) {
+      known.generation = hello.gen
       failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', 'replaced its transfer engine')
     }
-    if (known.link !== 'lost') step.out.push({ do: 'closeLink', peer: known.incarnation, generation: known.generation })
-    known.generation = hello.gen
+    if (known.link !== 'lost')
+      step.out.push({ do: 'closeLink', peer: known.incarnation, generation })
     openLink(step, known, hello)
     return
   }
@@ -70,7 +73,11 @@ function objection(
 ): KvxError | undefined {
   const { self, connections, peers } = step.state
   const say = (code: ErrorCode, text: string) =>
-    new KvxError(code, clip(text), { phase: 'hello', peer: self.instance, rank: rankName(self.rank) })
+    new KvxError(code, clip(text), {
+      phase: 'hello',
+      peer: self.instance,
+      rank: rankName(self.rank),
+    })
   const spokenFor = connections.get(connection)
   if (spokenFor !== undefined && spokenFor !== hello.from) {
     return say('ERR_KVX_PROTOCOL', 'This connection already speaks for another incarnation.')
@@ -79,7 +86,10 @@ function objection(
     return say('ERR_KVX_SESSION_MISMATCH', 'This incarnation is known with another session.')
   }
   if (hello.to !== self.incarnation) {
-    return say('ERR_KVX_STALE', 'This hello is meant for an earlier process at this address; ask the bootstrap again.')
+    return say(
+      'ERR_KVX_STALE',
+      'This hello is meant for an earlier process at this address; ask the bootstrap again.',
+    )
   }
   if (hello.engine.backend !== self.backend) {
     return say(
@@ -124,7 +134,10 @@ export function onLinkOpen(step: PrefillStep, event: PrefillEvent & { type: 'lin
   welcome(step, peer)
 }
 
-export function onLinkFailed(step: PrefillStep, event: PrefillEvent & { type: 'link.failed' }): void {
+export function onLinkFailed(
+  step: PrefillStep,
+  event: PrefillEvent & { type: 'link.failed' },
+): void {
   const peer = step.state.peers.get(event.peer)
   if (peer?.generation !== event.generation || peer.link !== 'opening') return
   refuse(step, peer, peer.generation, undefined, event.error)
@@ -145,15 +158,26 @@ function welcome(step: PrefillStep, peer: Peer): void {
     engine: { backend: self.backend, version: self.version },
     limits: { parked: self.limits.parkedPerPeer, auxBytes: self.limits.auxBytes },
   })
+  // What was said while no connection stood is lost.
+  for (const transfer of peer.transfers.values()) repeatOutcome(step, transfer)
 }
 
 /** The peer that a connection speaks for, or undefined after having told it to say hello. */
-export function speaker(step: PrefillStep, connection: string, from: string, gen: string | undefined): Peer | undefined {
+export function speaker(
+  step: PrefillStep,
+  connection: string,
+  from: string,
+  gen: string | undefined,
+): Peer | undefined {
   const { state } = step
   const peer = state.peers.get(from)
   if (state.connections.get(connection) !== from || !peer || peer.link === 'lost') {
     count(state.dropped, 'no hello')
-    const error = new KvxError('ERR_KVX_INVALID_STATE', 'This side does not know the sender: say hello again.', { phase: 'hello' })
+    const error = new KvxError(
+      'ERR_KVX_INVALID_STATE',
+      'This side does not know the sender: say hello again.',
+      { phase: 'hello' },
+    )
     refuse(step, { connection, incarnation: from }, gen ?? '0'.repeat(32), undefined, error)
     return undefined
   }
@@ -169,7 +193,13 @@ export function onPing(step: PrefillStep, peer: Peer): void {
   step.out.push({
     do: 'send',
     connection: peer.connection,
-    message: { v: protocolVersion, k: 'pong', from: step.state.self.incarnation, to: peer.incarnation, live: peer.transfers.size },
+    message: {
+      v: protocolVersion,
+      k: 'pong',
+      from: step.state.self.incarnation,
+      to: peer.incarnation,
+      live: peer.transfers.size,
+    },
   })
 }
 
@@ -184,9 +214,11 @@ export function watchPeers(step: PrefillStep): void {
 }
 
 export function losePeer(step: PrefillStep, peer: Peer, why: string): void {
-  failPeer(step, peer, 'ERR_KVX_PEER_LOST', why)
-  if (peer.link !== 'lost') step.out.push({ do: 'closeLink', peer: peer.incarnation, generation: peer.generation })
+  const wasLost = peer.link === 'lost'
   peer.link = 'lost'
+  failPeer(step, peer, 'ERR_KVX_PEER_LOST', why)
+  if (!wasLost)
+    step.out.push({ do: 'closeLink', peer: peer.incarnation, generation: peer.generation })
   forgetPeerIfOver(step, peer)
 }
 
@@ -212,5 +244,6 @@ function forgetPeerIfOver(step: PrefillStep, peer: Peer): void {
   }
   peer.transfers.clear()
   step.state.peers.delete(peer.incarnation)
-  if (step.state.connections.get(peer.connection) === peer.incarnation) step.state.connections.delete(peer.connection)
+  if (step.state.connections.get(peer.connection) === peer.incarnation)
+    step.state.connections.delete(peer.connection)
 }

@@ -57,7 +57,8 @@ export function onPieceDone(step: PrefillStep, id: number): void {
     part.units += pages
     part.bytes += bytes
   }
-  if (transfer.phase === 'paired') tell(step, transfer, { k: 'progress', pages: landedPages(step, transfer) })
+  if (transfer.phase === 'paired')
+    tell(step, transfer, { k: 'progress', pages: landedPages(step, transfer) })
 }
 
 /** Whole pages of the cache that have landed; layer by layer they count as a share. */
@@ -89,7 +90,8 @@ export function dropPieces(step: PrefillStep, transfer: Transfer): void {
     settle(step, piece)
   }
   for (const piece of step.state.pieces.values()) {
-    if (piece.transfer === transfer && piece.status === 'posted') step.out.push({ do: 'cancel', piece: piece.id })
+    if (piece.transfer === transfer && piece.status === 'posted')
+      step.out.push({ do: 'cancel', piece: piece.id })
   }
 }
 

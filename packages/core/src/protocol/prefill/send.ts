@@ -1,4 +1,4 @@
-import { KvxError } from '../../backend/index.ts'
+import type { KvxError } from '../../backend/index.ts'
 import { failureFields, rankName } from '../keys.ts'
 import { protocolVersion, type Message } from '../messages.ts'
 import type { Peer, PrefillStep, Transfer } from './state.ts'
@@ -15,7 +15,11 @@ export function sendOn(
   incarnation: string,
   body: Body<Message>,
 ): void {
-  const envelope = { v: protocolVersion, from: step.state.self.incarnation, to: incarnation } as const
+  const envelope = {
+    v: protocolVersion,
+    from: step.state.self.incarnation,
+    to: incarnation,
+  } as const
   step.out.push({ do: 'send', connection, message: { ...envelope, ...body } as Message })
 }
 

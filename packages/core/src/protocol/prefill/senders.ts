@@ -12,10 +12,18 @@ import { checkPrompts, failTransfer, forgetIfOver, onPages, pair, roomOf } from 
 /** Why a new leg cannot be taken, or undefined. */
 export function sendObjection(state: PrefillState, key: string): KvxError | undefined {
   if (state.rooms.get(key)?.sender) {
-    return new KvxError('ERR_KVX_ROOM_IN_USE', `Room ${key} already belongs to a running request.`, { phase: 'reserve' })
+    return new KvxError(
+      'ERR_KVX_ROOM_IN_USE',
+      `Room ${key} already belongs to a running request.`,
+      { phase: 'reserve' },
+    )
   }
   if (state.senders.size >= state.self.limits.requests) {
-    return new KvxError('ERR_KVX_OVER_LIMIT', `${String(state.senders.size)} requests are already running here.`, { phase: 'reserve' })
+    return new KvxError(
+      'ERR_KVX_OVER_LIMIT',
+      `${String(state.senders.size)} requests are already running here.`,
+      { phase: 'reserve' },
+    )
   }
   return undefined
 }
@@ -33,6 +41,7 @@ export function onSend(step: PrefillStep, event: PrefillEvent & { type: 'host.se
     phase: 'waiting',
     deadline: step.now + event.deadlines.pairing,
     targets: [],
+    wantsPages: false,
     prefixPages: 0,
     coverage: new Coverage(pages, state.self.kvLayers),
     chunks: 0,
@@ -52,12 +61,15 @@ export function onSend(step: PrefillStep, event: PrefillEvent & { type: 'host.se
 
 export function onReady(step: PrefillStep, id: number): void {
   const sender = step.state.senders.get(id)
-  for (const target of sender?.targets ?? []) askForPages(step, target)
+  if (!sender) return
+  sender.wantsPages = true
+  for (const target of sender.targets) askForPages(step, target)
 }
 
-function askForPages(step: PrefillStep, target: Transfer): void {
+export function askForPages(step: PrefillStep, target: Transfer): void {
   if (target.pages || target.asked || target.phase !== 'paired') return
   target.asked = true
+  target.deadline = step.now + step.state.self.deadlines.progress
   tell(step, target, { k: 'ready' })
 }
 
@@ -99,9 +111,17 @@ export function onWrite(step: PrefillStep, event: PrefillEvent & { type: 'host.w
   for (const target of sender.targets) pump(step, target.peer)
 }
 
-function kvPart(target: Transfer, from: number, sourcePages: Int32Array, layers: readonly [number, number]): PlanPart {
+function kvPart(
+  target: Transfer,
+  from: number,
+  sourcePages: Int32Array,
+  layers: readonly [number, number],
+): PlanPart {
   const first = from - target.prefixPages
-  const destinationPages = (target.pages ?? new Int32Array()).subarray(first, first + sourcePages.length)
+  const destinationPages = (target.pages ?? new Int32Array()).subarray(
+    first,
+    first + sourcePages.length,
+  )
   return { component: 'kv', layers, sourcePages, destinationPages }
 }
 
@@ -116,14 +136,28 @@ function writeObjection(
   const { layout } = step.state.self
   if (sender.error) return sender.error
   if (sender.phase !== 'paired') {
-    return new KvxError('ERR_KVX_INVALID_STATE', `write() of room ${sender.key} while it is ${sender.phase}: await reserved() first, and call it before finish().`)
+    return new KvxError(
+      'ERR_KVX_INVALID_STATE',
+      `write() of room ${sender.key} while it is ${sender.phase}: await reserved() first, and call it before finish().`,
+    )
   }
-  const invalid = (text: string) => new KvxError('ERR_KVX_INVALID_ARGUMENT', `write() of room ${sender.key}: ${text}`)
+  const invalid = (text: string) =>
+    new KvxError('ERR_KVX_INVALID_ARGUMENT', `write() of room ${sender.key}: ${text}`)
   if (!Number.isSafeInteger(start) || start < 0 || start + pages.length > sender.pages) {
-    return invalid(`pages ${String(start)} to ${String(start + pages.length)} are not within the ${String(sender.pages)} pages of the prompt.`)
+    return invalid(
+      `pages ${String(start)} to ${String(start + pages.length)} are not within the ${String(sender.pages)} pages of the prompt.`,
+    )
   }
-  if (!(Number.isSafeInteger(layers[0]) && Number.isSafeInteger(layers[1]) && layers[0] >= 0 && layers[0] < layers[1] && layers[1] <= layout.layers)) {
-    return invalid(`layers ${String(layers[0])} to ${String(layers[1])} are not within the model's ${String(layout.layers)} layers.`)
+  if (!(
+    Number.isSafeInteger(layers[0]) &&
+    Number.isSafeInteger(layers[1]) &&
+    layers[0] >= 0 &&
+    layers[0] < layers[1] &&
+    layers[1] <= layout.layers
+  )) {
+    return invalid(
+      `layers ${String(layers[0])} to ${String(layers[1])} are not within the model's ${String(layout.layers)} layers.`,
+    )
   }
   if (pages.some((page) => page < 0 || page >= (layout.pages.kv ?? 0))) {
     return invalid(`a page index is outside of this side's ${String(layout.pages.kv ?? 0)} pages.`)
@@ -132,7 +166,11 @@ function writeObjection(
   return text === undefined ? undefined : invalid(text)
 }
 
-export function onProvided(step: PrefillStep, peer: Transfer['peer'], message: Parameters<typeof onPages>[2]): void {
+export function onProvided(
+  step: PrefillStep,
+  peer: Transfer['peer'],
+  message: Parameters<typeof onPages>[2],
+): void {
   if (onPages(step, peer, message)) pump(step, peer)
 }
 
@@ -173,25 +211,49 @@ export function onFinish(step: PrefillStep, event: PrefillEvent & { type: 'host.
   finishIfLanded(step, sender)
 }
 
-function finishObjection(step: PrefillStep, sender: Sender, event: PrefillEvent & { type: 'host.finish' }): KvxError | undefined {
-  const invalid = (text: string) => new KvxError('ERR_KVX_INVALID_ARGUMENT', `finish() of room ${sender.key}: ${text}`, { phase: 'complete' })
+function finishObjection(
+  step: PrefillStep,
+  sender: Sender,
+  event: PrefillEvent & { type: 'host.finish' },
+): KvxError | undefined {
+  const invalid = (text: string) =>
+    new KvxError('ERR_KVX_INVALID_ARGUMENT', `finish() of room ${sender.key}: ${text}`, {
+      phase: 'complete',
+    })
   if (sender.phase !== 'paired') {
-    return new KvxError('ERR_KVX_INVALID_STATE', `finish() of room ${sender.key} while it is ${sender.phase}: await reserved() first, and call it once.`)
+    return new KvxError(
+      'ERR_KVX_INVALID_STATE',
+      `finish() of room ${sender.key} while it is ${sender.phase}: await reserved() first, and call it once.`,
+    )
   }
   const missing = sender.coverage.firstMissing(sender.prefixPages)
-  if (missing) return invalid(`page ${String(missing.page)} of layer ${String(missing.layer)} was never written.`)
+  if (missing)
+    return invalid(
+      `page ${String(missing.page)} of layer ${String(missing.layer)} was never written.`,
+    )
   const { auxBytes } = step.state.self.limits
   if ((event.aux.blob?.byteLength ?? 0) > auxBytes) {
-    return invalid(`the aux blob of ${String(event.aux.blob?.byteLength)} bytes is larger than the agreed ${String(auxBytes)}.`)
+    return invalid(
+      `the aux blob of ${String(event.aux.blob?.byteLength)} bytes is larger than the agreed ${String(auxBytes)}.`,
+    )
   }
   for (const target of sender.targets) {
     const names = new Set([...Object.keys(event.state), ...Object.keys(target.state)])
     for (const name of names) {
-      if (!target.peer.planner.lanes.components.has(name)) return invalid(`there is no state component '${name}' that both sides hold.`)
+      if (!target.peer.planner.lanes.components.has(name))
+        return invalid(`there is no state component '${name}' that both sides hold.`)
       const given = event.state[name]?.length ?? 0
       const wanted = target.state[name]?.length ?? 0
       if (given !== wanted) {
-        return invalid(`${String(given)} pages of state component '${name}' are given, and decode reserved ${String(wanted)}.`)
+        return invalid(
+          `${String(given)} pages of state component '${name}' are given, and decode reserved ${String(wanted)}.`,
+        )
+      }
+      const held = step.state.self.layout.pages[name] ?? 0
+      if (event.state[name]?.some((page) => page < 0 || page >= held)) {
+        return invalid(
+          `a page of state component '${name}' is outside of this side's ${String(held)} pages.`,
+        )
       }
     }
   }
@@ -222,7 +284,9 @@ export function finishIfLanded(step: PrefillStep, sender: Sender): void {
 
 export function onChecksums(step: PrefillStep, event: PrefillEvent & { type: 'checksums' }): void {
   const sender = step.state.senders.get(event.sender)
-  const target = sender?.targets.find((t) => t.epoch === event.epoch && t.peer.incarnation === event.peer)
+  const target = sender?.targets.find(
+    (t) => t.epoch === event.epoch && t.peer.incarnation === event.peer,
+  )
   if (sender?.phase !== 'completing' || target?.phase !== 'paired') return
   complete(step, sender, target, event.checksums)
 }
@@ -232,7 +296,12 @@ export function onChecksumsFailed(step: PrefillStep, id: number, error: KvxError
   if (sender) failSender(step, sender, error)
 }
 
-function complete(step: PrefillStep, sender: Sender, target: Transfer, checksums: Uint32Array | undefined): void {
+function complete(
+  step: PrefillStep,
+  sender: Sender,
+  target: Transfer,
+  checksums: Uint32Array | undefined,
+): void {
   const { self } = step.state
   const parts = Object.fromEntries(
     Object.entries(target.landed).map(([component, { units, bytes }]) => [
@@ -253,7 +322,13 @@ function complete(step: PrefillStep, sender: Sender, target: Transfer, checksums
       parts,
       chunks: sender.chunks,
       ms: step.now - sender.firstWrite,
-      ...(checksums === undefined ? {} : { checksums: packPages(new Int32Array(checksums.buffer, checksums.byteOffset, checksums.length)) }),
+      ...(checksums === undefined
+        ? {}
+        : {
+            checksums: packPages(
+              new Int32Array(checksums.buffer, checksums.byteOffset, checksums.length),
+            ),
+          }),
     },
     aux: sender.last?.aux ?? {},
   }
@@ -261,9 +336,15 @@ function complete(step: PrefillStep, sender: Sender, target: Transfer, checksums
 }
 
 export function onAcked(step: PrefillStep, sender: Sender): void {
-  if (sender.phase !== 'completing' || !sender.targets.every((t) => t.phase === 'complete' && t.acked)) return
+  if (
+    sender.phase !== 'completing' ||
+    !sender.targets.every((t) => t.phase === 'complete' && t.acked)
+  )
+    return
   sender.phase = 'success'
-  const landed = sender.targets.map((target) => Object.values(target.landed).reduce((sum, { bytes }) => sum + bytes, 0))
+  const landed = sender.targets.map((target) =>
+    Object.values(target.landed).reduce((sum, { bytes }) => sum + bytes, 0),
+  )
   const kv = sender.targets.reduce((sum, target) => sum + (target.landed.kv?.units ?? 0), 0)
   step.out.push({
     do: 'sender.finished',
@@ -280,7 +361,15 @@ export function onAcked(step: PrefillStep, sender: Sender): void {
 
 export function onHostAbort(step: PrefillStep, id: number, reason: string): void {
   const sender = step.state.senders.get(id)
-  if (sender) failSender(step, sender, new KvxError('ERR_KVX_ABORTED', reason, { phase: phaseOf(sender), peer: step.state.self.instance }))
+  if (sender)
+    failSender(
+      step,
+      sender,
+      new KvxError('ERR_KVX_ABORTED', reason, {
+        phase: phaseOf(sender),
+        peer: step.state.self.instance,
+      }),
+    )
 }
 
 /** Ends a request that has not ended, with its first cause, on all of its decode ranks. */
@@ -297,7 +386,8 @@ export function failSender(step: PrefillStep, sender: Sender, error: KvxError): 
   for (const target of sender.targets) failTransfer(step, target, error)
   const room = step.state.rooms.get(sender.key)
   if (wasWaiting && room) {
-    for (const transfer of [...room.transfers]) if (transfer.phase === 'parked') failTransfer(step, transfer, error)
+    for (const transfer of [...room.transfers])
+      if (transfer.phase === 'parked') failTransfer(step, transfer, error)
   }
   release(step, sender)
 }
@@ -327,14 +417,38 @@ export function watchSenders(step: PrefillStep): void {
   for (const sender of [...state.senders.values()]) {
     if (now < sender.deadline) continue
     if (sender.phase === 'waiting') {
-      failSender(step, sender, new KvxError('ERR_KVX_TIMEOUT', `Room ${sender.key} waited ${String(sender.deadlines.pairing)} ms for decode to reserve pages. Is decode running, and was it sent the same room?`, { phase: 'reserve' }))
+      failSender(
+        step,
+        sender,
+        new KvxError(
+          'ERR_KVX_TIMEOUT',
+          `Room ${sender.key} waited ${String(sender.deadlines.pairing)} ms for decode to reserve pages. Is decode running, and was it sent the same room?`,
+          { phase: 'reserve' },
+        ),
+      )
     } else if (sender.phase === 'completing') {
       const silent = sender.targets.find((t) => !t.acked)
-      failSender(step, sender, new KvxError('ERR_KVX_TIMEOUT', `Decode did not acknowledge room ${sender.key} within ${String(sender.deadlines.linger)} ms.`, { phase: 'complete', peer: silent?.peer.instance, ...(silent ? { rank: rankName(silent.peer.rank) } : {}) }))
+      failSender(
+        step,
+        sender,
+        new KvxError(
+          'ERR_KVX_TIMEOUT',
+          `Decode did not acknowledge room ${sender.key} within ${String(sender.deadlines.linger)} ms.`,
+          {
+            phase: 'complete',
+            peer: silent?.peer.instance,
+            ...(silent ? { rank: rankName(silent.peer.rank) } : {}),
+          },
+        ),
+      )
     }
   }
 }
 
 function phaseOf(sender: Sender) {
-  return sender.phase === 'waiting' ? 'reserve' : sender.phase === 'completing' ? 'complete' : 'transfer'
+  return sender.phase === 'waiting'
+    ? 'reserve'
+    : sender.phase === 'completing'
+      ? 'complete'
+      : 'transfer'
 }

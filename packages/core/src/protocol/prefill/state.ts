@@ -80,7 +80,7 @@ export interface Transfer {
   pages: Int32Array | undefined
   state: Readonly<Record<string, Int32Array>>
   phase: 'parked' | 'paired' | 'complete' | 'failed'
-  /** parked: when it fails; complete and failed: when it is forgotten. */
+  /** parked, and paired while pages are asked for: when it fails; complete and failed: when it is forgotten. */
   deadline: number
   asked: boolean
   /** Per component: pages (for `kv` times layers) and bytes that have landed. */
@@ -110,6 +110,8 @@ export interface Sender {
   phase: 'waiting' | 'paired' | 'finishing' | 'completing' | 'success' | 'failed'
   deadline: number
   targets: Transfer[]
+  /** The host called `ready()`, perhaps before decode was there. */
+  wantsPages: boolean
   /** Page index of the first page that any target needs. */
   prefixPages: number
   readonly coverage: Coverage
@@ -142,9 +144,23 @@ export type PrefillEvent =
   | { type: 'disconnected'; connection: string }
   | { type: 'link.open'; peer: string; generation: string }
   | { type: 'link.failed'; peer: string; generation: string; error: KvxError }
-  | { type: 'host.send'; sender: number; key: string; tokens: number; digest: Uint8Array; deadlines: Deadlines }
+  | {
+      type: 'host.send'
+      sender: number
+      key: string
+      tokens: number
+      digest: Uint8Array
+      deadlines: Deadlines
+    }
   | { type: 'host.ready'; sender: number }
-  | { type: 'host.write'; sender: number; write: number; start: number; pages: Int32Array; layers?: readonly [number, number] | undefined }
+  | {
+      type: 'host.write'
+      sender: number
+      write: number
+      start: number
+      pages: Int32Array
+      layers?: readonly [number, number] | undefined
+    }
   | { type: 'host.finish'; sender: number; state: Readonly<Record<string, Int32Array>>; aux: Aux }
   | { type: 'host.abort'; sender: number; reason: string }
   | { type: 'piece.done'; piece: number }
@@ -156,11 +172,33 @@ export type PrefillEvent =
 
 export type PrefillEffect =
   | { do: 'send'; connection: string; message: Message }
-  | { do: 'openLink'; peer: string; generation: string; address: Uint8Array; regions: readonly Uint8Array[]; planner: Planner; timeoutMs: number }
+  | {
+      do: 'openLink'
+      peer: string
+      generation: string
+      address: Uint8Array
+      regions: readonly Uint8Array[]
+      planner: Planner
+      timeoutMs: number
+    }
   | { do: 'closeLink'; peer: string; generation: string }
-  | { do: 'post'; piece: number; peer: string; generation: string; parts: readonly PlanPart[]; deadlineMs: number }
+  | {
+      do: 'post'
+      piece: number
+      peer: string
+      generation: string
+      parts: readonly PlanPart[]
+      deadlineMs: number
+    }
   | { do: 'cancel'; piece: number }
-  | { do: 'checksum'; sender: number; epoch: number; peer: string; planner: Planner; pages: Int32Array }
+  | {
+      do: 'checksum'
+      sender: number
+      epoch: number
+      peer: string
+      planner: Planner
+      pages: Int32Array
+    }
   | { do: 'sender.reserved'; sender: number; prefixTokens: number }
   | { do: 'sender.posted'; sender: number; write: number }
   | { do: 'sender.rejected'; sender: number; write: number; error: KvxError }

@@ -17,7 +17,11 @@ import {
 import type { PrefillEffect, PrefillEvent, PrefillState, PrefillStep } from './state.ts'
 import { onAbort, onAck, onQuery, onReserve, watchTransfers } from './transfers.ts'
 
-export function stepPrefill(state: PrefillState, event: PrefillEvent, now: number): PrefillEffect[] {
+export function stepPrefill(
+  state: PrefillState,
+  event: PrefillEvent,
+  now: number,
+): PrefillEffect[] {
   const step: PrefillStep = { state, now, out: [] }
   dispatch(step, event)
   return step.out

@@ -5,7 +5,7 @@ import { protocolVersion, unpackPages, unpackState, type MessageOf } from '../me
 import { servedDecodeRanks } from '../topology.ts'
 import { dropPieces, landedPages } from './pieces.ts'
 import { peerName, refuse, sendTo, tell } from './send.ts'
-import { failSender, onAcked } from './senders.ts'
+import { askForPages, failSender, onAcked } from './senders.ts'
 import type { Peer, PrefillStep, Room, Sender, Transfer } from './state.ts'
 
 export function onReserve(
@@ -23,7 +23,11 @@ export function onReserve(
   const stale = message.ep <= peer.watermark
   peer.watermark = Math.max(peer.watermark, message.ep)
   const say = (code: ErrorCode, text: string) =>
-    new KvxError(code, text, { phase: 'reserve', peer: state.self.instance, rank: rankName(state.self.rank) })
+    new KvxError(code, text, {
+      phase: 'reserve',
+      peer: state.self.instance,
+      rank: rankName(state.self.rank),
+    })
   const error = stale
     ? say('ERR_KVX_STALE', `Epoch ${String(message.ep)} is over.`)
     : objection(step, peer, message, key, say)
@@ -76,7 +80,11 @@ function objection(
   if (ended) return ended.error
   const room = state.rooms.get(key)
   for (const other of room?.transfers ?? []) {
-    if (other.peer.instance === peer.instance && sameRank(other.peer.rank, peer.rank) && other.phase !== 'failed') {
+    if (
+      other.peer.instance === peer.instance &&
+      sameRank(other.peer.rank, peer.rank) &&
+      other.phase !== 'failed'
+    ) {
       return say('ERR_KVX_ROOM_IN_USE', `Room ${key} already has a reserve of ${peerName(peer)}.`)
     }
   }
@@ -85,34 +93,57 @@ function objection(
     return say('ERR_KVX_ROOM_IN_USE', `Room ${key} already belongs to a running request.`)
   }
   if (sender && (sender.tokens !== message.tokens || !sameBytes(sender.digest, message.digest))) {
-    return say('ERR_KVX_PROMPT_MISMATCH', `Prefill and decode were given different prompts for room ${key}.`)
+    return say(
+      'ERR_KVX_PROMPT_MISMATCH',
+      `Prefill and decode were given different prompts for room ${key}.`,
+    )
   }
   const { pageTokens, pages } = self.layout
   if (message.prefix % pageTokens !== 0 || message.prefix > message.tokens) {
-    return say('ERR_KVX_PROTOCOL', `The prefix of ${String(message.prefix)} tokens is no whole number of pages of the prompt.`)
+    return say(
+      'ERR_KVX_PROTOCOL',
+      `The prefix of ${String(message.prefix)} tokens is no whole number of pages of the prompt.`,
+    )
   }
   if (Math.ceil(message.tokens / pageTokens) > (pages.kv ?? 0)) {
-    return say('ERR_KVX_INVALID_ARGUMENT', `The prompt of ${String(message.tokens)} tokens does not fit into prefill's ${String(pages.kv ?? 0)} pages.`)
+    return say(
+      'ERR_KVX_INVALID_ARGUMENT',
+      `The prompt of ${String(message.tokens)} tokens does not fit into prefill's ${String(pages.kv ?? 0)} pages.`,
+    )
   }
-  const wrong = message.pages && pagesObjection(peer, message.tokens - message.prefix, pageTokens, unpackPages(message.pages))
+  const wrong =
+    message.pages &&
+    pagesObjection(peer, message.tokens - message.prefix, pageTokens, unpackPages(message.pages))
   if (wrong) return say('ERR_KVX_PROTOCOL', wrong)
   const wrongState = stateObjection(peer, message.state)
   if (wrongState) return say('ERR_KVX_PROTOCOL', wrongState)
   let parked = 0
   for (const other of peer.transfers.values()) if (other.phase === 'parked') parked++
-  if (parked >= self.limits.parkedPerPeer) {
-    return say('ERR_KVX_OVER_LIMIT', `${String(parked)} reserves of ${peerName(peer)} already wait for their prefill leg.`)
+  if (!sender && parked >= self.limits.parkedPerPeer) {
+    return say(
+      'ERR_KVX_OVER_LIMIT',
+      `${String(parked)} reserves of ${peerName(peer)} already wait for their prefill leg.`,
+    )
   }
   return undefined
 }
 
-function pagesObjection(peer: Peer, tokens: number, pageTokens: number, pages: Int32Array): string | undefined {
+function pagesObjection(
+  peer: Peer,
+  tokens: number,
+  pageTokens: number,
+  pages: Int32Array,
+): string | undefined {
   const needed = Math.ceil(tokens / pageTokens)
-  if (pages.length !== needed) return `The reserve names ${String(pages.length)} pages; ${String(needed)} are needed.`
+  if (pages.length !== needed)
+    return `The reserve names ${String(pages.length)} pages; ${String(needed)} are needed.`
   return boundsObjection(peer, 'kv', pages)
 }
 
-function stateObjection(peer: Peer, state: Record<string, Uint8Array> | undefined): string | undefined {
+function stateObjection(
+  peer: Peer,
+  state: Record<string, Uint8Array> | undefined,
+): string | undefined {
   for (const [component, packed] of Object.entries(state ?? {})) {
     const wrong = boundsObjection(peer, component, unpackPages(packed))
     if (wrong) return wrong
@@ -122,11 +153,14 @@ function stateObjection(peer: Peer, state: Record<string, Uint8Array> | undefine
 
 /** Two copies of one destination would overwrite each other. */
 function boundsObjection(peer: Peer, component: string, pages: Int32Array): string | undefined {
-  const count = peer.layout.pages[component] ?? 0
+  const count = Object.hasOwn(peer.layout.pages, component)
+    ? (peer.layout.pages[component] ?? 0)
+    : 0
   if (pages.some((page) => page < 0 || page >= count)) {
     return `A page index of component ${component} is outside of the ${String(count)} pages that ${peerName(peer)} has.`
   }
-  if (new Set(pages).size !== pages.length) return `A page of component ${component} is named twice.`
+  if (new Set(pages).size !== pages.length)
+    return `A page of component ${component} is named twice.`
   return undefined
 }
 
@@ -139,7 +173,10 @@ export function pair(step: PrefillStep, room: Room): boolean {
     if (first.phase !== 'parked') continue
     const targets = servedDecodeRanks(state.self.rank, first.peer.rank).map((rank) =>
       [...room.transfers].find(
-        (t) => t.phase === 'parked' && t.peer.instance === first.peer.instance && sameRank(t.peer.rank, rank),
+        (t) =>
+          t.phase === 'parked' &&
+          t.peer.instance === first.peer.instance &&
+          sameRank(t.peer.rank, rank),
       ),
     )
     if (!targets.every((t) => t !== undefined)) continue
@@ -147,12 +184,17 @@ export function pair(step: PrefillStep, room: Room): boolean {
       target.phase = 'paired'
       target.deadline = Infinity
       tell(step, target, { k: 'accept', state: 'paired' })
+      if (sender.wantsPages) askForPages(step, target)
     }
     sender.phase = 'paired'
     sender.deadline = Infinity
     sender.targets = targets
     sender.prefixPages = Math.min(...targets.map((t) => t.prefixPages))
-    step.out.push({ do: 'sender.reserved', sender: sender.id, prefixTokens: Math.min(...targets.map((t) => t.prefixTokens)) })
+    step.out.push({
+      do: 'sender.reserved',
+      sender: sender.id,
+      prefixTokens: Math.min(...targets.map((t) => t.prefixTokens)),
+    })
     return true
   }
   return false
@@ -175,7 +217,11 @@ export function checkPrompts(step: PrefillStep, room: Room, sender: Sender): boo
   return true
 }
 
-export function onPages(step: PrefillStep, peer: Peer, message: MessageOf<'pages'>): Transfer | undefined {
+export function onPages(
+  step: PrefillStep,
+  peer: Peer,
+  message: MessageOf<'pages'>,
+): Transfer | undefined {
   const transfer = seen(peer, message.ep)
   if (!transfer || transfer.pages || (transfer.phase !== 'parked' && transfer.phase !== 'paired')) {
     count(step.state.dropped, 'pages not wanted')
@@ -184,12 +230,18 @@ export function onPages(step: PrefillStep, peer: Peer, message: MessageOf<'pages
   const pages = unpackPages(message.pages)
   const { pageTokens } = step.state.self.layout
   const wrong =
-    pagesObjection(peer, transfer.tokens - transfer.prefixTokens, pageTokens, pages) ?? stateObjection(peer, message.state)
+    pagesObjection(peer, transfer.tokens - transfer.prefixTokens, pageTokens, pages) ??
+    stateObjection(peer, message.state)
   if (wrong) {
-    failTransfer(step, transfer, new KvxError('ERR_KVX_PROTOCOL', wrong, { phase: 'reserve', peer: peer.instance }))
+    failTransfer(
+      step,
+      transfer,
+      new KvxError('ERR_KVX_PROTOCOL', wrong, { phase: 'reserve', peer: peer.instance }),
+    )
     return undefined
   }
   transfer.pages = pages
+  if (transfer.phase === 'paired') transfer.deadline = Infinity
   if (message.state) transfer.state = unpackState(message.state)
   return transfer
 }
@@ -206,6 +258,20 @@ export function onQuery(step: PrefillStep, peer: Peer, epoch: number): void {
     ...(transfer?.outcome === undefined ? {} : { outcome: transfer.outcome }),
   })
   if (transfer?.drainedSent) tell(step, transfer, { k: 'drained' })
+  if (transfer?.phase === 'paired' && transfer.asked && !transfer.pages)
+    tell(step, transfer, { k: 'ready' })
+}
+
+/** Says again what decode has not acknowledged. */
+export function repeatOutcome(step: PrefillStep, transfer: Transfer): void {
+  if (!transfer.outcome || transfer.acked || !isReachable(transfer)) return
+  step.out.push({ do: 'send', connection: transfer.peer.connection, message: transfer.outcome })
+  if (transfer.drainedSent) tell(step, transfer, { k: 'drained' })
+}
+
+/** Whether decode would listen to something about this transfer. */
+function isReachable({ peer, generation }: Transfer): boolean {
+  return peer.link !== 'lost' && peer.generation === generation
 }
 
 export function onAbort(step: PrefillStep, peer: Peer, message: MessageOf<'abort'>): void {
@@ -217,11 +283,16 @@ export function onAbort(step: PrefillStep, peer: Peer, message: MessageOf<'abort
   if (transfer.phase === 'failed') {
     transfer.acked = true
     if (transfer.drainedSent) tell(step, transfer, { k: 'drained' })
-    else drain(step, transfer)
+    drain(step, transfer)
     return
   }
   const error = new KvxError(message.code, message.text, {
-    phase: transfer.phase === 'parked' ? 'parked' : transfer.phase === 'complete' ? 'complete' : 'transfer',
+    phase:
+      transfer.phase === 'parked'
+        ? 'parked'
+        : transfer.phase === 'complete'
+          ? 'complete'
+          : 'transfer',
     peer: peer.instance,
     rank: rankName(peer.rank),
   })
@@ -250,7 +321,12 @@ function seen(peer: Peer, epoch: number): Transfer | undefined {
  * Ends a transfer, and with it the request that it belongs to. `told`: decode knows already, so only
  * `drained` is owed.
  */
-export function failTransfer(step: PrefillStep, transfer: Transfer, error: KvxError, told?: 'told'): void {
+export function failTransfer(
+  step: PrefillStep,
+  transfer: Transfer,
+  error: KvxError,
+  told?: 'told',
+): void {
   if (transfer.phase === 'failed' || (transfer.phase === 'complete' && transfer.acked)) return
   transfer.phase = 'failed'
   transfer.deadline = step.now + step.state.self.deadlines.linger
@@ -264,7 +340,7 @@ export function failTransfer(step: PrefillStep, transfer: Transfer, error: KvxEr
     ep: transfer.epoch,
     ...failureFields(error),
   }
-  if (told !== 'told' && transfer.peer.link !== 'lost') {
+  if (told !== 'told' && isReachable(transfer)) {
     step.out.push({ do: 'send', connection: transfer.peer.connection, message: transfer.outcome })
   }
   // The request first: dropping its pieces must not let it look finished.
@@ -279,7 +355,7 @@ export function drain(step: PrefillStep, transfer: Transfer): void {
   if (transfer.phase !== 'failed' || transfer.unsettled > 0) return
   if (!transfer.drainedSent) {
     transfer.drainedSent = true
-    if (transfer.peer.link !== 'lost') tell(step, transfer, { k: 'drained' })
+    if (isReachable(transfer)) tell(step, transfer, { k: 'drained' })
   }
   forgetIfOver(step, transfer)
 }
@@ -303,6 +379,13 @@ export function watchTransfers(step: PrefillStep): void {
           'ERR_KVX_TIMEOUT',
           `Room ${transfer.key} waited ${String(step.state.self.deadlines.pairing)} ms for its prefill leg, which did not come.`,
           { phase: 'parked', peer: step.state.self.instance, rank: rankName(step.state.self.rank) },
+        )
+        failTransfer(step, transfer, error)
+      } else if (transfer.phase === 'paired') {
+        const error = new KvxError(
+          'ERR_KVX_TIMEOUT',
+          `${peerName(peer)} was asked for the pages of room ${transfer.key}, and gave none within ${String(step.state.self.deadlines.progress)} ms.`,
+          { phase: 'paired', peer: peer.instance, rank: rankName(peer.rank) },
         )
         failTransfer(step, transfer, error)
       } else {
