@@ -37,7 +37,6 @@ export async function registerRank(options: RegisterOptions): Promise<Registrati
   let registered = false
   let closed = false
   let withdrawn: (() => void) | undefined
-  let timer: NodeJS.Timeout | undefined
 
   const announce = () => {
     client.send({ v: bootstrapVersion, kind: registered ? 'renew' : 'register', record, leaseMs })
@@ -92,7 +91,7 @@ export async function registerRank(options: RegisterOptions): Promise<Registrati
       throw error
     }
   })()
-  timer = setInterval(announce, leaseMs / 3)
+  const timer = setInterval(announce, leaseMs / 3)
   try {
     await first.promise
   } catch (error) {

@@ -1,4 +1,4 @@
-import { Dealer } from 'zeromq'
+import { Dealer, type Observer } from 'zeromq'
 import { type Log } from '../backend/contract.ts'
 import { KvxError, toKvxError } from '../backend/errors.ts'
 import { decodeMessage, encodeMessage, type Message } from './codec.ts'
@@ -40,11 +40,11 @@ export class ControlClient {
   #closed = false
   #reconnect: NodeJS.Timeout | undefined
 
-  private constructor(options: ControlClientOptions, socket: Dealer) {
+  private constructor(options: ControlClientOptions, socket: Dealer, events: Observer) {
     this.endpoint = options.endpoint
     this.#options = options
     this.#socket = socket
-    void this.#watch()
+    void this.#watch(events)
     void this.#receive()
     socket.connect(options.endpoint)
   }
@@ -62,7 +62,7 @@ export class ControlClient {
       )
     }
     const keys = deploymentKeys(options.token)
-    const socket = observable(
+    const [socket, events] = observe(
       () =>
         new Dealer({
           ...socketOptions(options.livenessMs ?? defaultLivenessMs),
@@ -77,7 +77,7 @@ export class ControlClient {
           curveSecretKey: keys.client.secretKey,
         }),
     )
-    return new ControlClient(options, socket)
+    return new ControlClient(options, socket, events)
   }
 
   get up(): boolean {
@@ -137,8 +137,8 @@ export class ControlClient {
     }
   }
 
-  async #watch(): Promise<void> {
-    for await (const event of this.#socket.events) {
+  async #watch(events: Observer): Promise<void> {
+    for await (const event of events) {
       if (this.#closed) return
       switch (event.type) {
         case 'connect':
@@ -220,20 +220,20 @@ export class ControlClient {
 }
 
 /**
- * A socket whose events can be read. zeromq.js names the monitor of a socket by its address in memory,
- * so a new socket at the place of one that was just closed may find the name still taken; the next has another place.
+ * A socket and its monitor. zeromq.js names a monitor by its address in memory, so a new one at the
+ * place of one that was just closed may find the name still taken; the next has another place.
  */
-function observable(create: () => Dealer): Dealer {
+function observe(create: () => Dealer): [Dealer, Observer] {
   const unfit: Dealer[] = []
   try {
-    for (let tries = 1; ; tries++) {
+    for (;;) {
       const socket = create()
       try {
-        void socket.events
-        return socket
+        return [socket, socket.events]
       } catch (error) {
         unfit.push(socket)
-        if (tries === 5 || (error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error
+        if (unfit.length === 5 || (error as NodeJS.ErrnoException).code !== 'EADDRINUSE')
+          throw error
       }
     }
   } finally {

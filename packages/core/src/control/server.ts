@@ -117,7 +117,8 @@ export class ControlServer {
     clearTimeout(this.#sweep)
     for (const connection of this.#connections.values()) connection.closed = true
     this.#connections.clear()
-    // Not unbound first: libzmq 4.3.5 aborts the process when a client ends in that moment.
+    // Not unbound first: zeromq.js does that in another thread while this one reads from the socket,
+    // and libzmq then ends the process by an assertion.
     this.#socket.close()
     // libzmq releases the port in its own thread and says so in an event.
     await Promise.race([this.#released, delay(1_000, undefined, { ref: false })])
@@ -159,13 +160,9 @@ export class ControlServer {
     if (connection === undefined) {
       connection = new RouterConnection(
         id,
-        (frame) => {
-          // Asking makes libzmq take note of ended connections first.
-          void this.#socket.writable
-          return this.#socket.send([routingId, frame])
-        },
+        (frame) => this.#send(routingId, frame),
         (ended) => {
-          this.#ended(ended)
+          this.#call(() => this.#options.onClose?.(ended))
         },
       )
       this.#connections.set(id, connection)
@@ -173,8 +170,10 @@ export class ControlServer {
     return connection
   }
 
-  #ended(connection: RouterConnection): void {
-    this.#call(() => this.#options.onClose?.(connection))
+  #send(routingId: Buffer, frame: Uint8Array): Promise<void> {
+    // Asking whether it is writable makes libzmq take note of ended connections first.
+    if (!this.#socket.writable) return Promise.reject(new Error('The socket is closed.'))
+    return this.#socket.send([routingId, frame])
   }
 
   async #watch(): Promise<void> {

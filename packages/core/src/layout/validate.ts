@@ -21,7 +21,7 @@ export function checkLayout(layout: Layout, regionBytes: readonly number[]): voi
   places.sort((a, b) => a.tensor.region - b.tensor.region || a.tensor.base - b.tensor.base)
   places.forEach(({ tensor, end }, i) => {
     const next = places[i + 1]?.tensor
-    if (next !== undefined && next.region === tensor.region && next.base < end) {
+    if (next?.region === tensor.region && next.base < end) {
       throw invalid(`${name(tensor)} and ${name(next)} overlap in region ${String(tensor.region)}`)
     }
   })

@@ -45,7 +45,8 @@ export function checkFit(source: Layout, destination: Layout): void {
 
 /** Every head of `tensor` must be held by one of the candidates, which do not overlap. */
 function checkCovered(name: string, candidates: readonly Tensor[], tensor: Tensor): void {
-  let [next, end] = tensor.heads
+  const end = tensor.heads[1]
+  let next = tensor.heads[0]
   for (const [low, high] of candidates.map(({ heads }) => heads).sort((a, b) => a[0] - b[0])) {
     if (low <= next && high > next) next = high
   }

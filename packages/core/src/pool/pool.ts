@@ -1,4 +1,5 @@
 import { KvxError } from '../backend/errors.ts'
+import { realTimer, type Timer } from './timer.ts'
 
 /** The right to a set of pages. It ends once: by `release`, or by `quarantine`. */
 export interface Lease {
@@ -25,7 +26,7 @@ export interface PageCounts {
 
 interface Waiter {
   readonly count: number
-  readonly resolve: (lease: Lease) => void
+  readonly grant: (lease: Lease) => void
 }
 
 /** Pages 0 to `size` − 1 with a free list and leases. */
@@ -36,14 +37,17 @@ export class PagePool {
   readonly #waiters = new Set<Waiter>()
   #freeCount: number
   #quarantined = 0
+  readonly #timer: Timer
 
-  constructor(size: number) {
+  /** @param timer only for `allocate`; a simulation passes its own */
+  constructor(size: number, timer = realTimer) {
     if (!Number.isInteger(size) || size < 0 || size >= 2 ** 31) {
       throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `${String(size)} is no number of pages.`)
     }
     this.size = size
     this.#free = new Uint8Array(size).fill(1)
     this.#freeCount = size
+    this.#timer = timer
   }
 
   counts(): PageCounts {
@@ -70,31 +74,33 @@ export class PagePool {
    * @throws KvxError `ERR_KVX_POOL_EXHAUSTED` at the deadline, or at once when the pool is smaller than
    *   `count`; `ERR_KVX_ABORTED` when the signal is; `ERR_KVX_INVALID_ARGUMENT`
    */
-  async allocate(
+  allocate(
     count: number,
     options: { signal?: AbortSignal; timeoutMs?: number } = {},
   ): Promise<Lease> {
-    checkCount(count)
     const { signal, timeoutMs = 30_000 } = options
-    if (count > this.size) {
-      throw new KvxError(
-        'ERR_KVX_POOL_EXHAUSTED',
-        `${String(count)} pages were asked for, but the whole pool has ${String(this.size)}. Use a larger pool or a shorter prompt.`,
-      )
-    }
-    if (signal?.aborted === true) throw aborted(signal)
-    const lease = this.tryAllocate(count)
-    if (lease !== undefined) return lease
-
     return new Promise<Lease>((resolve, reject) => {
+      checkCount(count)
+      if (count > this.size) {
+        throw new KvxError(
+          'ERR_KVX_POOL_EXHAUSTED',
+          `${String(count)} pages were asked for, but the whole pool has ${String(this.size)}. Use a larger pool or a shorter prompt.`,
+        )
+      }
+      if (signal?.aborted === true) throw aborted(signal)
+      const lease = this.tryAllocate(count)
+      if (lease !== undefined) {
+        resolve(lease)
+        return
+      }
       const end = () => {
         this.#waiters.delete(waiter)
-        clearTimeout(timer)
+        stopTimer()
         signal?.removeEventListener('abort', onAbort)
       }
       const waiter: Waiter = {
         count,
-        resolve: (granted) => {
+        grant: (granted) => {
           end()
           resolve(granted)
         },
@@ -106,11 +112,11 @@ export class PagePool {
         this.#serve()
       }
       const onAbort = () => {
-        if (signal !== undefined) fail(aborted(signal))
+        fail(aborted(signal))
       }
-      const timer = setTimeout(() => {
+      const stopTimer = this.#timer(timeoutMs, () => {
         fail(this.#exhausted(count, timeoutMs))
-      }, timeoutMs)
+      })
       signal?.addEventListener('abort', onAbort)
       this.#waiters.add(waiter)
     })
@@ -121,7 +127,7 @@ export class PagePool {
     for (const waiter of this.#waiters) {
       const lease = this.#take(waiter.count)
       if (lease === undefined) return
-      waiter.resolve(lease)
+      waiter.grant(lease)
     }
   }
 
@@ -210,8 +216,8 @@ function checkCount(count: number): void {
   }
 }
 
-function aborted(signal: AbortSignal): KvxError {
+function aborted(signal: AbortSignal | undefined): KvxError {
   return new KvxError('ERR_KVX_ABORTED', 'Waiting for free pages was aborted.', {
-    cause: signal.reason,
+    cause: signal?.reason,
   })
 }
