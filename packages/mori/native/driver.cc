@@ -107,19 +107,26 @@ MoriDriver::MoriDriver(const Options& options, const DriverContext& context)
   capabilities_.version = version_;
 }
 
-// Closing as a fence: MORI destroys its queue pairs and gives its memory registrations back to the device, after
-// which the device neither sends nor accepts a byte for them.
+// Closing as a fence. Deregistration revokes each region's key; then MORI destroys its queue pairs, after which
+// the device neither sends nor takes a byte for them. (MORI keeps small registrations of its own for each queue
+// pair it ever made; nobody is told their keys.)
 MoriDriver::~MoriDriver() {
   posters_.reset();
   peers_.clear();
   for (auto& [id, transfer] : transfers_) {
     for (auto& part : transfer->parts) part->session.reset();
   }
-  try {
-    api_->engine_destroy(engine_.get());
-  } catch (const std::exception&) {
-    // Nothing can be done about it, and a destructor has nobody to tell.
+  const auto quietly = [](auto body) {
+    try {
+      body();
+    } catch (const std::exception&) {
+      // Nothing can be done about it, and a destructor has nobody to tell.
+    }
+  };
+  for (const auto& [id, desc] : regions_) {
+    quietly([&] { api_->deregister_memory(engine_.get(), desc); });
   }
+  quietly([&] { api_->engine_destroy(engine_.get()); });
   // Only now: until here MORI may have written to a status of a transfer that never ended.
   transfers_.clear();
 }
