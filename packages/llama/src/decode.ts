@@ -39,7 +39,7 @@ export function decode(model: LlamaModel, request: DecodeRequest): Generation {
     let slot: Slot | undefined
     const open = async (): Promise<Slot> => {
       const opened = (slot = await model.slots.acquire(signal))
-      await model.gate.shared(() => loadPages(model, opened, tokens, pages))
+      await loadPages(model, opened, tokens, pages)
       request.onLoaded?.()
       return opened
     }
@@ -71,5 +71,5 @@ async function loadPages(
     to: tokens.length,
   })
   checkState(blob, geometry, tokens, slot.place)
-  await loadState(slot.sequence, blob)
+  await model.gate.exclusive(() => loadState(slot.sequence, blob))
 }

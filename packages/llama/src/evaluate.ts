@@ -85,7 +85,7 @@ export async function evaluatePrompt(
 /** Empties the sequence and gives it to whoever waits. */
 export async function release(model: LlamaModel, slot: Slot): Promise<void> {
   try {
-    await model.gate.shared(() => slot.sequence.clearHistory())
+    await model.gate.exclusive(() => slot.sequence.clearHistory())
   } finally {
     model.slots.release(slot)
   }

@@ -63,7 +63,7 @@ export async function prefill(model: LlamaModel, request: PrefillRequest): Promi
   try {
     const prompt = { tokens, chunkTokens, sampling, signal }
     const firstToken = await evaluatePrompt(model, slot, prompt, async (start, end) => {
-      await model.gate.shared(() => savePages(model, slot, tokens, pages, start, end))
+      await savePages(model, slot, tokens, pages, start, end)
       throwIfAborted(signal)
       const last = end === tokens.length
       const ready = last ? pages.length : Math.floor(end / pageTokens)
@@ -88,7 +88,8 @@ async function savePages(
 ): Promise<void> {
   const { geometry, layout, memory } = model
   const held = tokens.slice(0, end)
-  const blob = await saveState(slot.sequence, stateShape(geometry, end, slot.place).bytes)
+  const { bytes } = stateShape(geometry, end, slot.place)
+  const blob = await model.gate.exclusive(() => saveState(slot.sequence, bytes))
   checkState(blob, geometry, held, slot.place)
   scatter({
     buffer: blob,

