@@ -191,8 +191,17 @@ export function onRefusedHello(step: DecodeStep, link: Link, message: MessageOf<
  * at this address now.
  */
 export function onStranger(step: DecodeStep, link: Link, message: Message): void {
-  if (message.k === 'refuse' && message.code === 'ERR_KVX_STALE' && message.ep === undefined && link.status === 'greeting') {
-    loseLink(step, link, about(link, 'ERR_KVX_PEER_LOST', 'hello', 'was replaced by a new process.'))
+  if (
+    message.k === 'refuse' &&
+    message.code === 'ERR_KVX_STALE' &&
+    message.ep === undefined &&
+    link.status === 'greeting'
+  ) {
+    loseLink(
+      step,
+      link,
+      about(link, 'ERR_KVX_PEER_LOST', 'hello', 'was replaced by a new process.'),
+    )
   } else {
     count(step.state.dropped, 'another incarnation')
   }

@@ -4,16 +4,17 @@
  */
 import { KvxError } from '../../backend/index.ts'
 import { greet } from './links.ts'
-import { advance, failRequest, markDrained } from './requests.ts'
-import type { DecodeStep, EngineAddress, Leg } from './state.ts'
+import { advance, failRequest, markDrained, undrainedLegs } from './requests.ts'
+import type { DecodeStep, EngineAddress, Leg, Request } from './state.ts'
 
 export function watchQuarantine(step: DecodeStep): void {
   const { state, now } = step
   const { self } = state
   if (self.fence !== 'engine' || state.recycle?.phase === 'closing') return
   if (!state.recycle) {
-    const pages = quarantined(step)
-    if (pages === 0) return
+    const stuck = quarantined(step)
+    if (stuck.length === 0) return
+    const pages = stuck.reduce((sum, request) => sum + (request.destination?.pages?.length ?? 0), 0)
     const share = pages / Math.max(1, self.layout.pages.kv ?? 0)
     if (share <= self.limits.quarantineShare && liveLegs(step).length > 0) return
     state.recycle = { phase: 'draining', deadline: now + self.deadlines.recycle }
@@ -35,16 +36,10 @@ export function watchQuarantine(step: DecodeStep): void {
   step.out.push({ do: 'recycle' })
 }
 
-/** Pages of failed requests whose writer has not said `drained` in time. */
-function quarantined(step: DecodeStep): number {
-  let pages = 0
-  for (const request of step.state.requests.values()) {
-    const stuck = request.legs.some(
-      (leg) => !leg.drained && leg.phase === 'failed' && isLate(step, leg),
-    )
-    if (stuck) pages += request.destination?.pages?.length ?? 0
-  }
-  return pages
+/** Failed requests whose writer has not said `drained` in time. */
+function quarantined(step: DecodeStep): Request[] {
+  const stuck = undrainedLegs(step).filter((leg) => leg.phase === 'failed' && isLate(step, leg))
+  return [...new Set(stuck.map((leg) => leg.request))]
 }
 
 function isLate(step: DecodeStep, leg: Leg): boolean {
@@ -52,9 +47,7 @@ function isLate(step: DecodeStep, leg: Leg): boolean {
 }
 
 function liveLegs(step: DecodeStep): Leg[] {
-  return [...step.state.links.values()].flatMap((link) =>
-    [...link.legs.values()].filter((leg) => leg.phase !== 'failed' && !leg.drained),
-  )
+  return undrainedLegs(step).filter((leg) => leg.phase !== 'failed')
 }
 
 /** The old generation is closed: nothing of it can land any more. */
@@ -62,8 +55,8 @@ export function onRecycled(step: DecodeStep, engine: EngineAddress): void {
   const { state } = step
   state.engine = engine
   state.recycle = undefined
+  for (const leg of undrainedLegs(step)) markDrained(step, leg)
   for (const link of [...state.links.values()]) {
-    for (const leg of [...link.legs.values()]) markDrained(step, leg)
     if (link.up && link.status !== 'lost') greet(step, link)
   }
   for (const request of [...state.requests.values()]) advance(step, request)

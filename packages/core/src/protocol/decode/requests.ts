@@ -60,6 +60,7 @@ export function onReserve(step: DecodeStep, event: DecodeEvent & { type: 'host.r
   const wrong = request.destination
     ? 'reserve() was called twice.'
     : (pagesObjection(event.pages, request.tokens - prefixTokens, pageTokens, pages.kv ?? 0) ??
+      stateObjection(step, event.state) ??
       (event.prefixTokens < 0 || event.prefixTokens > request.tokens
         ? 'the prefix is longer than the prompt.'
         : undefined))
@@ -74,6 +75,7 @@ export function onReserve(step: DecodeStep, event: DecodeEvent & { type: 'host.r
     return
   }
   request.destination = { prefixTokens, pages: event.pages, state: event.state }
+  if (request.phase === 'open') request.deadline = step.now + request.deadlines.reserve
   advance(step, request)
 }
 
@@ -87,6 +89,21 @@ function pagesObjection(
   const needed = Math.ceil(tokens / pageTokens)
   if (pages.length !== needed)
     return `${String(pages.length)} pages were given; ${String(needed)} are needed.`
+  return boundsObjection(pages, total)
+}
+
+function stateObjection(
+  step: DecodeStep,
+  state: Readonly<Record<string, Int32Array>>,
+): string | undefined {
+  for (const [component, pages] of Object.entries(state)) {
+    const wrong = boundsObjection(pages, step.state.self.layout.pages[component] ?? 0)
+    if (wrong) return `of component '${component}' ${wrong}`
+  }
+  return undefined
+}
+
+function boundsObjection(pages: Int32Array, total: number): string | undefined {
   if (pages.some((page) => page < 0 || page >= total))
     return `a page index is outside of the pool's ${String(total)} pages.`
   if (new Set(pages).size !== pages.length) return 'a page is named twice.'
@@ -115,7 +132,7 @@ function reserve(step: DecodeStep, leg: Leg): void {
   const { request, link } = leg
   const { destination } = request
   if (!destination) return
-  leg.epoch = ++link.epoch
+  leg.epoch = ++step.state.epoch
   leg.phase = 'reserving'
   leg.news = step.now
   leg.drained = false
@@ -139,6 +156,7 @@ function reserve(step: DecodeStep, leg: Leg): void {
 export function onAccept(step: DecodeStep, leg: Leg, state: 'parked' | 'paired'): void {
   const { request } = leg
   leg.news = step.now
+  if (request.error) return
   if (leg.phase === 'reserving' || (leg.phase === 'parked' && state === 'paired')) leg.phase = state
   if (request.phase === 'reserving' && request.legs.every((l) => l.phase !== 'reserving')) {
     request.phase = 'accepted'
@@ -163,7 +181,13 @@ export function onAccept(step: DecodeStep, leg: Leg, state: 'parked' | 'paired')
 
 export function onReady(step: DecodeStep, leg: Leg): void {
   const { request } = leg
-  if (request.wantedTold || request.error) return
+  if (request.error) return
+  if (request.destination?.pages) {
+    // They were given, and got lost with a connection.
+    sendPages(step, leg)
+    return
+  }
+  if (request.wantedTold) return
   request.wantedTold = true
   step.out.push({ do: 'receiver.wanted', request: request.id })
 }
@@ -175,12 +199,12 @@ export function onProvide(step: DecodeStep, event: DecodeEvent & { type: 'host.p
   const { destination } = request
   const wrong = destination.pages
     ? 'the pages were already given.'
-    : pagesObjection(
+    : (pagesObjection(
         event.pages,
         request.tokens - destination.prefixTokens,
         pageTokens,
         pages.kv ?? 0,
-      )
+      ) ?? stateObjection(step, event.state))
   if (wrong) {
     failRequest(
       step,
@@ -193,16 +217,19 @@ export function onProvide(step: DecodeStep, event: DecodeEvent & { type: 'host.p
   }
   destination.pages = event.pages
   destination.state = event.state
-  for (const leg of request.legs) {
-    if (leg.epoch === 0) continue
-    sendTo(step, leg.link, {
-      k: 'pages',
-      gen: step.state.engine.generation,
-      ep: leg.epoch,
-      pages: packPages(event.pages),
-      state: packState(event.state),
-    })
-  }
+  for (const leg of request.legs) if (leg.epoch > 0) sendPages(step, leg)
+}
+
+function sendPages(step: DecodeStep, leg: Leg): void {
+  const { destination } = leg.request
+  if (!destination?.pages) return
+  sendTo(step, leg.link, {
+    k: 'pages',
+    gen: step.state.engine.generation,
+    ep: leg.epoch,
+    pages: packPages(destination.pages),
+    state: packState(destination.state),
+  })
 }
 
 export function onProgress(step: DecodeStep, leg: Leg, pages: number): void {
@@ -215,7 +242,7 @@ export function onProgress(step: DecodeStep, leg: Leg, pages: number): void {
 export function onComplete(step: DecodeStep, leg: Leg, message: MessageOf<'complete'>): void {
   const { request } = leg
   if (leg.phase === 'complete' || leg.phase === 'failed' || request.error) return
-  const error = manifestObjection(step, leg, message)
+  const error = manifestObjection(step, leg, message) ?? auxObjection(leg, message)
   if (error) {
     failRequest(step, request, error)
     return
@@ -230,7 +257,7 @@ export function onComplete(step: DecodeStep, leg: Leg, message: MessageOf<'compl
     return
   }
   request.phase = 'verifying'
-  request.deadline = Infinity
+  request.deadline = step.now + request.deadlines.progress
   request.unverified = request.legs.length
   for (const { outcome, link } of request.legs) {
     if (!outcome?.manifest.checksums || !link.planner) continue
@@ -278,6 +305,16 @@ function manifestObjection(
     return say('without the checksums that were asked for.')
   }
   return undefined
+}
+
+function auxObjection(
+  { request, link }: Leg,
+  message: MessageOf<'complete'>,
+): KvxError | undefined {
+  const bytes = message.aux.blob?.byteLength ?? 0
+  if (bytes <= link.auxBytes) return undefined
+  const text = `sent ${String(bytes)} bytes of aux for room ${request.key} after it had announced ${String(link.auxBytes)} at most.`
+  return about(link, 'ERR_KVX_PROTOCOL', 'complete', text)
 }
 
 export function onVerified(step: DecodeStep, id: number, error: KvxError | undefined): void {
@@ -388,7 +425,14 @@ export function onDrained(step: DecodeStep, leg: Leg): void {
   markDrained(step, leg)
 }
 
-/** After a reconnect: aborts and questions may have been lost with the old connection. */
+/** Legs of which something may still land. */
+export function undrainedLegs(step: DecodeStep): Leg[] {
+  return [...step.state.requests.values()].flatMap((request) =>
+    request.legs.filter((leg) => !leg.drained),
+  )
+}
+
+/** After a reconnect, and when news is late: what was said may have been lost. */
 export function revisit(step: DecodeStep, leg: Leg): void {
   if (leg.phase === 'failed') {
     sendAbort(step, leg, leg.request.error ?? new KvxError('ERR_KVX_ABORTED', 'aborted'))
@@ -424,6 +468,7 @@ export function failRequest(step: DecodeStep, request: Request, error: KvxError)
     if (leg.drained || leg.phase === 'failed') continue
     leg.phase = 'failed'
     leg.failedAt = step.now
+    leg.news = step.now
     sendAbort(step, leg, error)
   }
   tellSettled(step, request)
@@ -449,15 +494,10 @@ export function watchRequests(step: DecodeStep): void {
       continue
     }
     for (const leg of request.legs) {
-      const live = leg.phase === 'reserving' || leg.phase === 'parked' || leg.phase === 'paired'
-      if (
-        !live ||
-        leg.link.status !== 'ready' ||
-        now - leg.news < state.self.deadlines.peerSilent / 2
-      )
-        continue
+      if (leg.drained || leg.phase === 'complete' || leg.link.status !== 'ready') continue
+      if (now - leg.news < state.self.deadlines.peerSilent / 2) continue
       leg.news = now
-      ask(step, leg.link, leg.epoch, 'query')
+      revisit(step, leg)
     }
   }
 }
@@ -491,6 +531,13 @@ function lateness(request: Request): KvxError {
         'ERR_KVX_TIMEOUT',
         'reserve',
         `did not answer the reserve of room ${request.key} ${after(request.deadlines.reserve)}.`,
+      )
+    case 'open':
+      return about(
+        leg.link,
+        'ERR_KVX_TIMEOUT',
+        'reserve',
+        `could not be asked for room ${request.key} ${after(request.deadlines.reserve)}.`,
       )
     case 'accepted':
       return about(
