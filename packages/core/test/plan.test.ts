@@ -9,14 +9,7 @@ import {
   type TransferPlan,
 } from '@kvx/core/backend'
 import { checkLayout, type Layout, type Part, type Tensor } from '../src/layout/index.ts'
-import {
-  checkFit,
-  groupPages,
-  movedBytes,
-  pageChecksums,
-  Planner,
-  planTransfer,
-} from '../src/plan/index.ts'
+import { checkFit, groupPages, pageChecksums, Planner, planTransfer } from '../src/plan/index.ts'
 
 /** A valid layout with one region, its tensors one behind the other in a given order with gaps. */
 function makeLayout(options: {
@@ -232,7 +225,8 @@ test('a plan moves exactly the bytes that a byte-by-byte reference moves, each o
   fc.assert(
     fc.property(scenario, ({ source, destination, parts }) => {
       fc.pre(shareHeads(source, destination))
-      const planned = expand(planTransfer({ source, destination, parts }))
+      const planner = new Planner(source, destination)
+      const planned = expand(planner.plan(parts))
       const wanted = reference(
         source,
         destination,
@@ -241,8 +235,7 @@ test('a plan moves exactly the bytes that a byte-by-byte reference moves, each o
       expect([...planned].sort(([a], [b]) => a - b)).toEqual([...wanted].sort(([a], [b]) => a - b))
       const bytes = parts.reduce(
         (sum, part) =>
-          sum +
-          part.sourcePages.length * movedBytes(source, destination, part.component, part.layers),
+          sum + part.sourcePages.length * planner.bytesPerPage(part.component, part.layers),
         0,
       )
       expect(bytes).toBe(wanted.size)

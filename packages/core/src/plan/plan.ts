@@ -41,10 +41,11 @@ export class Planner {
     for (const part of parts) {
       const [firstLane, endLane] = this.laneRange(part.component, part.layers)
       if (firstLane === endLane || part.sourcePages.length === 0) continue
-      checkPages('source', this.#source, part.component, part.sourcePages)
-      checkPages('destination', this.#destination, part.component, part.destinationPages)
       const start = groupEnd
       groupEnd = groupPages(part.sourcePages, part.destinationPages, groups, start)
+      const rows = groups.subarray(start, groupEnd)
+      checkPages('source', this.#source, part.component, rows)
+      checkPages('destination', this.#destination, part.component, rows)
       blocks[blockEnd] = start / groupWidth
       blocks[blockEnd + 1] = groupEnd / groupWidth
       blocks[blockEnd + 2] = firstLane
@@ -111,24 +112,22 @@ export function planTransfer(options: {
   return new Planner(options.source, options.destination).plan(options.parts)
 }
 
-/** Bytes that move for one page of a component between two ranks. Throws as `Planner.laneRange`. */
-export function movedBytes(
-  source: Layout,
-  destination: Layout,
+/** Pages that do not exist could lie in another tensor of the same region, where native code sees nothing wrong. */
+function checkPages(
+  side: 'source' | 'destination',
+  layout: Layout,
   component: string,
-  layers?: readonly [number, number],
-): number {
-  return new Planner(source, destination).bytesPerPage(component, layers)
-}
-
-function checkPages(side: string, layout: Layout, component: string, pages: Int32Array): void {
+  groups: Int32Array,
+): void {
   const count = layout.pages[component] ?? 0
-  for (const page of pages) {
-    if (page < 0 || page >= count) {
-      throw new KvxError(
-        'ERR_KVX_PLAN_INVALID',
-        `The ${side} page ${String(page)} does not exist: the component '${component}' has ${String(count)} pages there.`,
-      )
-    }
+  const column = side === 'source' ? 0 : 1
+  for (let row = 0; row < groups.length; row += groupWidth) {
+    const first = groups[row + column] ?? 0
+    const last = first + (groups[row + 2] ?? 0) - 1
+    if (first >= 0 && last < count) continue
+    throw new KvxError(
+      'ERR_KVX_PLAN_INVALID',
+      `The ${side} page ${String(first < 0 ? first : last)} does not exist: the component '${component}' has ${String(count)} pages there.`,
+    )
   }
 }
