@@ -238,9 +238,6 @@ function forgetIfOver(step: DecodeStep, link: Link): void {
 
 export function watchLinks(step: DecodeStep): void {
   const { self } = step.state
-  for (const source of [...step.state.sources.values()]) {
-    if (!source.links && source.waiting.size === 0) step.state.sources.delete(source.from)
-  }
   for (const link of [...step.state.links.values()]) {
     forgetIfOver(step, link)
     const isPingDue = step.now - link.pinged >= self.deadlines.ping
@@ -264,5 +261,8 @@ export function watchLinks(step: DecodeStep): void {
       link.pinged = step.now
       sendTo(step, link, { k: 'ping', live: link.legs.size })
     }
+  }
+  for (const source of [...step.state.sources.values()]) {
+    if (!source.links && source.waiting.size === 0) step.state.sources.delete(source.from)
   }
 }

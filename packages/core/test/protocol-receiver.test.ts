@@ -1,0 +1,914 @@
+import { expect, test } from 'vitest'
+import { KvxError } from '@kvx/core/backend'
+import { receiveObjection } from '../src/protocol/index.ts'
+import {
+  deadlines,
+  digest,
+  int32,
+  kvBytes,
+  limits,
+  name128,
+  packed,
+  smallLayout,
+} from './protocol/fixtures.ts'
+import { bootstrap, completeBody, DecodeSide, prefiller } from './protocol/decode-side.ts'
+
+const p1 = prefiller(1)
+const failed = {
+  k: 'failed',
+  ep: 1,
+  code: 'ERR_KVX_TRANSFER_FAILED',
+  text: 'the wire broke',
+  phase: 'transfer',
+  rank: 'tp0/pp0/cp0/dp0',
+}
+const refuse = (code: string) => ({ k: 'refuse', ep: 1, code, text: 'because' })
+const status = (state: string, more: object = {}) => ({
+  k: 'status',
+  ep: 1,
+  state,
+  pages: 0,
+  ...more,
+})
+
+/** A side whose request 1 is in the named phase. */
+const places = {
+  resolving: () => new DecodeSide().receive(),
+  greeting: () => new DecodeSide().receive().read(p1).up(p1),
+  open: () => new DecodeSide().open(p1),
+  reserving: () => places.open().reserve(),
+  parked: () => places.reserving().message(p1, { k: 'accept', ep: 1, state: 'parked' }),
+  receiving: () => places.parked().message(p1, { k: 'accept', ep: 1, state: 'paired' }),
+  'receiving without pages': () =>
+    places.open().reserveLate().message(p1, { k: 'accept', ep: 1, state: 'paired' }),
+  'asked for pages': () => places['receiving without pages']().message(p1, { k: 'ready', ep: 1 }),
+  'aborted before an answer': () => places.reserving().hostAbort(),
+  aborted: () => places.receiving().hostAbort(),
+  failed: () => places.receiving().message(p1, failed),
+  success: () => places.receiving().complete(p1),
+} satisfies Record<string, () => DecodeSide>
+
+const events = {
+  'the bootstrap answers': (d: DecodeSide) => d.read(p1),
+  'the bootstrap does not answer': (d: DecodeSide) =>
+    d.step({
+      type: 'source.failed',
+      from: bootstrap,
+      error: new KvxError('ERR_KVX_BOOTSTRAP_UNREACHABLE', 'nobody'),
+    }),
+  welcome: (d: DecodeSide) => d.welcome(p1),
+  'hello is refused': (d: DecodeSide) =>
+    d.message(p1, { k: 'refuse', code: 'ERR_KVX_LAYOUT_MISMATCH', text: 'no' }),
+  'the host reserves': (d: DecodeSide) => d.reserve(),
+  'the host reserves without pages': (d: DecodeSide) => d.reserveLate(),
+  'the host provides pages': (d: DecodeSide) => d.provide(),
+  'the host aborts': (d: DecodeSide) => d.hostAbort(),
+  'accept(parked)': (d: DecodeSide) => d.message(p1, { k: 'accept', ep: 1, state: 'parked' }),
+  'accept(paired)': (d: DecodeSide) => d.message(p1, { k: 'accept', ep: 1, state: 'paired' }),
+  'refuse(OVER_LIMIT)': (d: DecodeSide) => d.message(p1, refuse('ERR_KVX_OVER_LIMIT')),
+  'refuse(STALE)': (d: DecodeSide) => d.message(p1, refuse('ERR_KVX_STALE')),
+  ready: (d: DecodeSide) => d.message(p1, { k: 'ready', ep: 1 }),
+  progress: (d: DecodeSide) => d.message(p1, { k: 'progress', ep: 1, pages: 2 }),
+  complete: (d: DecodeSide) => d.complete(p1),
+  'complete with a page too few': (d: DecodeSide) => d.complete(p1, 1, { pages: 2 }),
+  failed: (d: DecodeSide) => d.message(p1, failed),
+  drained: (d: DecodeSide) => d.message(p1, { k: 'drained', ep: 1 }),
+  'failed and drained': (d: DecodeSide) =>
+    d.message(p1, failed).message(p1, { k: 'drained', ep: 1 }),
+  'status(parked)': (d: DecodeSide) => d.message(p1, status('parked')),
+  'status(paired)': (d: DecodeSide) => d.message(p1, status('paired')),
+  'status(complete)': (d: DecodeSide) =>
+    d.message(
+      p1,
+      status('complete', {
+        outcome: {
+          v: 1,
+          from: p1.incarnation,
+          to: d.state.self.incarnation,
+          gen: d.state.engine.generation,
+          ...completeBody(),
+        },
+      }),
+    ),
+  'status(failed)': (d: DecodeSide) =>
+    d.message(
+      p1,
+      status('failed', {
+        outcome: {
+          v: 1,
+          from: p1.incarnation,
+          to: d.state.self.incarnation,
+          gen: d.state.engine.generation,
+          ...failed,
+        },
+      }),
+    ),
+  'status(over)': (d: DecodeSide) => d.message(p1, status('over')),
+  'the connection is lost': (d: DecodeSide) => d.down(p1),
+  'the connection is made again': (d: DecodeSide) => d.reconnect(p1),
+  'the connection is refused': (d: DecodeSide) =>
+    d.step({
+      type: 'link.down',
+      endpoint: p1.endpoint,
+      error: new KvxError('ERR_KVX_UNAUTHORIZED', 'another token'),
+    }),
+  'prefill is silent for too long': (d: DecodeSide) => d.tick(deadlines.peerSilent + 1),
+  'prefill is silent for half as long': (d: DecodeSide) => d.tick(deadlines.peerSilent / 2),
+  'prefill was replaced': (d: DecodeSide) => d.read(prefiller(2)),
+  'the hello deadline passes': (d: DecodeSide) => d.pass(deadlines.hello),
+  'the reserve deadline passes': (d: DecodeSide) => d.pass(deadlines.reserve, p1),
+  'the pairing deadline passes': (d: DecodeSide) => d.pass(deadlines.pairing, p1),
+  'the progress deadline passes': (d: DecodeSide) => d.pass(deadlines.progress, p1),
+} satisfies Record<string, (d: DecodeSide) => DecodeSide>
+
+type Place = keyof typeof places
+type Event = keyof typeof events
+/** Present phase, event, next phase, messages sent, host told. */
+type Row = readonly [Place, Event, string, readonly string[], readonly string[]]
+
+const gone = 'gone'
+const rows: readonly Row[] = [
+  ['resolving', 'the bootstrap answers', 'resolving', [], []],
+  [
+    'resolving',
+    'the bootstrap does not answer',
+    gone,
+    [],
+    ['failed(BOOTSTRAP_UNREACHABLE)', 'settled'],
+  ],
+  ['resolving', 'the host reserves', 'resolving', [], []],
+  ['resolving', 'the host aborts', gone, [], ['failed(ABORTED)', 'settled']],
+  [
+    'resolving',
+    'the hello deadline passes',
+    gone,
+    [],
+    ['failed(BOOTSTRAP_UNREACHABLE)', 'settled'],
+  ],
+
+  ['greeting', 'welcome', 'open', [], []],
+  ['greeting', 'hello is refused', gone, [], ['failed(LAYOUT_MISMATCH)', 'settled']],
+  ['greeting', 'the host aborts', gone, [], ['failed(ABORTED)', 'settled']],
+  ['greeting', 'the connection is lost', 'resolving', [], []],
+  ['greeting', 'the connection is refused', gone, [], ['failed(UNAUTHORIZED)', 'settled']],
+  ['greeting', 'prefill was replaced', gone, [], ['failed(PEER_LOST)', 'settled']],
+  ['greeting', 'the hello deadline passes', gone, [], ['failed(TIMEOUT)', 'settled']],
+
+  ['open', 'the host reserves', 'reserving', ['reserve'], []],
+  ['open', 'the host reserves without pages', 'reserving', ['reserve'], []],
+  ['open', 'the host aborts', gone, [], ['failed(ABORTED)', 'settled']],
+  ['open', 'the connection is lost', 'open', [], []],
+  ['open', 'the connection is made again', 'open', ['hello'], []],
+  ['open', 'prefill is silent for too long', gone, [], ['failed(PEER_LOST)', 'settled']],
+  ['open', 'the progress deadline passes', 'open', [], []],
+
+  ['reserving', 'accept(parked)', 'accepted', [], ['accepted(0)']],
+  ['reserving', 'accept(paired)', 'receiving', [], ['accepted(0)']],
+  ['reserving', 'refuse(OVER_LIMIT)', gone, [], ['failed(OVER_LIMIT)', 'settled']],
+  ['reserving', 'refuse(STALE)', 'reserving', ['reserve'], []],
+  ['reserving', 'status(parked)', 'accepted', [], ['accepted(0)']],
+  ['reserving', 'status(paired)', 'receiving', [], ['accepted(0)']],
+  ['reserving', 'status(over)', 'reserving', ['reserve'], []],
+  ['reserving', 'status(complete)', gone, ['ack'], ['accepted(0)', 'done', 'settled']],
+  ['reserving', 'complete', gone, ['ack'], ['accepted(0)', 'done', 'settled']],
+  ['reserving', 'failed', 'failed', ['ack'], ['failed(TRANSFER_FAILED)']],
+  ['reserving', 'drained', gone, [], ['failed(OUTCOME_LOST)', 'settled']],
+  ['reserving', 'the host aborts', 'failed', ['abort(ABORTED)'], ['failed(ABORTED)']],
+  [
+    'reserving',
+    'the host reserves',
+    'failed',
+    ['abort(INVALID_ARGUMENT)'],
+    ['failed(INVALID_ARGUMENT)'],
+  ],
+  ['reserving', 'the connection is made again', 'reserving', ['hello', 'query'], []],
+  ['reserving', 'prefill is silent for half as long', 'reserving', ['query'], []],
+  [
+    'reserving',
+    'prefill is silent for too long',
+    'failed',
+    ['abort(PEER_LOST)'],
+    ['failed(PEER_LOST)'],
+  ],
+  [
+    'reserving',
+    'the reserve deadline passes',
+    'failed',
+    ['query', 'query', 'abort(TIMEOUT)'],
+    ['failed(TIMEOUT)'],
+  ],
+
+  ['parked', 'accept(parked)', 'accepted', [], []],
+  ['parked', 'accept(paired)', 'receiving', [], []],
+  ['parked', 'status(parked)', 'accepted', [], []],
+  ['parked', 'status(paired)', 'receiving', [], []],
+  ['parked', 'status(over)', gone, [], ['failed(OUTCOME_LOST)', 'settled']],
+  ['parked', 'refuse(STALE)', gone, [], ['failed(STALE)', 'settled']],
+  ['parked', 'complete', gone, ['ack'], ['done', 'settled']],
+  ['parked', 'failed', 'failed', ['ack'], ['failed(TRANSFER_FAILED)']],
+  ['parked', 'the host aborts', 'failed', ['abort(ABORTED)'], ['failed(ABORTED)']],
+  ['parked', 'the connection is lost', 'accepted', [], []],
+  ['parked', 'the connection is made again', 'accepted', ['hello', 'query'], []],
+
+  ['receiving', 'accept(parked)', 'receiving', [], []],
+  ['receiving', 'accept(paired)', 'receiving', [], []],
+  ['receiving', 'ready', 'receiving', ['pages'], []],
+  ['receiving', 'progress', 'receiving', [], []],
+  ['receiving', 'complete', gone, ['ack'], ['done', 'settled']],
+  ['receiving', 'status(complete)', gone, ['ack'], ['done', 'settled']],
+  [
+    'receiving',
+    'complete with a page too few',
+    'failed',
+    ['abort(MANIFEST_MISMATCH)'],
+    ['failed(MANIFEST_MISMATCH)'],
+  ],
+  ['receiving', 'failed', 'failed', ['ack'], ['failed(TRANSFER_FAILED)']],
+  ['receiving', 'failed and drained', gone, ['ack'], ['failed(TRANSFER_FAILED)', 'settled']],
+  ['receiving', 'status(failed)', 'failed', ['ack'], ['failed(TRANSFER_FAILED)']],
+  ['receiving', 'status(over)', gone, [], ['failed(OUTCOME_LOST)', 'settled']],
+  ['receiving', 'drained', gone, [], ['failed(OUTCOME_LOST)', 'settled']],
+  ['receiving', 'the host aborts', 'failed', ['abort(ABORTED)'], ['failed(ABORTED)']],
+  [
+    'receiving',
+    'the host provides pages',
+    'failed',
+    ['abort(INVALID_ARGUMENT)'],
+    ['failed(INVALID_ARGUMENT)'],
+  ],
+  ['receiving', 'the connection is lost', 'receiving', [], []],
+  ['receiving', 'the connection is made again', 'receiving', ['hello', 'query'], []],
+  ['receiving', 'the connection is refused', 'failed', [], ['failed(UNAUTHORIZED)']],
+  ['receiving', 'prefill is silent for half as long', 'receiving', ['query'], []],
+  [
+    'receiving',
+    'prefill is silent for too long',
+    'failed',
+    ['abort(PEER_LOST)'],
+    ['failed(PEER_LOST)'],
+  ],
+  ['receiving', 'prefill was replaced', 'failed', ['abort(PEER_LOST)'], ['failed(PEER_LOST)']],
+
+  ['receiving without pages', 'ready', 'receiving', [], ['wanted']],
+  ['receiving without pages', 'the host provides pages', 'receiving', ['pages'], []],
+  [
+    'receiving without pages',
+    'complete',
+    'failed',
+    ['abort(MANIFEST_MISMATCH)'],
+    ['failed(MANIFEST_MISMATCH)'],
+  ],
+  ['asked for pages', 'ready', 'receiving', [], []],
+  ['asked for pages', 'the host provides pages', 'receiving', ['pages'], []],
+  ['asked for pages', 'the host aborts', 'failed', ['abort(ABORTED)'], ['failed(ABORTED)']],
+
+  ['aborted before an answer', 'accept(parked)', 'failed', [], []],
+  ['aborted before an answer', 'accept(paired)', 'failed', [], []],
+  ['aborted before an answer', 'status(parked)', 'failed', [], []],
+  ['aborted before an answer', 'complete', 'failed', [], []],
+  ['aborted before an answer', 'refuse(STALE)', gone, [], ['settled']],
+  ['aborted before an answer', 'drained', gone, [], ['settled']],
+
+  ['aborted', 'accept(parked)', 'failed', [], []],
+  ['aborted', 'accept(paired)', 'failed', [], []],
+  ['aborted', 'ready', 'failed', [], []],
+  ['aborted', 'progress', 'failed', [], []],
+  ['aborted', 'complete', 'failed', [], []],
+  ['aborted', 'failed', 'failed', ['ack'], []],
+  ['aborted', 'refuse(OVER_LIMIT)', gone, [], ['settled']],
+  ['aborted', 'refuse(STALE)', gone, [], ['settled']],
+  ['aborted', 'status(paired)', 'failed', [], []],
+  ['aborted', 'status(complete)', 'failed', [], []],
+  ['aborted', 'status(failed)', 'failed', ['ack'], []],
+  ['aborted', 'status(over)', gone, [], ['settled']],
+  ['aborted', 'drained', gone, [], ['settled']],
+  ['aborted', 'the host aborts', 'failed', [], []],
+  ['aborted', 'the host reserves', 'failed', [], []],
+  ['aborted', 'the host provides pages', 'failed', [], []],
+  ['aborted', 'the connection is lost', 'failed', [], []],
+  ['aborted', 'the connection is made again', 'failed', ['hello', 'abort(ABORTED)'], []],
+  ['aborted', 'prefill is silent for half as long', 'failed', ['abort(ABORTED)'], []],
+  ['aborted', 'prefill is silent for too long', 'failed', [], []],
+  ['aborted', 'prefill was replaced', 'failed', [], []],
+
+  ['failed', 'failed', 'failed', ['ack'], []],
+  ['failed', 'complete', 'failed', [], []],
+  ['failed', 'drained', gone, [], ['settled']],
+  ['failed', 'status(over)', gone, [], ['settled']],
+  ['failed', 'the connection is made again', 'failed', ['hello', 'abort(TRANSFER_FAILED)'], []],
+
+  ['success', 'complete', gone, ['ack'], []],
+  ['success', 'failed', gone, ['ack'], []],
+  ['success', 'drained', gone, [], []],
+  ['success', 'status(complete)', gone, ['ack'], []],
+  ['success', 'status(over)', gone, [], []],
+  ['success', 'the host aborts', gone, [], []],
+  ['success', 'the connection is made again', gone, ['hello'], []],
+]
+
+test.each(rows)(
+  'a request that is %s, and %s: then it is %s, sent %j, host told %j',
+  (place, event, next, sent, told) => {
+    const d = places[place]().clear()
+    events[event](d)
+    const did = d.take()
+    expect(did.sent).toEqual(sent)
+    expect(did.told).toEqual(told)
+    expect(d.where()).toBe(next)
+  },
+)
+
+test('no event gives a request that has ended another end, or takes its failure back', () => {
+  for (const place of ['aborted before an answer', 'aborted', 'failed', 'success'] as const) {
+    for (const event of Object.keys(events) as Event[]) {
+      const d = places[place]().clear()
+      const { told } = events[event](d).take()
+      expect([place, event, told.filter((news) => news !== 'settled')]).toEqual([place, event, []])
+    }
+  }
+})
+
+test('whatever happened, nothing is left once prefill has said drained', () => {
+  for (const place of Object.keys(places) as Place[]) {
+    for (const event of Object.keys(events) as Event[]) {
+      const d = places[place]()
+      events[event](d)
+      d.hostAbort()
+      for (const link of d.state.links.values()) {
+        for (const ep of [...link.legs.keys()]) d.message(p1, { k: 'drained', ep })
+      }
+      // Prefill that was replaced does not say so any more: its fence does.
+      d.step({ type: 'fenced', writer: p1.writer }).tick(deadlines.linger)
+      expect([place, event, d.left()]).toEqual([place, event, ''])
+    }
+  }
+})
+
+// Reserving
+
+test('a reserve carries what pairs and what is written where', () => {
+  const d = places
+    .open()
+    .clear()
+    .reserve(1, int32(8, 9), 6, { mamba: int32(2) })
+  expect(d.take().messages[0]).toMatchObject({
+    k: 'reserve',
+    ep: 1,
+    room: 9n,
+    index: 0,
+    tokens: 12,
+    prefix: 4,
+    checksums: false,
+  })
+  expect(d.message(p1, { k: 'accept', ep: 1, state: 'parked' }).take().told).toEqual([
+    'accepted(4)',
+  ])
+})
+
+test('a reserve made before prefill was found goes out when it has welcomed', () => {
+  const d = new DecodeSide().receive().reserve().read(p1).up(p1).clear().welcome(p1)
+  expect(d.take().sent).toEqual(['reserve'])
+})
+
+test('a reserve made while the connection is down has a deadline', () => {
+  const d = places.open().down(p1).reserve().clear()
+  for (let ms = 0; ms <= deadlines.reserve && d.where() !== 'gone'; ms += 500) d.tick(500)
+  expect(d.take().told).toEqual([expect.stringMatching(/failed\((TIMEOUT|PEER_LOST)\)/), 'settled'])
+})
+
+const wrongPages: [string, (d: DecodeSide) => DecodeSide][] = [
+  ['too few pages', (d) => d.reserve(1, int32(5, 6))],
+  ['pages that the prefix covers', (d) => d.reserve(1, int32(5, 6, 7), 4)],
+  ['a page beyond the pool', (d) => d.reserve(1, int32(5, 6, 16))],
+  ['a negative page', (d) => d.reserve(1, int32(5, 6, -1))],
+  ['a page twice', (d) => d.reserve(1, int32(5, 6, 5))],
+  ['a prefix longer than the prompt', (d) => d.reserve(1, int32(), 13)],
+  ['a negative prefix', (d) => d.reserve(1, int32(4, 5, 6, 7), -1)],
+  ['a state page beyond the pool', (d) => d.reserve(1, int32(5, 6, 7), 0, { mamba: int32(4) })],
+  ['a state page twice', (d) => d.reserve(1, int32(5, 6, 7), 0, { mamba: int32(1, 1) })],
+]
+test.each(wrongPages)(
+  'a host that reserves %s is told at once, and prefill hears nothing',
+  (_what, reserve) => {
+    const d = reserve(places.open().clear())
+    expect(d.take()).toMatchObject({ sent: [], told: ['failed(INVALID_ARGUMENT)', 'settled'] })
+  },
+)
+
+test('an epoch is never used twice: each try and each request has a higher one', () => {
+  const d = places
+    .reserving()
+    .clear()
+    .message(p1, refuse('ERR_KVX_STALE'))
+    .receive(2, { room: 10n })
+    .reserve(2)
+  expect(d.take().messages.map((message) => ('ep' in message ? message.ep : 0))).toEqual([2, 3])
+})
+
+test('epochs count on when the connection to the same prefill process is given up and made again', () => {
+  const d = places.success()
+  d.tick(deadlines.peerSilent + 1)
+  expect(d.link(p1)).toBe('gone')
+  d.receive(2).read(p1).up(p1).welcome(p1).clear().reserve(2)
+  expect(d.take().messages[0]).toMatchObject({ k: 'reserve', ep: 2 })
+})
+
+test('hello names the highest epoch so far', () => {
+  const d = places.receiving().clear().reconnect(p1)
+  expect(d.take().messages[0]).toMatchObject({ k: 'hello', epoch: 1 })
+})
+
+test('an epoch that was over before it began is tried again a few times, then the request fails', () => {
+  const d = places.reserving().clear()
+  for (let ep = 1; ep <= 3; ep++) d.message(p1, { ...refuse('ERR_KVX_STALE'), ep })
+  expect(d.take()).toMatchObject({
+    sent: ['reserve', 'reserve'],
+    told: ['failed(STALE)', 'settled'],
+  })
+})
+
+test('pages given late are sent again when prefill asks again: they may have been lost with a connection', () => {
+  const d = places['asked for pages']()
+    .provide()
+    .reconnect(p1)
+    .clear()
+    .message(p1, { k: 'ready', ep: 1 })
+  expect(d.take()).toMatchObject({ sent: ['pages'], told: [] })
+})
+
+test('pages that the host has before prefill asks are sent with the reserve', () => {
+  const d = places.resolving().reserveLate().provide().read(p1).up(p1).clear().welcome(p1)
+  expect(d.take().messages.at(-1)).toMatchObject({
+    k: 'reserve',
+    pages: expect.anything() as Uint8Array,
+  })
+})
+
+// Success
+
+test('success tells aux and report, and acknowledges', () => {
+  const d = places.receiving().clear().complete(p1)
+  expect(d.take().effects.find((e) => e.do === 'receiver.done')).toMatchObject({
+    aux: { firstToken: 42 },
+    report: { pages: 3, bytes: 3 * kvBytes, chunks: 2, ms: 3 },
+  })
+})
+
+const wrongManifests: [string, Record<string, { pages: number; bytes: number }>][] = [
+  ['a page less', { kv: { pages: 2, bytes: 2 * kvBytes } }],
+  ['a byte less', { kv: { pages: 3, bytes: 3 * kvBytes - 1 } }],
+  ['a byte more', { kv: { pages: 3, bytes: 3 * kvBytes + 1 } }],
+  ['no kv', {}],
+  [
+    'a component that was not reserved',
+    { kv: { pages: 3, bytes: 3 * kvBytes }, mamba: { pages: 1, bytes: 8 } },
+  ],
+  ['an unknown component', { kv: { pages: 3, bytes: 3 * kvBytes }, other: { pages: 1, bytes: 8 } }],
+]
+test.each(wrongManifests)(
+  'a manifest with %s fails the request, and its pages wait for drained',
+  (_what, parts) => {
+    const d = places
+      .receiving()
+      .clear()
+      .message(p1, { ...completeBody(), manifest: { parts, chunks: 1, ms: 1 } })
+    expect(d.take()).toMatchObject({
+      sent: ['abort(MANIFEST_MISMATCH)'],
+      told: ['failed(MANIFEST_MISMATCH)'],
+    })
+    expect(d.message(p1, { k: 'drained', ep: 1 }).take().told).toEqual(['settled'])
+  },
+)
+
+test('every state component that was reserved must be in the manifest', () => {
+  const start = () =>
+    places
+      .open()
+      .reserve(1, int32(5, 6, 7), 0, { mamba: int32(2) })
+      .clear()
+  expect(start().complete(p1).take().told).toEqual(['failed(MANIFEST_MISMATCH)'])
+  const parts = { kv: { pages: 3, bytes: 3 * kvBytes }, mamba: { pages: 1, bytes: 8 } }
+  expect(
+    start()
+      .message(p1, { ...completeBody(), manifest: { parts, chunks: 1, ms: 1 } })
+      .take().told,
+  ).toContain('done')
+})
+
+test('an aux larger than prefill announced fails the request', () => {
+  const fits = places
+    .receiving()
+    .clear()
+    .complete(p1, 1, { blob: new Uint8Array(limits.auxBytes) })
+  expect(fits.take().told).toEqual(['done', 'settled'])
+  const large = places
+    .receiving()
+    .clear()
+    .complete(p1, 1, { blob: new Uint8Array(limits.auxBytes + 1) })
+  expect(large.take()).toMatchObject({ sent: ['abort(PROTOCOL)'], told: ['failed(PROTOCOL)'] })
+})
+
+const verifying = () =>
+  new DecodeSide({ verify: true })
+    .open(p1)
+    .reserve()
+    .clear()
+    .complete(p1, 1, { checksums: packed(1, 2, 3) })
+
+test('with checksums, success is said and acknowledged only after they were compared', () => {
+  const d = verifying()
+  expect(d.take()).toMatchObject({ sent: [], told: ['accepted(0)'], world: ['verify'] })
+  d.step({ type: 'verified', request: 1, error: undefined })
+  expect(d.take()).toMatchObject({ sent: ['ack'], told: ['done', 'settled'] })
+})
+
+test('a page that arrived damaged fails the request, and its pages wait for drained', () => {
+  const d = verifying()
+    .clear()
+    .step({
+      type: 'verified',
+      request: 1,
+      error: new KvxError('ERR_KVX_CHECKSUM_MISMATCH', 'page 1'),
+    })
+  expect(d.take()).toMatchObject({
+    sent: ['abort(CHECKSUM_MISMATCH)'],
+    told: ['failed(CHECKSUM_MISMATCH)'],
+  })
+  expect(d.where()).toBe('failed')
+})
+
+test.each([
+  ['none', undefined],
+  ['too few', packed(1, 2)],
+  ['too many', packed(1, 2, 3, 4)],
+])('checksums that were asked for must come, one per page: %s', (_what, checksums) => {
+  const d = new DecodeSide({ verify: true })
+    .open(p1)
+    .reserve()
+    .clear()
+    .complete(p1, 1, checksums ? { checksums } : {})
+  expect(d.take().told).toEqual(['failed(MANIFEST_MISMATCH)'])
+})
+
+test('an abort while checksums are compared wins over their result', () => {
+  const d = verifying().clear().hostAbort().step({ type: 'verified', request: 1, error: undefined })
+  expect(d.take().told).toEqual(['failed(ABORTED)'])
+})
+
+test('a comparison of checksums that never ends has a deadline', () => {
+  const d = verifying().clear().pass(deadlines.progress, p1)
+  expect(d.take().told).toEqual(['failed(TIMEOUT)'])
+})
+
+// Failure
+
+test('the first cause is kept, with who, where and in which phase', () => {
+  const d = places.receiving().clear().message(p1, failed).hostAbort()
+  const told = d.take().effects.filter((e) => e.do === 'receiver.failed')
+  expect(told).toHaveLength(1)
+  expect(told[0]?.error).toMatchObject({
+    code: 'ERR_KVX_TRANSFER_FAILED',
+    message: 'the wire broke',
+    phase: 'transfer',
+    peer: 'prefill-a',
+    rank: 'tp0/pp0/cp0/dp0',
+  })
+})
+
+test('progress moves the deadline, and only more pages are progress', () => {
+  const d = places
+    .receiving()
+    .pass(deadlines.progress - 1_000, p1)
+    .message(p1, { k: 'progress', ep: 1, pages: 1 })
+  d.pass(deadlines.progress - 1_000, p1)
+    .message(p1, { k: 'progress', ep: 1, pages: 1 })
+    .clear()
+    .pass(1_000, p1)
+  expect(d.take().told).toEqual(['failed(TIMEOUT)'])
+})
+
+test('news that is late is asked for, of live epochs and of aborted ones', () => {
+  const live = places.receiving().clear().pass(deadlines.peerSilent, p1)
+  expect(live.take().sent).toEqual(['query', 'query'])
+  const aborted = places.aborted().clear().pass(deadlines.peerSilent, p1)
+  expect(aborted.take().sent).toEqual(['abort(ABORTED)', 'abort(ABORTED)'])
+})
+
+test('the pages of a failed request never come back by time alone', () => {
+  const d = places.aborted().clear().pass(1_000_000, p1)
+  expect(d.take().told).toEqual([])
+  expect(d.where()).toBe('failed')
+})
+
+// Identity
+
+test.each([
+  ['of another prefill incarnation', { from: name128('P', 2) }],
+  ['for another decode incarnation', { to: name128('D', 2) }],
+  ['of another generation', { gen: name128('G', 2) }],
+  ['of another epoch', { ep: 9 }],
+])('a message %s changes nothing', (_what, change) => {
+  for (const body of [
+    completeBody(),
+    failed,
+    { k: 'drained', ep: 1 },
+    refuse('ERR_KVX_OVER_LIMIT'),
+    status('over'),
+    { k: 'accept', ep: 1, state: 'paired' },
+  ]) {
+    for (const place of ['reserving', 'aborted'] as const) {
+      const d = places[place]().clear()
+      const before = d.where()
+      d.message(p1, { ...body, ...change })
+      expect([body.k, d.take().effects]).toEqual([body.k, []])
+      expect(d.where()).toBe(before)
+    }
+  }
+})
+
+test('what another connection says of the epoch changes nothing', () => {
+  const d = places.receiving()
+  const other = prefiller(2, { endpoint: 'tcp://other:4000' })
+  d.receive(2, { room: 10n, from: 'tcp://other:8998' })
+    .read(other, 'tcp://other:8998')
+    .up(other)
+    .welcome(other)
+    .clear()
+  d.message(other, { k: 'drained', ep: 1 }).message(
+    { ...other, incarnation: p1.incarnation },
+    { k: 'drained', ep: 1 },
+  )
+  expect(d.take()).toMatchObject({ told: [] })
+  expect(d.where()).toBe('receiving')
+})
+
+test.each(['hello', 'reserve', 'pages', 'ack', 'abort', 'query', 'ping'])(
+  'a %s, which only decode says, is counted and changes nothing',
+  async (kind) => {
+    const { samples } = await import('./protocol/fixtures.ts')
+    const d = places.receiving().clear()
+    const ep = kind === 'hello' || kind === 'ping' ? {} : { ep: 1 }
+    d.message(p1, {
+      ...samples[kind as 'ack'],
+      from: p1.incarnation,
+      to: d.state.self.incarnation,
+      gen: d.state.engine.generation,
+      ...ep,
+    })
+    expect(d.take().effects).toEqual([])
+    expect(d.where()).toBe('receiving')
+    expect([...d.state.dropped.values()]).toEqual([1])
+  },
+)
+
+// Prefill ranks
+
+test('the bootstrap is asked once for several requests, and again after the connection was lost', () => {
+  const d = new DecodeSide().receive(1).receive(2, { room: 10n })
+  expect(d.take().world).toEqual(['readSource'])
+  d.read(p1).up(p1).welcome(p1).clear().receive(3, { room: 11n })
+  expect(d.take().world).toEqual([])
+  expect(d.where(3)).toBe('open')
+  d.down(p1).clear().receive(4, { room: 12n })
+  expect(d.take().world).toEqual(['readSource'])
+})
+
+test('what is known of a bootstrap that does not answer is forgotten', () => {
+  const d = new DecodeSide()
+  for (let i = 1; i <= 5; i++) {
+    const from = `tcp://nobody:${String(i)}`
+    d.receive(i, { room: BigInt(i), from }).step({
+      type: 'source.failed',
+      from,
+      error: new KvxError('ERR_KVX_BOOTSTRAP_UNREACHABLE', 'nobody'),
+    })
+    d.receive(100 + i, { room: BigInt(i), from: `${from}0` }).hostAbort(100 + i)
+  }
+  expect(d.tick().state.sources.size).toBe(0)
+})
+
+test('what is known of a prefill instance is forgotten with its last connection', () => {
+  const d = places
+    .success()
+    .tick(deadlines.peerSilent + 1)
+    .tick()
+  expect([d.state.links.size, d.state.sources.size]).toEqual([0, 0])
+})
+
+test('prefill that does not know us any more is greeted again, once', () => {
+  const d = places.receiving().clear()
+  for (let i = 0; i < 3; i++)
+    d.message(p1, { k: 'refuse', code: 'ERR_KVX_INVALID_STATE', text: 'say hello' })
+  expect(d.take().sent).toEqual(['hello'])
+  expect(d.where()).toBe('receiving')
+})
+
+test('prefill whose layout does not fit is given up', () => {
+  const d = places
+    .greeting()
+    .clear()
+    .welcome(p1, { layout: smallLayout({ model: 'other' }) })
+  expect(d.take().told).toEqual(['failed(LAYOUT_MISMATCH)', 'settled'])
+})
+
+test('a new process behind the same address says so, and what ran over the old one fails at once', () => {
+  const d = places.receiving().clear().down(p1).up(p1)
+  d.message(p1, {
+    k: 'refuse',
+    from: name128('P', 2),
+    code: 'ERR_KVX_STALE',
+    text: 'meant for an earlier process',
+  })
+  expect(d.take()).toMatchObject({ told: ['failed(PEER_LOST)'], world: ['fence'] })
+})
+
+test('pages of a replaced prefill come back when the old writer is fenced', () => {
+  const d = places.receiving().read(prefiller(2)).clear()
+  expect(d.where()).toBe('failed')
+  d.step({ type: 'fenced', writer: p1.writer })
+  expect(d.take().told).toEqual(['settled'])
+})
+
+test('a fence of one writer frees nothing of another', () => {
+  const d = places
+    .receiving()
+    .tick(deadlines.peerSilent + 1)
+    .clear()
+    .step({ type: 'fenced', writer: name128('W', 9) })
+  expect(d.take().told).toEqual([])
+  expect(d.step({ type: 'fenced', writer: p1.writer }).take()).toMatchObject({
+    told: ['settled'],
+    world: ['disconnect'],
+  })
+})
+
+test('a fence frees nothing of a prefill that came back and is ready', () => {
+  const d = places
+    .receiving()
+    .tick(deadlines.peerSilent + 1)
+    .reconnect(p1)
+    .clear()
+    .step({ type: 'fenced', writer: p1.writer })
+  expect(d.take().told).toEqual([])
+})
+
+test('a prefill that was silent and lives on is greeted again until its epochs are drained', () => {
+  const d = places
+    .receiving()
+    .tick(deadlines.peerSilent + 1)
+    .clear()
+  expect(d.link(p1)).toBe('lost')
+  d.pass(2 * deadlines.ping)
+  expect(d.take().sent).toContain('hello')
+  d.welcome(p1)
+  expect(d.take().sent).toEqual(['abort(PEER_LOST)'])
+  expect(d.message(p1, { k: 'drained', ep: 1 }).take().told).toEqual(['settled'])
+})
+
+test('a prefill that was silent and is asked for again has its whole deadline to answer', () => {
+  const d = places
+    .receiving()
+    .tick(deadlines.peerSilent + 1)
+    .receive(2, { room: 10n })
+    .read(p1)
+    .clear()
+    .tick(50)
+  expect(d.take().told).toEqual([])
+  expect(d.welcome(p1).take().sent).toEqual(['abort(PEER_LOST)'])
+  expect(d.where(2)).toBe('open')
+})
+
+// Admission
+
+test('a live room takes no second request, and one that has failed does', () => {
+  expect(receiveObjection(places.receiving().state, '9/0')?.code).toBe('ERR_KVX_ROOM_IN_USE')
+  expect(receiveObjection(places.aborted().state, '9/0')).toBeUndefined()
+  expect(receiveObjection(places.receiving().state, '9/1')).toBeUndefined()
+})
+
+test('the number of requests is bounded, those in quarantine counted', () => {
+  const d = new DecodeSide().open(p1)
+  for (let i = 2; i <= limits.requests; i++) d.receive(i, { room: BigInt(i) })
+  d.reserve(1).hostAbort(1)
+  expect(receiveObjection(d.state, '99/0')?.code).toBe('ERR_KVX_OVER_LIMIT')
+})
+
+// Recycling the engine (fence kind `engine`)
+
+const engineSide = () => new DecodeSide({ fence: 'engine' }).open(p1)
+
+test('quarantine with nothing live replaces the engine, and its pages come back only then', () => {
+  const d = engineSide().reserve().hostAbort().clear().pass(deadlines.drain, p1)
+  expect(d.take()).toMatchObject({ told: [], world: ['recycle'] })
+  d.pass(1_000_000, p1)
+  expect(d.take()).toMatchObject({ told: [], world: [] })
+  d.recycled()
+  expect(d.take()).toMatchObject({ told: ['settled'], sent: ['hello'] })
+})
+
+test('drained in time makes the engine stay', () => {
+  const d = engineSide()
+    .reserve()
+    .hostAbort()
+    .message(p1, { k: 'drained', ep: 1 })
+    .clear()
+    .pass(10 * deadlines.drain, p1)
+  expect(d.take().world).toEqual([])
+})
+
+test('a small quarantine waits for what is live, and new requests go on', () => {
+  const d = engineSide()
+    .reserve()
+    .hostAbort()
+    .receive(2, { room: 10n })
+    .reserve(2, int32(8, 9, 10))
+    .message(p1, { k: 'accept', ep: 2, state: 'paired' })
+  d.clear().pass(2 * deadlines.drain, p1)
+  expect(d.take().world).toEqual([])
+  d.complete(p1, 2).clear().pass(deadlines.ping, p1)
+  expect(d.take().world).toEqual(['recycle'])
+})
+
+test('a quarantine beyond its share stops new reserves, and stragglers fail as retryable', () => {
+  const d = engineSide()
+    .reserve(1, int32(0, 1, 2))
+    .receive(2, { room: 10n })
+    .reserve(2, int32(3, 4, 5))
+    .hostAbort(1)
+    .hostAbort(2)
+  d.receive(3, { room: 11n })
+    .reserve(3, int32(8, 9, 10))
+    .message(p1, { k: 'accept', ep: 3, state: 'paired' })
+  d.pass(deadlines.drain, p1)
+    .receive(4, { room: 12n })
+    .clear()
+    .reserve(4, int32(11, 12, 13))
+  expect(d.take()).toMatchObject({ sent: [], told: [] })
+  d.pass(deadlines.recycle, p1)
+  const did = d.take()
+  expect(did.world).toEqual(['recycle'])
+  expect(did.told).toEqual(['failed(TRANSFER_FAILED)'])
+  expect(did.effects.find((e) => e.do === 'receiver.failed')?.error.retryable).toBe(true)
+  d.recycled()
+  expect(d.take().told).toEqual(['settled', 'settled', 'settled'])
+  d.welcome(p1)
+  expect(d.take().messages[0]).toMatchObject({ k: 'reserve', ep: 4, gen: name128('G', 2) })
+})
+
+test('what waits for a recycle that does not end has a deadline', () => {
+  const d = engineSide()
+    .reserve()
+    .hostAbort()
+    .pass(deadlines.drain, p1)
+    .receive(2, { room: 10n })
+    .reserve(2, int32(8, 9, 10))
+    .clear()
+  d.pass(deadlines.reserve + deadlines.hello, p1)
+  expect(d.take().told).toEqual(['failed(TIMEOUT)', 'settled'])
+})
+
+test('a prefill that died with a request that had named no pages yet leaves nothing behind either', () => {
+  const d = engineSide()
+    .reserveLate()
+    .message(p1, { k: 'accept', ep: 1, state: 'parked' })
+    .down(p1)
+    .clear()
+  d.pass(deadlines.peerSilent + deadlines.ping)
+  expect(d.take().world).toContain('recycle')
+  expect(d.recycled().take().told).toEqual(['settled'])
+})
+
+test('pages of a replaced prefill come back with the new engine', () => {
+  const d = engineSide().reserve().read(prefiller(2)).clear().tick()
+  expect(d.take().world).toEqual(['recycle'])
+  expect(d.recycled().take().told).toEqual(['settled'])
+})
+
+test('what was said before the new engine changes nothing after it', () => {
+  const d = engineSide()
+    .reserve()
+    .hostAbort()
+    .pass(deadlines.drain, p1)
+    .recycled()
+    .welcome(p1)
+    .receive(2)
+    .reserve(2)
+    .clear()
+  const old = { gen: name128('G', 1) }
+  d.message(p1, { k: 'drained', ep: 2, ...old }).message(p1, { ...completeBody(2), ...old })
+  expect(d.take().told).toEqual([])
+})
+
+test('an engine that cannot be opened again fails all, takes no more, and frees no page', () => {
+  const d = engineSide()
+    .reserve()
+    .hostAbort()
+    .receive(2, { room: 10n })
+    .pass(deadlines.drain, p1)
+    .clear()
+  d.step({ type: 'engine.failed', error: new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', 'no device') })
+  expect(d.take().told).toEqual(['failed(BACKEND_UNAVAILABLE)', 'settled'])
+  expect(d.where(1)).toBe('failed')
+  expect(receiveObjection(d.state, '50/0')?.code).toBe('ERR_KVX_BACKEND_UNAVAILABLE')
+  expect(digest()).toHaveLength(16)
+})

@@ -1,0 +1,992 @@
+import { expect, test } from 'vitest'
+import { KvxError } from '@kvx/core/backend'
+import { sendObjection } from '../src/protocol/index.ts'
+import {
+  deadlines,
+  digest,
+  int32,
+  kvBytes,
+  limits,
+  name128,
+  packed,
+  rank,
+  smallLayout,
+} from './protocol/fixtures.ts'
+import { decoder, PrefillSide } from './protocol/prefill-side.ts'
+
+const d1 = decoder(1)
+const d2 = decoder(2)
+const connected = () => new PrefillSide().connect(d1).clear()
+
+/** A side whose epoch 1 is in the named phase. */
+const places = {
+  unknown: connected,
+  parked: () => connected().reserve(d1, 1),
+  paired: () => connected().send().reserve(d1, 1),
+  'paired without pages': () => connected().send().reserve(d1, 1, { pages: undefined }),
+  writing: () => connected().send().reserve(d1, 1).write(),
+  'waiting for pages': () => connected().send().reserve(d1, 1, { pages: undefined }).write(),
+  complete: () => connected().send().reserve(d1, 1).write().landed().finish(),
+  'failed, may still land': () => connected().send().reserve(d1, 1).write().failed(),
+  failed: () => connected().send().reserve(d1, 1).write().failed().settled(),
+  over: () =>
+    connected().send().reserve(d1, 1).write().landed().finish().message(d1, { k: 'ack', ep: 1 }),
+} satisfies Record<string, () => PrefillSide>
+
+const events = {
+  'reserve of it': (p: PrefillSide) => p.reserve(d1, 1),
+  'reserve of the next epoch for the same room': (p: PrefillSide) => p.reserve(d1, 2),
+  pages: (p: PrefillSide) => p.message(d1, { k: 'pages', ep: 1, pages: packed(5, 6, 7) }),
+  query: (p: PrefillSide) => p.message(d1, { k: 'query', ep: 1 }),
+  abort: (p: PrefillSide) => p.abort(d1, 1),
+  ack: (p: PrefillSide) => p.message(d1, { k: 'ack', ep: 1 }),
+  'the host sends': (p: PrefillSide) => p.send(),
+  'the host sends another prompt': (p: PrefillSide) => p.send(1, { digest: digest(2) }),
+  'the host asks for pages': (p: PrefillSide) => p.step({ type: 'host.ready', sender: 1 }),
+  'the host writes': (p: PrefillSide) => p.write(),
+  'the host finishes': (p: PrefillSide) => p.finish(),
+  'the host aborts': (p: PrefillSide) => p.hostAbort(),
+  'the write is done': (p: PrefillSide) => p.done(),
+  'the write fails': (p: PrefillSide) => p.failed(),
+  'the write settles': (p: PrefillSide) => p.settled(),
+  'the write lands': (p: PrefillSide) => p.landed(),
+  'the connection is lost': (p: PrefillSide) =>
+    p.step({ type: 'disconnected', connection: d1.connection }),
+  'decode says hello again': (p: PrefillSide) => p.hello(decoder(1, { connection: 'c1b' })),
+  'decode says hello with a new generation': (p: PrefillSide) =>
+    p.hello(decoder(1, { gen: name128('H', 1) })),
+  'a new decode process says hello': (p: PrefillSide) =>
+    p.hello(decoder(2, { instance: d1.instance })),
+  'decode is silent for too long': (p: PrefillSide) => p.tick(deadlines.peerSilent + 1),
+  'the pairing deadline passes': (p: PrefillSide) => p.pass(deadlines.pairing, d1),
+  'the progress deadline passes': (p: PrefillSide) => p.pass(deadlines.progress, d1),
+  'the linger passes': (p: PrefillSide) => p.pass(deadlines.linger, d1),
+} satisfies Record<string, (p: PrefillSide) => PrefillSide>
+
+type Place = keyof typeof places
+type Event = keyof typeof events
+/** Present state, event, next state, messages sent, host told. */
+type Row = readonly [Place, Event, string, readonly string[], readonly string[]]
+
+const failing = 'failed, unsettled'
+const rows: readonly Row[] = [
+  ['unknown', 'reserve of it', 'parked', ['accept(parked)'], []],
+  ['unknown', 'pages', 'over', [], []],
+  ['unknown', 'query', 'over', ['status(over)'], []],
+  ['unknown', 'abort', 'over', ['drained'], []],
+  ['unknown', 'ack', 'over', [], []],
+  ['unknown', 'the connection is lost', 'unknown', [], []],
+  ['unknown', 'decode says hello again', 'unknown', ['welcome'], []],
+  ['unknown', 'decode is silent for too long', 'unknown', [], []],
+
+  ['parked', 'reserve of it', 'parked', ['status(parked)'], []],
+  ['parked', 'reserve of the next epoch for the same room', 'parked', ['refuse(ROOM_IN_USE)'], []],
+  ['parked', 'pages', 'parked', [], []],
+  ['parked', 'query', 'parked', ['status(parked)'], []],
+  ['parked', 'abort', 'over', ['drained'], []],
+  ['parked', 'ack', 'parked', [], []],
+  ['parked', 'the host sends', 'paired', ['accept(paired)'], ['reserved(0)']],
+  [
+    'parked',
+    'the host sends another prompt',
+    'failed',
+    ['failed(PROMPT_MISMATCH)', 'drained'],
+    ['failed(PROMPT_MISMATCH)', 'settled'],
+  ],
+  ['parked', 'the connection is lost', 'parked', [], []],
+  ['parked', 'decode says hello again', 'parked', ['welcome'], []],
+  ['parked', 'decode says hello with a new generation', 'over', [], []],
+  ['parked', 'a new decode process says hello', 'unknown', [], []],
+  ['parked', 'decode is silent for too long', 'unknown', [], []],
+  ['parked', 'the pairing deadline passes', 'failed', ['failed(TIMEOUT)', 'drained'], []],
+
+  ['paired', 'reserve of it', 'paired', ['status(paired)'], []],
+  ['paired', 'reserve of the next epoch for the same room', 'paired', ['refuse(ROOM_IN_USE)'], []],
+  ['paired', 'pages', 'paired', [], []],
+  ['paired', 'query', 'paired', ['status(paired)'], []],
+  ['paired', 'abort', 'over', ['drained'], ['failed(ABORTED)', 'settled']],
+  ['paired', 'ack', 'paired', [], []],
+  ['paired', 'the host asks for pages', 'paired', [], []],
+  ['paired', 'the host writes', 'paired, unsettled', [], ['posted(1)']],
+  [
+    'paired',
+    'the host finishes',
+    'failed',
+    ['failed(INVALID_ARGUMENT)', 'drained'],
+    ['failed(INVALID_ARGUMENT)', 'settled'],
+  ],
+  [
+    'paired',
+    'the host aborts',
+    'failed',
+    ['failed(ABORTED)', 'drained'],
+    ['failed(ABORTED)', 'settled'],
+  ],
+  ['paired', 'the connection is lost', 'paired', [], []],
+  ['paired', 'decode says hello again', 'paired', ['welcome'], []],
+  [
+    'paired',
+    'decode says hello with a new generation',
+    'over',
+    [],
+    ['failed(TRANSFER_FAILED)', 'settled'],
+  ],
+  ['paired', 'a new decode process says hello', 'unknown', [], ['failed(PEER_LOST)', 'settled']],
+  ['paired', 'decode is silent for too long', 'unknown', [], ['failed(PEER_LOST)', 'settled']],
+  ['paired', 'the pairing deadline passes', 'paired', [], []],
+
+  ['paired without pages', 'reserve of it', 'paired', ['status(paired)'], []],
+  ['paired without pages', 'query', 'paired', ['status(paired)'], []],
+  ['paired without pages', 'the host asks for pages', 'paired', ['ready'], []],
+  ['paired without pages', 'pages', 'paired', [], []],
+  ['paired without pages', 'the host writes', 'paired, unsettled', ['ready'], []],
+  ['paired without pages', 'abort', 'over', ['drained'], ['failed(ABORTED)', 'settled']],
+  ['paired without pages', 'the progress deadline passes', 'paired', [], []],
+
+  ['waiting for pages', 'pages', 'paired, unsettled', [], ['posted(1)']],
+  ['waiting for pages', 'query', 'paired, unsettled', ['status(paired)', 'ready'], []],
+  ['waiting for pages', 'the host asks for pages', 'paired, unsettled', [], []],
+  ['waiting for pages', 'abort', 'over', ['drained'], ['failed(ABORTED)', 'settled']],
+  [
+    'waiting for pages',
+    'the host aborts',
+    'failed',
+    ['failed(ABORTED)', 'drained'],
+    ['failed(ABORTED)', 'settled'],
+  ],
+  [
+    'waiting for pages',
+    'decode is silent for too long',
+    'unknown',
+    [],
+    ['failed(PEER_LOST)', 'settled'],
+  ],
+  [
+    'waiting for pages',
+    'the progress deadline passes',
+    'failed',
+    ['failed(TIMEOUT)', 'drained'],
+    ['failed(TIMEOUT)', 'settled'],
+  ],
+
+  ['writing', 'reserve of it', 'paired, unsettled', ['status(paired)'], []],
+  ['writing', 'pages', 'paired, unsettled', [], []],
+  ['writing', 'query', 'paired, unsettled', ['status(paired)'], []],
+  ['writing', 'abort', failing, [], ['failed(ABORTED)']],
+  ['writing', 'ack', 'paired, unsettled', [], []],
+  ['writing', 'the write is done', 'paired, unsettled', ['progress(3)'], []],
+  ['writing', 'the write lands', 'paired', ['progress(3)'], []],
+  ['writing', 'the write fails', failing, ['failed(TRANSFER_FAILED)'], ['failed(TRANSFER_FAILED)']],
+  ['writing', 'the host finishes', 'paired, unsettled', [], []],
+  ['writing', 'the host aborts', failing, ['failed(ABORTED)'], ['failed(ABORTED)']],
+  ['writing', 'the connection is lost', 'paired, unsettled', [], []],
+  ['writing', 'decode says hello again', 'paired, unsettled', ['welcome'], []],
+  ['writing', 'decode says hello with a new generation', failing, [], ['failed(TRANSFER_FAILED)']],
+  ['writing', 'a new decode process says hello', failing, [], ['failed(PEER_LOST)']],
+  ['writing', 'decode is silent for too long', failing, [], ['failed(PEER_LOST)']],
+
+  ['failed, may still land', 'reserve of it', failing, ['status(failed)'], []],
+  [
+    'failed, may still land',
+    'reserve of the next epoch for the same room',
+    failing,
+    ['refuse(TRANSFER_FAILED)'],
+    [],
+  ],
+  ['failed, may still land', 'pages', failing, [], []],
+  ['failed, may still land', 'query', failing, ['status(failed)'], []],
+  ['failed, may still land', 'abort', failing, [], []],
+  ['failed, may still land', 'ack', failing, [], []],
+  ['failed, may still land', 'the write settles', 'failed', ['drained'], ['settled']],
+  ['failed, may still land', 'the host aborts', failing, [], []],
+  [
+    'failed, may still land',
+    'decode says hello again',
+    failing,
+    ['welcome', 'failed(TRANSFER_FAILED)'],
+    [],
+  ],
+  ['failed, may still land', 'decode is silent for too long', failing, [], []],
+  ['failed, may still land', 'the linger passes', failing, [], []],
+
+  ['failed', 'reserve of it', 'failed', ['status(failed)', 'drained'], []],
+  ['failed', 'query', 'failed', ['status(failed)', 'drained'], []],
+  ['failed', 'abort', 'over', ['drained'], []],
+  ['failed', 'ack', 'over', [], []],
+  ['failed', 'the write is done', 'failed', [], []],
+  ['failed', 'the write settles', 'failed', [], []],
+  [
+    'failed',
+    'decode says hello again',
+    'failed',
+    ['welcome', 'failed(TRANSFER_FAILED)', 'drained'],
+    [],
+  ],
+  ['failed', 'the linger passes', 'over', [], []],
+
+  ['complete', 'reserve of it', 'complete', ['status(complete)'], []],
+  [
+    'complete',
+    'reserve of the next epoch for the same room',
+    'complete',
+    ['refuse(ROOM_IN_USE)'],
+    [],
+  ],
+  ['complete', 'pages', 'complete', [], []],
+  ['complete', 'query', 'complete', ['status(complete)'], []],
+  ['complete', 'abort', 'over', ['drained'], ['failed(ABORTED)', 'settled']],
+  ['complete', 'ack', 'over', [], ['finished', 'settled']],
+  [
+    'complete',
+    'the host aborts',
+    'failed',
+    ['failed(ABORTED)', 'drained'],
+    ['failed(ABORTED)', 'settled'],
+  ],
+  ['complete', 'the connection is lost', 'complete', [], []],
+  ['complete', 'decode says hello again', 'complete', ['welcome', 'complete'], []],
+  [
+    'complete',
+    'decode says hello with a new generation',
+    'over',
+    [],
+    ['failed(TRANSFER_FAILED)', 'settled'],
+  ],
+  ['complete', 'decode is silent for too long', 'unknown', [], ['failed(PEER_LOST)', 'settled']],
+  [
+    'complete',
+    'the linger passes',
+    'failed',
+    ['failed(TIMEOUT)', 'drained'],
+    ['failed(TIMEOUT)', 'settled'],
+  ],
+
+  ['over', 'reserve of it', 'over', ['refuse(STALE)'], []],
+  ['over', 'pages', 'over', [], []],
+  ['over', 'query', 'over', ['status(over)'], []],
+  ['over', 'abort', 'over', ['drained'], []],
+  ['over', 'ack', 'over', [], []],
+  ['over', 'the host aborts', 'over', [], []],
+  ['over', 'the write is done', 'over', [], []],
+  ['over', 'decode says hello again', 'over', ['welcome'], []],
+]
+
+test.each(rows)(
+  'an epoch that is %s, and %s: then it is %s, sent %j, host told %j',
+  (place, event, next, sent, told) => {
+    const p = places[place]().clear()
+    events[event](p)
+    const did = p.take()
+    expect(did.sent).toEqual(sent)
+    expect(did.told).toEqual(told)
+    expect(p.where(d1, 1)).toBe(next)
+  },
+)
+
+test('whatever happens to an epoch, an abort of it is answered by drained once its writes have settled', () => {
+  for (const place of Object.keys(places) as Place[]) {
+    const p = places[place]().clear().abort(d1, 1)
+    for (const piece of [...p.state.pieces.keys()]) p.settled(piece)
+    const { sent } = p.take()
+    expect([place, sent.filter((kind) => kind === 'drained')]).toEqual([place, ['drained']])
+    expect([place, p.where(d1, 1)]).toEqual([place, 'over'])
+  }
+})
+
+test('whatever happened, nothing is left after the linger once all writes have settled', () => {
+  for (const place of Object.keys(places) as Place[]) {
+    for (const event of Object.keys(events) as Event[]) {
+      const p = places[place]()
+      events[event](p)
+      p.hostAbort()
+      for (const piece of [...p.state.pieces.keys()]) p.settled(piece)
+      p.pass(deadlines.pairing + deadlines.linger + deadlines.peerSilent)
+      expect([place, event, p.left()]).toEqual([place, event, ''])
+      expect([place, event, p.state.peers.size]).toEqual([place, event, 0])
+    }
+  }
+})
+
+// Writing
+
+test('late allocation: the write asks for pages, and goes out when they are provided', () => {
+  const p = places['paired without pages']().clear().write()
+  expect(p.take()).toMatchObject({ sent: ['ready'], told: [], engine: [] })
+  p.message(d1, { k: 'pages', ep: 1, pages: packed(9, 3, 4) })
+  expect(p.take()).toMatchObject({ sent: [], told: ['posted(1)'], engine: ['post'] })
+  expect(p.posts.at(-1)?.parts).toEqual([
+    {
+      component: 'kv',
+      layers: [0, 2],
+      sourcePages: int32(0, 1, 2),
+      destinationPages: int32(9, 3, 4),
+    },
+  ])
+})
+
+test('late allocation: a host that asks before decode is there has its wish passed on at pairing', () => {
+  const p = connected()
+    .send()
+    .step({ type: 'host.ready', sender: 1 })
+    .clear()
+    .reserve(d1, 1, { pages: undefined })
+  expect(p.take().sent).toEqual(['accept(paired)', 'ready'])
+})
+
+test('late allocation: one request without pages holds up no other', () => {
+  const p = places['waiting for pages']()
+    .send(2, { room: 10n })
+    .reserve(d1, 2, { room: 10n })
+    .clear()
+  p.write(0, int32(3, 4, 5), 1, undefined, 2)
+  expect(p.take()).toMatchObject({ told: ['posted(1)'], engine: ['post'] })
+})
+
+test('what decode holds as prefix is neither sent nor needed, and the rest goes to the right pages', () => {
+  const p = connected()
+    .send()
+    .reserve(d1, 1, { prefix: 4, pages: packed(8, 9) })
+  expect(p.take().told).toEqual(['reserved(4)'])
+  p.write(0, int32(11, 12, 13))
+  expect(p.posts.at(-1)?.parts[0]).toMatchObject({
+    sourcePages: int32(12, 13),
+    destinationPages: int32(8, 9),
+  })
+  p.landed().finish()
+  const { messages } = p.take()
+  expect(messages.at(-1)).toMatchObject({
+    k: 'complete',
+    manifest: { parts: { kv: { pages: 2, bytes: 2 * kvBytes } }, chunks: 1 },
+  })
+})
+
+test('a write that lies wholly in the prefix succeeds without moving anything', () => {
+  const p = connected()
+    .send()
+    .reserve(d1, 1, { prefix: 8, pages: packed(8) })
+    .clear()
+    .write(0, int32(11, 12))
+  expect(p.take()).toMatchObject({ told: ['posted(1)'], engine: [] })
+})
+
+test('a prompt that decode holds whole completes without a write', () => {
+  const p = connected().send().reserve(d1, 1, { prefix: 12, pages: packed() }).clear().finish()
+  expect(p.take().messages.at(-1)).toMatchObject({
+    k: 'complete',
+    manifest: { parts: {}, chunks: 0 },
+  })
+})
+
+test('layer by layer and in any order: pages are counted when all layers have landed', () => {
+  const p = places.paired().clear()
+  p.write(2, int32(2), 1, [1, 2]).landed().write(0, int32(0, 1), 2, [0, 1]).landed()
+  p.write(0, int32(0, 1), 3, [1, 2]).landed().write(2, int32(2), 4, [0, 1]).landed()
+  expect(p.take().sent).toEqual(['progress(0)', 'progress(1)', 'progress(2)', 'progress(3)'])
+  p.finish()
+  expect(p.take().messages.at(-1)).toMatchObject({
+    k: 'complete',
+    manifest: { parts: { kv: { pages: 3, bytes: 3 * kvBytes } }, chunks: 4 },
+  })
+})
+
+const refusedWrites: [string, (p: PrefillSide) => PrefillSide][] = [
+  ['a page that was written', (p) => p.write(0, int32(0)).clear().write(0, int32(0), 2)],
+  [
+    'one layer of a page that was written whole',
+    (p) => p.write(0, int32(0)).clear().write(0, int32(0), 2, [1, 2]),
+  ],
+  [
+    'another source page for a further layer',
+    (p) => p.write(0, int32(0), 1, [0, 1]).clear().write(0, int32(7), 2, [1, 2]),
+  ],
+  ['pages beyond the prompt', (p) => p.write(1, int32(0, 1, 2))],
+  ['a negative start', (p) => p.write(-1, int32(0))],
+  ['a broken start', (p) => p.write(0.5, int32(0))],
+  ['a source page beyond the pool', (p) => p.write(0, int32(16))],
+  ['a negative source page', (p) => p.write(0, int32(-1))],
+  ['no layer', (p) => p.write(0, int32(0), 1, [1, 1])],
+  ['layers that the model does not have', (p) => p.write(0, int32(0), 1, [0, 3])],
+]
+test.each(refusedWrites)('a write of %s is refused and changes nothing', (_what, write) => {
+  const p = write(places.paired().clear())
+  const did = p.take()
+  expect(did.told).toEqual(['rejected(INVALID_ARGUMENT)'])
+  expect(did.engine).toEqual([])
+  expect(p.sender()).toMatch(/^paired/)
+})
+
+test('a write before decode has reserved, and one after finish, are refused', () => {
+  expect(connected().send().clear().write().take().told).toEqual(['rejected(INVALID_STATE)'])
+  expect(places.writing().finish().clear().write(0, int32(0), 2).take().told).toEqual([
+    'rejected(INVALID_STATE)',
+  ])
+})
+
+test('a write of a failed request is refused with the first cause', () => {
+  expect(places['failed, may still land']().clear().write(0, int32(0), 2).take().told).toEqual([
+    'rejected(TRANSFER_FAILED)',
+  ])
+})
+
+test('finish names the first page and layer that were never written, and fails the request', () => {
+  const p = places
+    .paired()
+    .write(0, int32(0, 1))
+    .landed()
+    .write(2, int32(2), 2, [0, 1])
+    .landed()
+    .clear()
+    .finish()
+  const failed = p.take().effects.find((effect) => effect.do === 'sender.failed')
+  expect(failed?.error.message).toMatch(/page 2 of layer 1 was never written/)
+})
+
+test('complete is not said before every write has settled, and finish may come before that', () => {
+  const p = places.writing().clear().finish().done()
+  expect(p.take().sent).toEqual(['progress(3)'])
+  p.settled()
+  expect(p.take().sent).toEqual(['complete'])
+})
+
+test('complete waits for the last of several writes, in whatever order they settle', () => {
+  const p = places.paired()
+  p.write(0, int32(0)).write(1, int32(1), 2).write(2, int32(2), 3).finish().clear()
+  const [a, b, c] = p.posts.map(({ piece }) => piece)
+  p.done(c).settled(c).done(a).settled(a)
+  expect(p.take().sent).toEqual(['progress(1)', 'progress(2)'])
+  p.done(b).settled(b)
+  expect(p.take().sent).toEqual(['progress(3)', 'complete'])
+})
+
+test('the aux goes with complete, and an aux larger than agreed fails the request on both sides', () => {
+  const aux = {
+    firstToken: 42,
+    logprob: -1,
+    cachedTokens: 3,
+    blob: new Uint8Array(limits.auxBytes),
+  }
+  expect(places.writing().landed().clear().finish(aux).take().messages.at(-1)).toMatchObject({
+    k: 'complete',
+    aux: { firstToken: 42, cachedTokens: 3 },
+  })
+  const p = places
+    .writing()
+    .landed()
+    .clear()
+    .finish({ blob: new Uint8Array(limits.auxBytes + 1) })
+  expect(p.take()).toMatchObject({
+    sent: ['failed(INVALID_ARGUMENT)', 'drained'],
+    told: ['failed(INVALID_ARGUMENT)', 'settled'],
+  })
+})
+
+test('state components go with finish, and complete waits for them', () => {
+  const p = connected()
+    .send()
+    .reserve(d1, 1, { state: { mamba: packed(2) } })
+    .write()
+    .landed()
+    .clear()
+  p.finish({}, { mamba: int32(3) })
+  expect(p.take()).toMatchObject({ sent: [], engine: ['post'] })
+  expect(p.posts.at(-1)?.parts).toEqual([
+    { component: 'mamba', sourcePages: int32(3), destinationPages: int32(2) },
+  ])
+  p.landed()
+  expect(p.take().messages.at(-1)).toMatchObject({
+    k: 'complete',
+    manifest: { parts: { mamba: { pages: 1, bytes: 8 } } },
+  })
+})
+
+test.each([
+  ['fewer than decode reserved', {}],
+  ['more than decode reserved', { mamba: int32(0, 1) }],
+  ['of a component that there is not', { mamba: int32(0), swa: int32(0) }],
+])('state pages %s fail the request', (_what, state) => {
+  const p = connected()
+    .send()
+    .reserve(d1, 1, { state: { mamba: packed(2) } })
+    .write()
+    .landed()
+    .clear()
+    .finish({}, state as Record<string, Int32Array>)
+  expect(p.take().told).toEqual(['failed(INVALID_ARGUMENT)', 'settled'])
+})
+
+test('a state page of prefill that does not exist fails the request', () => {
+  const p = connected()
+    .send()
+    .reserve(d1, 1, { state: { mamba: packed(2) } })
+    .write()
+    .landed()
+    .clear()
+    .finish({}, { mamba: int32(99) })
+  expect(p.take()).toMatchObject({ told: ['failed(INVALID_ARGUMENT)', 'settled'], engine: [] })
+})
+
+test('bytes in flight to a peer are bounded; what waits goes out when something has settled, not when it is done', () => {
+  const p = connected()
+    .send(1, { tokens: 24 })
+    .reserve(d1, 1, { tokens: 24, pages: packed(0, 1, 2, 3, 4, 5) })
+    .clear()
+  p.write(0, int32(0, 1, 2)).write(3, int32(3, 4), 2)
+  expect(p.take()).toMatchObject({ told: ['posted(1)'], engine: ['post'] })
+  p.done(1)
+  expect(p.take().engine).toEqual([])
+  p.settled(1)
+  expect(p.take()).toMatchObject({ told: ['posted(2)'], engine: ['post'] })
+})
+
+test('a write larger than the bound goes alone', () => {
+  const p = connected()
+    .send(1, { tokens: 24 })
+    .reserve(d1, 1, { tokens: 24, pages: packed(0, 1, 2, 3, 4, 5) })
+    .clear()
+    .write(0, int32(0, 1, 2, 3, 4, 5))
+  expect(p.take().engine).toEqual(['post'])
+})
+
+test('checksums go with complete when decode asked for them; a failure to compute them fails the request', () => {
+  const start = () =>
+    connected()
+      .send()
+      .reserve(d1, 1, { checksums: true, prefix: 4, pages: packed(6, 7) })
+      .write()
+      .landed()
+      .clear()
+      .finish()
+  const p = start()
+  const effect = p.take().effects.find((e) => e.do === 'checksum')
+  expect(effect).toMatchObject({ epoch: 1, peer: d1.incarnation, pages: int32(1, 2) })
+  p.step({
+    type: 'checksums',
+    sender: 1,
+    epoch: 1,
+    peer: d1.incarnation,
+    checksums: new Uint32Array([4_000_000_000, 2]),
+  })
+  const complete = p.take().messages.at(-1)
+  const sums = complete?.k === 'complete' ? complete.manifest.checksums : undefined
+  expect([...(sums ?? [])]).toEqual([...new Uint8Array(new Uint32Array([4_000_000_000, 2]).buffer)])
+  const q = start()
+    .clear()
+    .step({
+      type: 'checksums.failed',
+      sender: 1,
+      error: new KvxError('ERR_KVX_INTERNAL', 'no view'),
+    })
+  expect(q.take()).toMatchObject({
+    sent: ['failed(INTERNAL)', 'drained'],
+    told: ['failed(INTERNAL)', 'settled'],
+  })
+})
+
+test('checksums that come after an abort change nothing', () => {
+  const p = connected()
+    .send()
+    .reserve(d1, 1, { checksums: true })
+    .write()
+    .landed()
+    .finish()
+    .abort(d1, 1)
+    .clear()
+  p.step({
+    type: 'checksums',
+    sender: 1,
+    epoch: 1,
+    peer: d1.incarnation,
+    checksums: new Uint32Array(3),
+  })
+  expect(p.take()).toMatchObject({ sent: [], told: [] })
+})
+
+// Ends
+
+test('a failed transfer says drained only when its last write has settled, and cancels what is posted', () => {
+  const p = places.paired().write(0, int32(0)).write(1, int32(1), 2).clear().failed(1)
+  expect(p.take()).toMatchObject({
+    sent: ['failed(TRANSFER_FAILED)'],
+    told: ['failed(TRANSFER_FAILED)'],
+    engine: ['cancel'],
+  })
+  p.settled(1)
+  expect(p.take().sent).toEqual([])
+  p.failed(2).settled(2)
+  expect(p.take()).toMatchObject({ sent: ['drained'], told: ['settled'] })
+})
+
+test('the first cause is kept: what fails later changes neither outcome nor host', () => {
+  const p = places['failed, may still land']().clear().hostAbort().abort(d1, 1)
+  expect(p.take()).toMatchObject({ sent: [], told: [] })
+  p.message(d1, { k: 'query', ep: 1 })
+  expect(p.take().messages[0]).toMatchObject({
+    k: 'status',
+    state: 'failed',
+    outcome: { code: 'ERR_KVX_TRANSFER_FAILED', text: 'the wire broke' },
+  })
+})
+
+test('an outcome is repeated whole until it was acknowledged', () => {
+  const p = places.complete().clear()
+  for (let i = 0; i < 3; i++) p.message(d1, { k: 'query', ep: 1 })
+  for (const message of p.take().messages) {
+    expect(message).toMatchObject({
+      k: 'status',
+      state: 'complete',
+      pages: 3,
+      outcome: {
+        k: 'complete',
+        aux: { firstToken: 42 },
+        manifest: { parts: { kv: { pages: 3 } } },
+      },
+    })
+  }
+  p.message(d1, { k: 'ack', ep: 1 }).clear().message(d1, { k: 'query', ep: 1 })
+  expect(p.take().sent).toEqual(['status(over)'])
+})
+
+test('a failed transfer is remembered beyond its linger while a write may land, and forgotten when that settles', () => {
+  const p = places['failed, may still land']()
+    .pass(10 * deadlines.linger, d1)
+    .clear()
+  expect(p.where(d1, 1)).toBe('failed, unsettled')
+  p.settled()
+  expect(p.take()).toMatchObject({ sent: ['drained'], told: ['settled'] })
+  expect(p.where(d1, 1)).toBe('over')
+})
+
+test('a leg that decode never came for ends at the pairing deadline', () => {
+  const p = connected()
+    .send()
+    .pass(deadlines.pairing - 1, d1)
+    .clear()
+  expect(p.sender()).toBe('waiting')
+  expect(p.pass(1, d1).take().told).toEqual(['failed(TIMEOUT)', 'settled'])
+})
+
+test('a late reserve learns the first cause of the leg that ended, for the linger', () => {
+  const p = connected().send().hostAbort().clear().reserve(d1, 1)
+  expect(p.take().messages[0]).toMatchObject({
+    k: 'refuse',
+    ep: 1,
+    code: 'ERR_KVX_ABORTED',
+    text: 'prefill does not want it',
+  })
+  p.pass(deadlines.linger, d1).clear().reserve(d1, 2)
+  expect(p.take().sent).toEqual(['accept(parked)'])
+})
+
+test('a new leg clears the memory of the one that ended', () => {
+  const p = connected().send().hostAbort().send(2).clear().reserve(d1, 1)
+  expect(p.take().sent).toEqual(['accept(paired)'])
+})
+
+test('the memory of ended legs is bounded', () => {
+  const p = connected()
+  for (let i = 0; i < 3 * limits.requests; i++) p.send(i + 1, { room: BigInt(i) }).hostAbort(i + 1)
+  expect(p.state.ended.size).toBe(limits.requests)
+})
+
+// Admission
+
+test('a room that is live takes no second leg; another index of it does', () => {
+  const p = places.paired()
+  expect(sendObjection(p.state, '9/0')?.code).toBe('ERR_KVX_ROOM_IN_USE')
+  expect(sendObjection(p.state, '9/1')).toBeUndefined()
+})
+
+test('the number of live legs is bounded', () => {
+  const p = connected()
+  for (let i = 0; i < limits.requests; i++) p.send(i + 1, { room: BigInt(i) })
+  expect(sendObjection(p.state, '99/0')?.code).toBe('ERR_KVX_OVER_LIMIT')
+})
+
+test('parked reserves are bounded per peer, and a reserve whose leg is here is not one of them', () => {
+  const p = connected()
+  for (let ep = 1; ep <= limits.parkedPerPeer; ep++) p.reserve(d1, ep, { room: BigInt(ep) })
+  expect(p.clear().reserve(d1, 5, { room: 50n }).take().sent).toEqual(['refuse(OVER_LIMIT)'])
+  expect(p.send(1, { room: 60n }).clear().reserve(d1, 6, { room: 60n }).take().sent).toEqual([
+    'accept(paired)',
+  ])
+  expect(p.connect(d2).clear().reserve(d2, 1, { room: 70n }).take().sent).toEqual([
+    'accept(parked)',
+  ])
+})
+
+test('a reserve of another prompt is refused and ends the leg that waits, with that cause', () => {
+  const p = connected()
+    .send()
+    .clear()
+    .reserve(d1, 1, { digest: digest(2) })
+  expect(p.take()).toMatchObject({
+    sent: ['refuse(PROMPT_MISMATCH)'],
+    told: ['failed(PROMPT_MISMATCH)', 'settled'],
+  })
+})
+
+test('a room of another decode rank that is already paired is in use', () => {
+  const p = places.paired().connect(d2).clear().reserve(d2, 1)
+  expect(p.take().sent).toEqual(['refuse(ROOM_IN_USE)'])
+  expect(p.where(d1, 1)).toBe('paired')
+})
+
+const hostile: [string, Record<string, unknown>, string][] = [
+  ['a negative page', { pages: packed(5, -1, 7) }, 'PROTOCOL'],
+  ["a page beyond decode's pool", { pages: packed(5, 16, 7) }, 'PROTOCOL'],
+  ['a page twice', { pages: packed(5, 6, 5) }, 'PROTOCOL'],
+  ['too few pages', { pages: packed(5, 6) }, 'PROTOCOL'],
+  ['too many pages', { pages: packed(5, 6, 7, 8) }, 'PROTOCOL'],
+  ['a state page out of range', { state: { mamba: packed(4) } }, 'PROTOCOL'],
+  ['a state page twice', { state: { mamba: packed(1, 1) } }, 'PROTOCOL'],
+  ['pages of a component that there is not', { state: { toString: packed(0) } }, 'PROTOCOL'],
+  ['a prefix that is no whole page', { prefix: 3, pages: packed(5, 6, 7) }, 'PROTOCOL'],
+  ['a prefix longer than the prompt', { prefix: 16, pages: packed() }, 'PROTOCOL'],
+  [
+    'more tokens than prefill has pages for',
+    { tokens: 10 ** 12, pages: undefined },
+    'INVALID_ARGUMENT',
+  ],
+]
+test.each(hostile)('a reserve with %s is refused and holds nothing', (_what, change, code) => {
+  const p = connected().reserve(d1, 1, change)
+  expect(p.take().sent).toEqual([`refuse(${code})`])
+  expect(p.where(d1, 1)).toBe('over')
+  expect(p.left()).toBe('')
+})
+
+test.each([
+  ['a negative page', { pages: packed(5, -1, 7) }],
+  ['a page out of range', { pages: packed(5, 99, 7) }],
+  ['a page twice', { pages: packed(5, 5, 7) }],
+  ['too few', { pages: packed(5) }],
+  ['a state page out of range', { pages: packed(5, 6, 7), state: { mamba: packed(-1) } }],
+])('pages that come late with %s fail the request and nothing is written', (_what, body) => {
+  const p = places['waiting for pages']()
+    .clear()
+    .message(d1, { k: 'pages', ep: 1, ...body })
+  expect(p.take()).toMatchObject({
+    sent: ['failed(PROTOCOL)', 'drained'],
+    told: ['failed(PROTOCOL)', 'settled'],
+    engine: [],
+  })
+})
+
+test('the watermark is the highest epoch of any message: what is below it and not live is over', () => {
+  const p = connected().message(d1, { k: 'query', ep: 5 }).clear()
+  expect(p.reserve(d1, 4).take().sent).toEqual(['refuse(STALE)'])
+  expect(p.reserve(d1, 5).take().sent).toEqual(['refuse(STALE)'])
+  expect(p.reserve(d1, 6).take().sent).toEqual(['accept(parked)'])
+})
+
+test('an abort that overtakes its reserve wins: the reserve that follows is stale', () => {
+  const p = connected().abort(d1, 1)
+  expect(p.take().sent).toEqual(['drained'])
+  expect(p.reserve(d1, 1).take().sent).toEqual(['refuse(STALE)'])
+})
+
+// Identity
+
+test('nothing is answered before hello but the wish to hear one', () => {
+  const p = new PrefillSide().reserve(d1, 1)
+  expect(p.take().sent).toEqual(['refuse(INVALID_STATE)'])
+  expect(p.state.peers.size).toBe(0)
+})
+
+test('welcome is said when the engine is connected, and a refusal when it cannot', () => {
+  const p = new PrefillSide().hello(d1)
+  expect(p.take()).toMatchObject({ sent: [], engine: ['openLink'] })
+  expect(p.reserve(d1, 1).take().sent).toEqual([])
+  expect(p.linkOpen(d1).take().sent).toEqual(['welcome'])
+  const q = new PrefillSide().hello(d1).clear()
+  q.step({
+    type: 'link.failed',
+    peer: d1.incarnation,
+    generation: d1.gen,
+    error: new KvxError('ERR_KVX_CONNECT_FAILED', 'no route'),
+  })
+  expect(q.take().sent).toEqual(['refuse(CONNECT_FAILED)'])
+  expect(q.state.peers.size).toBe(0)
+})
+
+const refusedHellos: [string, Parameters<PrefillSide['hello']>[1], string][] = [
+  [
+    'of another backend',
+    { engine: { backend: 'other', version: '1', address: new Uint8Array(), regions: [] } },
+    'BACKEND_MISMATCH',
+  ],
+  ['of another page size', { layout: smallLayout({ pageTokens: 8 }) }, 'PAGE_SIZE_MISMATCH'],
+  ['of another model', { layout: smallLayout({ model: 'large' }) }, 'LAYOUT_MISMATCH'],
+  [
+    'of another dtype',
+    {
+      layout: smallLayout({ tensors: smallLayout().tensors.map((t) => ({ ...t, dtype: 'f32' })) }),
+    },
+    'LAYOUT_MISMATCH',
+  ],
+  ['of another fingerprint', { fingerprint: digest(9) }, 'LAYOUT_MISMATCH'],
+  ['meant for another process', { to: name128('other') }, 'STALE'],
+]
+test.each(refusedHellos)('a hello %s is refused and not remembered', (_what, change, code) => {
+  const p = new PrefillSide().hello(d1, change)
+  expect(p.take()).toMatchObject({ sent: [`refuse(${code})`], engine: [] })
+  expect(p.state.peers.size).toBe(0)
+  expect(p.state.connections.size).toBe(0)
+})
+
+test('a known incarnation with another session is refused, and the true one goes on', () => {
+  const p = places.paired().clear()
+  p.hello(decoder(1, { session: name128('X'), connection: 'c9' }))
+  expect(p.take().sent).toEqual(['refuse(SESSION_MISMATCH)'])
+  p.message(decoder(1, { connection: 'c9' }), {
+    k: 'abort',
+    ep: 1,
+    code: 'ERR_KVX_ABORTED',
+    text: 'hostile',
+  })
+  expect(p.take()).toMatchObject({ sent: ['refuse(INVALID_STATE)'], told: [] })
+  expect(p.where(d1, 1)).toBe('paired')
+  expect(p.message(d1, { k: 'query', ep: 1 }).take().sent).toEqual(['status(paired)'])
+})
+
+test('a connection speaks only for the incarnation it said hello for', () => {
+  const p = places.paired().connect(d2).clear()
+  const impostor = decoder(1, { connection: d2.connection })
+  p.abort(impostor, 1).reserve(impostor, 2).message(impostor, { k: 'ping', live: 0 })
+  expect(p.take()).toMatchObject({
+    sent: Array(3).fill('refuse(INVALID_STATE)') as string[],
+    told: [],
+  })
+  expect(p.hello(impostor).take().sent).toEqual(['refuse(PROTOCOL)'])
+  expect(p.where(d1, 1)).toBe('paired')
+})
+
+test('what a decode says of an epoch concerns its own epochs only', () => {
+  const p = places.paired().connect(d2).clear().abort(d2, 1)
+  expect(p.take()).toMatchObject({ sent: ['drained'], told: [] })
+  expect(p.where(d1, 1)).toBe('paired')
+})
+
+test.each([
+  ['for another incarnation of prefill', { to: name128('older') }],
+  ['of another generation', { gen: name128('older') }],
+])('a message %s changes nothing', (_what, change) => {
+  for (const body of [
+    { k: 'abort', ep: 1, code: 'ERR_KVX_ABORTED', text: '' },
+    { k: 'query', ep: 9 },
+    { k: 'ack', ep: 9 },
+    { k: 'pages', ep: 1, pages: packed(1, 2, 3) },
+  ]) {
+    const p = places['waiting for pages']().clear()
+    p.message(d1, { ...body, ...change })
+    expect(p.take()).toMatchObject({ effects: [] })
+    expect(p.where(d1, 1)).toBe('paired, unsettled')
+    expect(p.where(d1, 9)).toBe('unknown')
+  }
+})
+
+test.each(['welcome', 'accept', 'ready', 'progress', 'complete', 'failed', 'drained', 'status'])(
+  'a %s, which only prefill says, is counted and changes nothing',
+  async (kind) => {
+    const { samples } = await import('./protocol/fixtures.ts')
+    const p = places.paired().clear()
+    p.message(d1, {
+      ...samples[kind as 'ready'],
+      from: d1.incarnation,
+      to: p.state.self.incarnation,
+      gen: d1.gen,
+      ep: 1,
+    })
+    expect(p.take().effects).toEqual([])
+    expect(p.where(d1, 1)).toBe('paired')
+    expect([...p.state.dropped.values()]).toEqual([1])
+  },
+)
+
+test('after a new generation, epochs count on, and what was live before is over', () => {
+  const p = places.writing().clear()
+  const renewed = decoder(1, { gen: name128('H', 1) })
+  p.hello(renewed, { epoch: 1 })
+  expect(p.take()).toMatchObject({
+    sent: [],
+    told: ['failed(TRANSFER_FAILED)'],
+    engine: ['cancel', 'closeLink', 'openLink'],
+  })
+  p.linkOpen(renewed)
+  expect(p.take().sent).toEqual(['welcome'])
+  expect(p.reserve(d1, 2).take().sent).toEqual([])
+  expect(p.reserve(renewed, 2, { room: 10n }).take().sent).toEqual(['accept(parked)'])
+  p.settled()
+  expect(p.take()).toMatchObject({ sent: [], told: ['settled'] })
+})
+
+test('a link that opens for a generation that is gone is closed', () => {
+  const p = new PrefillSide()
+    .hello(d1)
+    .hello(decoder(1, { gen: name128('H') }))
+    .clear()
+    .linkOpen(d1)
+  expect(p.take()).toMatchObject({ sent: [], engine: ['closeLink'] })
+})
+
+test('a lost peer whose write may still land is kept, with its watermark, until that settles', () => {
+  const p = places
+    .writing()
+    .tick(deadlines.peerSilent + 1)
+    .clear()
+  expect(p.state.peers.size).toBe(1)
+  p.connect(d1).clear()
+  expect(p.reserve(d1, 1).take().sent).toEqual(['status(failed)'])
+  p.abort(d1, 1)
+  expect(p.take().sent).toEqual([])
+  p.settled()
+  expect(p.take().sent).toEqual(['drained'])
+})
+
+test('a forgotten peer that comes back is told that its old epochs are over', () => {
+  const p = places
+    .paired()
+    .tick(deadlines.peerSilent + 1)
+    .hello(d1, { epoch: 1 })
+    .linkOpen(d1)
+    .clear()
+  expect(p.message(d1, { k: 'query', ep: 1 }).take().sent).toEqual(['status(over)'])
+  expect(p.reserve(d1, 1).take().sent).toEqual(['refuse(STALE)'])
+})
+
+test('the epoch that hello names moves the watermark of a known peer too', () => {
+  const p = connected().hello(d1, { epoch: 7 }).clear()
+  expect(p.reserve(d1, 7).take().sent).toEqual(['refuse(STALE)'])
+})
+
+test('after a reconnect the old connection is deaf and the new one is answered', () => {
+  const p = places.parked()
+  const moved = decoder(1, { connection: 'c1b' })
+  p.hello(moved).clear().abort(d1, 1)
+  expect(p.take().sent).toEqual(['refuse(INVALID_STATE)'])
+  p.send()
+  expect(p.take().effects.find((e) => e.do === 'send')).toMatchObject({ connection: 'c1b' })
+})
+
+test('a peer that only pings is not lost, and one that does not is', () => {
+  const p = places.paired().pass(10 * deadlines.peerSilent, d1)
+  expect(p.where(d1, 1)).toBe('paired')
+  expect(p.pass(deadlines.peerSilent + deadlines.ping).take().told).toContain('failed(PEER_LOST)')
+  expect(p.state.peers.size).toBe(0)
+  expect(p.state.connections.size).toBe(0)
+})
+
+test('an error names the peer, its rank and the phase', () => {
+  const p = places
+    .paired()
+    .clear()
+    .tick(deadlines.peerSilent + 1)
+  const failed = p.take().effects.find((e) => e.do === 'sender.failed')
+  expect(failed?.error).toMatchObject({
+    code: 'ERR_KVX_PEER_LOST',
+    peer: 'decode-1',
+    rank: 'tp0/pp0/cp0/dp0',
+    phase: 'transfer',
+  })
+  expect(rank.tp).toBe(0)
+})

@@ -1,0 +1,299 @@
+/** The decode side alone: the test plays its prefill rank, the bootstrap, the engine and the host. */
+import type { FenceKind } from '@kvx/core/backend'
+import { layoutFingerprint } from '../../src/layout/index.ts'
+import type { Deadlines, Limits } from '../../src/manager/types.ts'
+import {
+  createDecode,
+  roomKey,
+  stepDecode,
+  type DecodeEffect,
+  type DecodeEvent,
+  type DecodeState,
+  type Message,
+  type MessageOf,
+} from '../../src/protocol/index.ts'
+import {
+  deadlines,
+  digest,
+  fingerprint,
+  int32,
+  kvBytes,
+  limits,
+  name128,
+  overTheWire,
+  rank,
+  shortly,
+  smallLayout,
+} from './fixtures.ts'
+
+export const bootstrap = 'tcp://prefill:8998'
+
+/** One prefill process as the decode side sees it. */
+export interface Prefiller {
+  readonly incarnation: string
+  readonly endpoint: string
+  readonly instance: string
+  readonly writer: string
+}
+
+export function prefiller(number = 1, change: Partial<Prefiller> = {}): Prefiller {
+  return {
+    incarnation: name128('P', number),
+    endpoint: 'tcp://prefill:4000',
+    instance: 'prefill-a',
+    writer: name128('W', number),
+    ...change,
+  }
+}
+
+export class DecodeSide {
+  readonly state: DecodeState
+  now = 1_000
+  effects: DecodeEffect[] = []
+
+  constructor(
+    change: {
+      fence?: FenceKind
+      verify?: boolean
+      deadlines?: Partial<Deadlines>
+      limits?: Partial<Limits>
+    } = {},
+  ) {
+    const layout = smallLayout()
+    this.state = createDecode(
+      {
+        incarnation: name128('D'),
+        session: name128('S'),
+        instance: 'decode-a',
+        rank,
+        backend: 'fake',
+        version: '1',
+        fence: change.fence ?? 'exit',
+        layout,
+        fingerprint: layoutFingerprint(layout),
+        verify: change.verify ?? false,
+        deadlines: { ...deadlines, ...change.deadlines },
+        limits: { ...limits, ...change.limits },
+      },
+      { generation: name128('G', 1), address: new Uint8Array(1), regions: [] },
+    )
+  }
+
+  step(event: DecodeEvent): this {
+    const effects = stepDecode(this.state, event, this.now)
+    for (const effect of effects) if (effect.do === 'send') overTheWire(effect.message)
+    this.effects.push(...effects)
+    return this
+  }
+
+  message(from: Prefiller, body: Record<string, unknown>): this {
+    const message = overTheWire({
+      v: 1,
+      from: from.incarnation,
+      to: this.state.self.incarnation,
+      ...(body.k === 'pong' ? {} : { gen: this.state.engine.generation }),
+      ...body,
+    })
+    return this.step({ type: 'message', endpoint: from.endpoint, message })
+  }
+
+  receive(request = 1, change: { room?: bigint; from?: string; tokens?: number } = {}): this {
+    const { room = 9n, from = bootstrap, tokens = 12 } = change
+    return this.step({
+      type: 'host.receive',
+      request,
+      key: roomKey(room, 0),
+      room,
+      index: 0,
+      from,
+      tokens,
+      digest: digest(),
+      deadlines: this.state.self.deadlines,
+    })
+  }
+
+  /** Three pages, 5, 6 and 7. `undefined` pages: they follow. */
+  reserve(
+    request = 1,
+    pages: Int32Array | undefined = int32(5, 6, 7),
+    prefixTokens = 0,
+    state: Record<string, Int32Array> = {},
+  ): this {
+    return this.step({ type: 'host.reserve', request, prefixTokens, pages, state })
+  }
+
+  reserveLate(request = 1, prefixTokens = 0): this {
+    return this.step({ type: 'host.reserve', request, prefixTokens, pages: undefined, state: {} })
+  }
+
+  provide(request = 1, pages = int32(5, 6, 7)): this {
+    return this.step({ type: 'host.provide', request, pages, state: {} })
+  }
+
+  hostAbort(request = 1): this {
+    return this.step({ type: 'host.abort', request, reason: 'decode does not want it' })
+  }
+
+  read(prefill: Prefiller, from = bootstrap): this {
+    const { endpoint, incarnation, instance } = prefill
+    return this.step({
+      type: 'source.read',
+      from,
+      ranks: [{ endpoint, incarnation, instance, rank }],
+    })
+  }
+
+  up(prefill: Prefiller): this {
+    return this.step({ type: 'link.up', endpoint: prefill.endpoint })
+  }
+
+  down(prefill: Prefiller): this {
+    return this.step({ type: 'link.down', endpoint: prefill.endpoint })
+  }
+
+  welcome(prefill: Prefiller, change: Partial<MessageOf<'welcome'>> = {}): this {
+    return this.message(prefill, {
+      k: 'welcome',
+      writer: prefill.writer,
+      instance: prefill.instance,
+      rank,
+      layout: smallLayout(),
+      fingerprint,
+      engine: { backend: 'fake', version: '1' },
+      limits: { parked: 4, auxBytes: limits.auxBytes },
+      ...change,
+    })
+  }
+
+  /** A request that has found its prefill rank, which has welcomed it. */
+  open(prefill: Prefiller, request = 1): this {
+    return this.receive(request).read(prefill).up(prefill).welcome(prefill)
+  }
+
+  reconnect(prefill: Prefiller): this {
+    return this.down(prefill).up(prefill).welcome(prefill)
+  }
+
+  complete(
+    prefill: Prefiller,
+    ep = 1,
+    change: { pages?: number; bytes?: number; checksums?: Uint8Array; blob?: Uint8Array } = {},
+  ): this {
+    return this.message(prefill, { ...completeBody(ep, change) })
+  }
+
+  recycled(number = 2): this {
+    return this.step({
+      type: 'engine.recycled',
+      engine: { generation: name128('G', number), address: new Uint8Array(1), regions: [] },
+    })
+  }
+
+  tick(ms = 0): this {
+    this.now += ms
+    return this.step({ type: 'tick' })
+  }
+
+  /** Time passes while `alive` answers pings. */
+  pass(ms: number, alive?: Prefiller): this {
+    const end = this.now + ms
+    while (this.now < end) {
+      this.now += Math.min(this.state.self.deadlines.ping, end - this.now)
+      if (alive) this.message(alive, { k: 'pong', live: 0 })
+      this.step({ type: 'tick' })
+    }
+    return this
+  }
+
+  take(): {
+    sent: string[]
+    told: string[]
+    world: string[]
+    messages: Message[]
+    effects: DecodeEffect[]
+  } {
+    const { effects } = this
+    this.effects = []
+    const messages = effects.flatMap((effect) =>
+      effect.do === 'send' ? [overTheWire(effect.message)] : [],
+    )
+    return {
+      effects,
+      messages,
+      sent: messages.filter((message) => message.k !== 'ping').map(shortly),
+      told: effects.flatMap(news),
+      world: effects.flatMap((e) =>
+        ['readSource', 'connect', 'disconnect', 'verify', 'fence', 'recycle'].includes(e.do)
+          ? [e.do]
+          : [],
+      ),
+    }
+  }
+
+  clear(): this {
+    this.take()
+    return this
+  }
+
+  /** Phase of a request; `gone` once its pages are free. */
+  where(request = 1): string {
+    return this.state.requests.get(request)?.phase ?? 'gone'
+  }
+
+  link(prefill: Prefiller): string {
+    return this.state.links.get(prefill.endpoint)?.status ?? 'gone'
+  }
+
+  /** Everything that must not outlive its request, as one line; empty when nothing is left. */
+  left(): string {
+    const { requests, rooms, sources, links } = this.state
+    const counts: Record<string, number> = { requests: requests.size, rooms: rooms.size }
+    for (const link of links.values()) {
+      counts[`legs of ${link.endpoint}`] = link.legs.size
+      counts[`waiting for ${link.endpoint}`] = link.waiting.size
+    }
+    for (const source of sources.values()) {
+      counts[`waiting for ${source.from}`] = source.waiting.size
+      if (!source.links) counts[`source ${source.from}`] = 1
+    }
+    return Object.entries(counts)
+      .filter(([, count]) => count !== 0)
+      .map(([what, count]) => `${what}: ${String(count)}`)
+      .join(', ')
+  }
+}
+
+export function completeBody(
+  ep = 1,
+  change: { pages?: number; bytes?: number; checksums?: Uint8Array; blob?: Uint8Array } = {},
+) {
+  const { pages = 3, bytes = pages * kvBytes, checksums, blob } = change
+  return {
+    k: 'complete',
+    ep,
+    manifest: {
+      parts: { kv: { pages, bytes } },
+      chunks: 2,
+      ms: 3,
+      ...(checksums === undefined ? {} : { checksums }),
+    },
+    aux: { firstToken: 42, ...(blob === undefined ? {} : { blob }) },
+  }
+}
+
+function news(effect: DecodeEffect): string[] {
+  switch (effect.do) {
+    case 'receiver.accepted':
+      return [`accepted(${String(effect.prefixTokens)})`]
+    case 'receiver.wanted':
+      return ['wanted']
+    case 'receiver.done':
+      return ['done']
+    case 'receiver.failed':
+      return [`failed(${effect.error.code.replace('ERR_KVX_', '')})`]
+    case 'receiver.settled':
+      return ['settled']
+    default:
+      return []
+  }
+}
