@@ -65,7 +65,7 @@ const readSoon = (bootstrap: string) => read(bootstrap, { timeoutMs: 400 })
 
 test('what a rank registers is what a reader gets', async () => {
   const server = await openBootstrap()
-  expect(server.address).toBe(`tcp://127.0.0.1:${String(server.port)}`)
+  expect(server.address).toBe(`tcp://127.0.0.1:${server.port}`)
   const rank = record()
   await register(server.address, rank)
   expect(await read(server.address)).toMatchObject({
@@ -86,9 +86,7 @@ test('a port in use is told in one sentence', async () => {
   const { port } = await openBootstrap()
   await expect(openBootstrap({ port })).rejects.toMatchObject({
     code: 'ERR_KVX_ADDRESS_UNAVAILABLE',
-    message: expect.stringContaining(
-      `tcp://127.0.0.1:${String(port)}: the port is in use`,
-    ) as string,
+    message: expect.stringContaining(`tcp://127.0.0.1:${port}: the port is in use`) as string,
   })
 })
 
@@ -115,7 +113,7 @@ test('an instance is complete when every rank of its topology is there, each cou
   const at = (tp: number) =>
     record({
       rank: { ...single, tp, tpSize: 2 },
-      endpoint: `tcp://127.0.0.1:${String(4_000 + tp)}`,
+      endpoint: `tcp://127.0.0.1:${4_000 + tp}`,
     })
   const first = at(0)
   await register(server.address, first)

@@ -8,7 +8,7 @@ import { cleanup, openClient, openServer, token } from './control-helpers.ts'
 test('a message and its answer travel, on a port that was chosen', async () => {
   const { server, messages } = await openServer()
   expect(server.port).toBeGreaterThan(0)
-  expect(server.endpoint).toBe(`tcp://127.0.0.1:${String(server.port)}`)
+  expect(server.endpoint).toBe(`tcp://127.0.0.1:${server.port}`)
   const { client, up, messages: answers } = openClient(server.endpoint)
   expect(client.send({ too: 'early' })).toBe(false)
   await up()
@@ -21,7 +21,7 @@ test('a message and its answer travel, on a port that was chosen', async () => {
 
 test('IPv6 works', async () => {
   const { server, messages } = await openServer({ host: '::1' })
-  expect(server.endpoint).toBe(`tcp://[::1]:${String(server.port)}`)
+  expect(server.endpoint).toBe(`tcp://[::1]:${server.port}`)
   const { client, up } = openClient(server.endpoint)
   await up()
   client.send({ a: 1 })
@@ -75,7 +75,7 @@ test('a port in use is told in one sentence', async () => {
   })
   await expect(second).rejects.toMatchObject({
     code: 'ERR_KVX_ADDRESS_UNAVAILABLE',
-    message: `Cannot listen on tcp://127.0.0.1:${String(server.port)}: the port is in use. Choose another one, or 0 for any free one.`,
+    message: `Cannot listen on tcp://127.0.0.1:${server.port}: the port is in use. Choose another one, or 0 for any free one.`,
   })
 })
 
@@ -147,7 +147,7 @@ test('a service that does not speak the protocol is told as a refused handshake'
     web.close()
   })
   const { port } = web.address() as { port: number }
-  const { states } = openClient(`tcp://127.0.0.1:${String(port)}`)
+  const { states } = openClient(`tcp://127.0.0.1:${port}`)
   // Twice: it goes on trying.
   for (const entry of await states.count(2))
     expect(entry).toMatchObject({ code: 'ERR_KVX_UNAUTHORIZED' })

@@ -146,7 +146,7 @@ function expand({ lanes, groups, blocks }: TransferPlan): Map<number, number> {
           for (let k = 0; k < runs; k += 1) {
             for (let byte = 0; byte < bytes; byte += 1) {
               const to = toBase + (toPage + p) * toPageBytes + k * toStride + byte
-              if (copies.has(to)) throw new Error(`byte ${String(to)} is written twice`)
+              if (copies.has(to)) throw new Error(`byte ${to} is written twice`)
               copies.set(to, fromBase + (fromPage + p) * fromPageBytes + k * fromStride + byte)
             }
           }

@@ -76,8 +76,7 @@ function incomplete(
   const who = instance === undefined ? 'The prefill instance' : `The prefill instance '${instance}'`
   const have = found?.ranks.length ?? 0
   const need = rankCount(found?.ranks[0]?.rank)
-  const ranks =
-    need === 0 ? 'none of its ranks has' : `${String(have)} of its ${String(need)} ranks have`
+  const ranks = need === 0 ? 'none of its ranks has' : `${have} of its ${need} ranks have`
   return new KvxError(
     'ERR_KVX_BOOTSTRAP_INCOMPLETE',
     `${who} is not complete: ${ranks} registered at ${bootstrap}.`,

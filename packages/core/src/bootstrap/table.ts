@@ -60,7 +60,7 @@ export class RankTable {
       }
     }
     if (present === undefined && this.#records >= maxRecords) {
-      return refusal('full', `The bootstrap service holds ${String(maxRecords)} ranks already.`)
+      return refusal('full', `The bootstrap service holds ${maxRecords} ranks already.`)
     }
     const expiry = setTimeout(() => {
       this.#remove(record)
@@ -127,11 +127,11 @@ export function rankCount(rank: RankCoordinates | undefined): number {
 }
 
 function rankKey({ tp, pp, cp, dp }: RankCoordinates): string {
-  return `tp${String(tp)}/pp${String(pp)}/cp${String(cp)}/dp${String(dp)}`
+  return `tp${tp}/pp${pp}/cp${cp}/dp${dp}`
 }
 
 function sizeKey({ tpSize, ppSize, cpSize, dpSize }: RankCoordinates): string {
-  return `tp${String(tpSize)}/pp${String(ppSize)}/cp${String(cpSize)}/dp${String(dpSize)}`
+  return `tp${tpSize}/pp${ppSize}/cp${cpSize}/dp${dpSize}`
 }
 
 function sameRecord(a: RankRecord, b: RankRecord): boolean {

@@ -23,7 +23,7 @@ export function encodeMessage(message: Message, limit = maxMessageBytes): Uint8A
   if (frame.length > limit) {
     throw new KvxError(
       'ERR_KVX_OVER_LIMIT',
-      `A message of ${String(frame.length)} bytes exceeds the limit of ${String(limit)} bytes.`,
+      `A message of ${frame.length} bytes exceeds the limit of ${limit} bytes.`,
     )
   }
   return frame
@@ -36,7 +36,7 @@ export function encodeMessage(message: Message, limit = maxMessageBytes): Uint8A
  */
 export function decodeMessage(frame: Uint8Array, limit = maxMessageBytes): Message {
   if (frame.length > limit) {
-    throw malformed(`it has ${String(frame.length)} bytes, the limit is ${String(limit)}`)
+    throw malformed(`it has ${frame.length} bytes, the limit is ${limit}`)
   }
   checkPlain(frame)
   try {
@@ -68,7 +68,7 @@ function checkPlain(frame: Uint8Array): void {
     const key = isMap[depth] === true && (remaining[depth] ?? 0) % 2 === 0
     remaining[depth] = (remaining[depth] ?? 0) - 1
     items += 1
-    if (items > maxItems) throw malformed(`it holds more than ${String(maxItems)} values`)
+    if (items > maxItems) throw malformed(`it holds more than ${maxItems} values`)
     if (position >= frame.length) throw malformed('it ends too early')
 
     const initial = view.getUint8(position)
@@ -89,7 +89,7 @@ function checkPlain(frame: Uint8Array): void {
     } else if (major === 4 || major === 5) {
       const values = major === 5 ? argument * 2 : argument
       if (values > frame.length - position) throw malformed('it ends too early')
-      if (depth >= maxDepth) throw malformed(`it is nested deeper than ${String(maxDepth)} levels`)
+      if (depth >= maxDepth) throw malformed(`it is nested deeper than ${maxDepth} levels`)
       remaining.push(values)
       isMap.push(major === 5)
     } else if (major === 6) {

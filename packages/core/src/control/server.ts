@@ -271,7 +271,7 @@ class RouterConnection implements Connection {
 
 async function resolveHost(host: string, port: number): Promise<string> {
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
-    throw new KvxError('ERR_KVX_INVALID_OPTION', `${String(port)} is no port: 0 to 65535.`, {
+    throw new KvxError('ERR_KVX_INVALID_OPTION', `${port} is no port: 0 to 65535.`, {
       phase: 'open',
     })
   }

@@ -3,7 +3,7 @@ import { maxMessageBytes } from './codec.ts'
 
 /** How one process of a deployment reaches another, as text and in parts. */
 export function formatEndpoint(host: string, port: number): string {
-  return `tcp://${host.includes(':') ? `[${host}]` : host}:${String(port)}`
+  return `tcp://${host.includes(':') ? `[${host}]` : host}:${port}`
 }
 
 /** Host and port of `tcp://host:port` or `tcp://[v6]:port`; undefined when it is neither. */
@@ -16,8 +16,8 @@ export function parseEndpoint(endpoint: string): { host: string; port: number } 
   return { host, port }
 }
 
-/** A peer whose TCP connection is dead or whose process is stopped is noticed within this time. */
-export const defaultLivenessMs = 6_000
+/** A peer whose TCP connection is dead, whose process is stopped, or that does not finish its handshake is noticed within this time. */
+export const defaultLivenessMs = 5_000
 
 /**
  * Options that both kinds of socket share. Nothing here ever waits: a send that cannot be queued
@@ -32,7 +32,7 @@ export function socketOptions(livenessMs: number) {
     receiveHighWaterMark: 256,
     // Room for what CURVE and ZMTP put around a message.
     maxMessageSize: maxMessageBytes + 256,
-    handshakeInterval: 5_000,
+    handshakeInterval: livenessMs,
     // A peer is given up when it leaves a ZMTP ping unanswered.
     heartbeatInterval: Math.ceil(livenessMs / 2),
     heartbeatTimeout: Math.ceil(livenessMs / 2),

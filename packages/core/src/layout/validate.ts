@@ -22,7 +22,7 @@ export function checkLayout(layout: Layout, regionBytes: readonly number[]): voi
   places.forEach(({ tensor, end }, i) => {
     const next = places[i + 1]?.tensor
     if (next?.region === tensor.region && next.base < end) {
-      throw invalid(`${name(tensor)} and ${name(next)} overlap in region ${String(tensor.region)}`)
+      throw invalid(`${name(tensor)} and ${name(next)} overlap in region ${tensor.region}`)
     }
   })
   checkHeadsOnce(layout.tensors)
@@ -43,15 +43,13 @@ function checkTensor(layout: Layout, tensor: Tensor, regionBytes: readonly numbe
   const bytes = layout.pageTokens * (high - low) * tensor.headBytes
   if (tensor.pageBytes !== bytes) {
     throw invalid(
-      `${what} has pages of ${String(tensor.pageBytes)} bytes, but ${String(layout.pageTokens)} tokens of ${String(high - low)} heads of ${String(tensor.headBytes)} bytes are ${String(bytes)}`,
+      `${what} has pages of ${tensor.pageBytes} bytes, but ${layout.pageTokens} tokens of ${high - low} heads of ${tensor.headBytes} bytes are ${bytes}`,
     )
   }
   const end = endOf(layout, tensor)
   const size = regionBytes[tensor.region] ?? 0
   if (end > size) {
-    throw invalid(
-      `${what} ends at byte ${String(end)} of region ${String(tensor.region)}, which has ${String(size)}`,
-    )
+    throw invalid(`${what} ends at byte ${end} of region ${tensor.region}, which has ${size}`)
   }
 }
 
@@ -71,14 +69,12 @@ function endOf(layout: Layout, tensor: Tensor): number {
 }
 
 function name(tensor: Tensor): string {
-  return `${tensor.component} layer ${String(tensor.layer)} ${tensor.part}`
+  return `${tensor.component} layer ${tensor.layer} ${tensor.part}`
 }
 
 function integer(what: string, value: number, least: number, most = Number.MAX_SAFE_INTEGER): void {
   if (!Number.isInteger(value) || value < least || value > most) {
-    throw invalid(
-      `${what} is ${String(value)}, which is not an integer from ${String(least)} to ${String(most)}`,
-    )
+    throw invalid(`${what} is ${value}, which is not an integer from ${least} to ${most}`)
   }
 }
 

@@ -41,7 +41,7 @@ export function pageChecksums(options: {
       if (bytes === undefined) {
         throw new KvxError(
           'ERR_KVX_INVALID_OPTION',
-          `The memory of region ${String(region)} cannot be viewed, so its pages cannot be checked. Let kvx allocate it, or give it a 'view'.`,
+          `The memory of region ${region} cannot be viewed, so its pages cannot be checked. Let kvx allocate it, or give it a 'view'.`,
         )
       }
       for (let run = 0; run < runs; run += 1) {

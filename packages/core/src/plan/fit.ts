@@ -69,15 +69,15 @@ function same(
   if (source === destination) return
   throw new KvxError(
     code,
-    `${what}: prefill has ${String(source)}${unit}, decode has ${String(destination)}${unit}.`,
+    `${what}: prefill has ${source}${unit}, decode has ${destination}${unit}.`,
     { phase: 'hello' },
   )
 }
 
 function describe(tensor: Tensor): string {
-  return `${tensor.component} layer ${String(tensor.layer)} ${tensor.part}`
+  return `${tensor.component} layer ${tensor.layer} ${tensor.part}`
 }
 
 function range([low, high]: readonly [number, number]): string {
-  return `${String(low)} to ${String(high - 1)}`
+  return `${low} to ${high - 1}`
 }

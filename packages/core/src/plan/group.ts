@@ -17,7 +17,7 @@ export function groupPages(
   if (source.length !== destination.length) {
     throw new KvxError(
       'ERR_KVX_PLAN_INVALID',
-      `${String(source.length)} source pages were paired with ${String(destination.length)} destination pages.`,
+      `${source.length} source pages were paired with ${destination.length} destination pages.`,
     )
   }
   let row = at - groupWidth

@@ -50,7 +50,7 @@ export function byKey(tensors: readonly Tensor[]): Map<string, Tensor[]> {
 }
 
 export function tensorKey(tensor: Tensor): string {
-  return `${tensor.component}/${String(tensor.layer)}/${tensor.part}`
+  return `${tensor.component}/${tensor.layer}/${tensor.part}`
 }
 
 function compareTensors(a: Tensor, b: Tensor): number {

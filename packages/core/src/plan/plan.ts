@@ -82,7 +82,7 @@ export class Planner {
     ) {
       throw new KvxError(
         'ERR_KVX_PLAN_INVALID',
-        `The layers ${String(low)} to ${String(high)} are no range of the ${String(this.#source.layers)} layers of the model.`,
+        `The layers ${low} to ${high} are no range of the ${this.#source.layers} layers of the model.`,
       )
     }
     let [first, end] = range
@@ -127,7 +127,7 @@ function checkPages(
     if (first >= 0 && last < count) continue
     throw new KvxError(
       'ERR_KVX_PLAN_INVALID',
-      `The ${side} page ${String(first < 0 ? first : last)} does not exist: the component '${component}' has ${String(count)} pages there.`,
+      `The ${side} page ${first < 0 ? first : last} does not exist: the component '${component}' has ${count} pages there.`,
     )
   }
 }

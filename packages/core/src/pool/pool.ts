@@ -42,7 +42,7 @@ export class PagePool {
   /** @param timer only for `allocate`; a simulation passes its own */
   constructor(size: number, timer = realTimer) {
     if (!Number.isInteger(size) || size < 0 || size >= 2 ** 31) {
-      throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `${String(size)} is no number of pages.`)
+      throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `${size} is no number of pages.`)
     }
     this.size = size
     this.#free = new Uint8Array(size).fill(1)
@@ -84,7 +84,7 @@ export class PagePool {
       if (count > this.size) {
         throw new KvxError(
           'ERR_KVX_POOL_EXHAUSTED',
-          `${String(count)} pages were asked for, but the whole pool has ${String(this.size)}. Use a larger pool or a shorter prompt.`,
+          `${count} pages were asked for, but the whole pool has ${this.size}. Use a larger pool or a shorter prompt.`,
         )
       }
       if (signal?.aborted === true) throw aborted(signal)
@@ -205,14 +205,14 @@ export class PagePool {
     const { free, leased, quarantined } = this.counts()
     return new KvxError(
       'ERR_KVX_POOL_EXHAUSTED',
-      `${String(count)} pages did not become free within ${String(timeoutMs)} ms: ${String(free)} are free, ${String(leased)} in use, ${String(quarantined)} quarantined.`,
+      `${count} pages did not become free within ${timeoutMs} ms: ${free} are free, ${leased} in use, ${quarantined} quarantined.`,
     )
   }
 }
 
 function checkCount(count: number): void {
   if (!Number.isInteger(count) || count < 0) {
-    throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `${String(count)} is no number of pages.`)
+    throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `${count} is no number of pages.`)
   }
 }
 
