@@ -3,6 +3,8 @@ import { stripVTControlCharacters } from 'node:util'
 import { renderUsage, type CommandMeta } from 'citty'
 import { isKvxError } from '@kvx/core/backend'
 import type { Command } from './command.ts'
+import { backend } from './commands/backend.ts'
+import { doctor } from './commands/doctor.ts'
 import { model } from './commands/model.ts'
 import { router } from './commands/router.ts'
 import { serve } from './commands/serve.ts'
@@ -20,7 +22,7 @@ const root: Command = {
     description: 'KV-cache transfer for prefill/decode-disaggregated LLM serving',
   },
   args: {},
-  subCommands: { up, serve, router, model },
+  subCommands: { up, serve, router, backend, doctor, model },
 }
 
 async function run(argv: readonly string[]): Promise<number> {

@@ -11,11 +11,13 @@ import {
   type Probe,
   type TransferEngine,
 } from '@kvx/core/backend'
+import { wheelLibrary } from '@kvx/native'
 import { binding, unavailable, type Verdict } from './addon.ts'
 import { openEngine, type Setup } from './engine.ts'
 import { candidates, type Attempt, type Library } from './library.ts'
 import { checkOptions, overridden, type CheckedOptions, type MooncakeOptions } from './options.ts'
 import { preflight } from './preflight.ts'
+import { flavours, supportedVersions, wheelSpec } from './wheel.ts'
 
 export type { MooncakeOptions } from './options.ts'
 export { flavours, supportedVersions, wheelSpec } from './wheel.ts'
@@ -119,6 +121,12 @@ const mooncake: Backend<MooncakeOptions> = {
   name: 'mooncake',
   probe,
   open,
+  library: wheelLibrary({
+    name: 'mooncake',
+    versions: supportedVersions,
+    flavours,
+    spec: wheelSpec,
+  }),
 }
 
 export default mooncake

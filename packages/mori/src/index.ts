@@ -15,7 +15,9 @@ import { openEngine } from './engine.ts'
 import { overrides } from './environment.ts'
 import { findLibrary, type Attempt } from './library.ts'
 import { checkOptions, type MoriOptions } from './options.ts'
+import { wheelLibrary } from '@kvx/native'
 import { preflight, setupOf, type Findings, type Task } from './preflight.ts'
+import { supportedVersions, wheelSpec } from './wheel.ts'
 
 export type { MoriOptions } from './options.ts'
 export { supportedVersions, wheelSpec } from './wheel.ts'
@@ -28,7 +30,8 @@ async function probe(options?: MoriOptions): Promise<Probe> {
     fakeVerbs() // a wrong KVX_MORI_VERBS shows here
     const { library, tried } = await findLibrary(checked.libraryPath)
     for (const { variable, message } of overrides()) tried.push({ what: variable, reason: message })
-    if (library === undefined) return { available: false, tried, remedy: `Install it with: ${install}` }
+    if (library === undefined)
+      return { available: false, tried, remedy: `Install it with: ${install}` }
     const found = { version: library.version, library: library.path }
     const { failure, ...findings } = await preflight({ options: checked, library })
     tried.push(...problems(findings))
@@ -46,7 +49,10 @@ function problems(findings: Findings): Attempt[] {
   const rocm = 'a stand-in takes its place: '
   const missing = findings.dependencies
     .filter(({ problem }) => problem !== '')
-    .map(({ soname, package: name, problem }) => ({ what: soname, reason: name === '' ? rocm + problem : problem }))
+    .map(({ soname, package: name, problem }) => ({
+      what: soname,
+      reason: name === '' ? rocm + problem : problem,
+    }))
   if (findings.rocmSmi === '' || findings.dependencies.length === 0) return missing
   return [...missing, { what: 'rocm-smi', reason: rocm + findings.rocmSmi }]
 }
@@ -87,7 +93,9 @@ async function open(options: MoriOptions, context: OpenContext): Promise<Transfe
   const found = await findings(task)
   if (found.failure !== undefined) {
     const help = remedy(found)
-    throw help === undefined ? found.failure : unavailable(`${found.failure.message} ${help}`, found.failure)
+    throw help === undefined
+      ? found.failure
+      : unavailable(`${found.failure.message} ${help}`, found.failure)
   }
 
   for (const { variable, message } of overrides()) context.log.warn({ variable }, message)
@@ -97,13 +105,25 @@ async function open(options: MoriOptions, context: OpenContext): Promise<Transfe
       'KVX_MORI_VERBS=fake: MORI runs on a FAKE libibverbs. For development only: it reaches processes of this machine and no other, and its speed says nothing.',
     )
   }
-  for (const { what, reason } of problems(found)) context.log.debug({ what, reason }, 'MORI runs without it')
+  for (const { what, reason } of problems(found))
+    context.log.debug({ what, reason }, 'MORI runs without it')
 
   const opening = last.then(() => openEngine(setupOf(task, found), context))
   last = opening.catch(() => undefined)
   return opening
 }
 
-const mori: Backend<MoriOptions> = { [backendSymbol]: contractVersion, name: 'mori', probe, open }
+const mori: Backend<MoriOptions> = {
+  [backendSymbol]: contractVersion,
+  name: 'mori',
+  probe,
+  open,
+  library: wheelLibrary({
+    name: 'mori',
+    versions: supportedVersions,
+    flavours: [],
+    spec: wheelSpec,
+  }),
+}
 
 export default mori

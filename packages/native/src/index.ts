@@ -13,4 +13,5 @@ export {
   type InstallProgress,
   type InstalledWheel,
   type WheelSpec,
+  wheelLibrary,
 } from './wheels/index.ts'

@@ -19,6 +19,41 @@ export interface Backend<Options = Record<string, unknown>> {
    *   `ERR_KVX_BACKEND_UNAVAILABLE` when it cannot run here.
    */
   open(options: Options, context: OpenContext): Promise<TransferEngine>
+  /** Where the engine is a vendor's library that is not part of the package: how it gets here. */
+  readonly library?: VendorLibrary
+}
+
+export interface VendorLibrary {
+  /** Versions that can be installed, newest first. */
+  readonly versions: readonly string[]
+  /** Variants that the vendor publishes, the default first; empty when there is only one. */
+  readonly flavours: readonly string[]
+  /**
+   * Fetches the library into the user's cache and checks it. Does nothing when it is there.
+   * @throws KvxError `ERR_KVX_INVALID_OPTION` for an unknown version or flavour,
+   *   `ERR_KVX_BACKEND_UNAVAILABLE` when it cannot be fetched or is not what was published
+   */
+  install(options?: InstallLibraryOptions): Promise<InstalledLibrary>
+  /** What is in the cache, newest first. */
+  installed(): Promise<readonly InstalledLibrary[]>
+}
+
+export interface InstallLibraryOptions {
+  version?: string | undefined
+  flavour?: string | undefined
+  /** A file that was downloaded elsewhere, for machines without a network. */
+  file?: string | undefined
+  onProgress?:
+    ((progress: { readonly message: string; readonly share?: number }) => void) | undefined
+  signal?: AbortSignal | undefined
+}
+
+export interface InstalledLibrary {
+  readonly version: string
+  readonly flavour?: string | undefined
+  readonly folder: string
+  /** `pip`, or the path of the file it came from. */
+  readonly from: string
 }
 
 export interface OpenContext {

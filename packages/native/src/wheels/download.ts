@@ -20,7 +20,14 @@ export async function download(
 ): Promise<string> {
   const result = await run(
     [
-      ...['-m', 'pip', 'download', '--no-deps', '--only-binary=:all:', '--disable-pip-version-check'],
+      ...[
+        '-m',
+        'pip',
+        'download',
+        '--no-deps',
+        '--only-binary=:all:',
+        '--disable-pip-version-check',
+      ],
       ...['--no-input', '--progress-bar', 'off', '--retries', '2', '--dest', folder],
       ...spec.pipArguments,
       `${spec.project}==${spec.version}`,
@@ -52,8 +59,10 @@ function run(
     child.stderr.on('data', collect)
     child.once('error', (cause: NodeJS.ErrnoException) => {
       if (signal?.aborted) reject(aborted(cause))
-      else if (deadline.aborted) reject(unavailable(`pip did not end within ${String(deadlineMs / 60_000)} minutes.`))
-      else if (cause.code === 'ENOENT') reject(unavailable('There is no python3 on the PATH.', cause))
+      else if (deadline.aborted)
+        reject(unavailable(`pip did not end within ${String(deadlineMs / 60_000)} minutes.`))
+      else if (cause.code === 'ENOENT')
+        reject(unavailable('There is no python3 on the PATH.', cause))
       else reject(unavailable(`python3 could not be started: ${cause.message}.`, cause))
     })
     child.once('close', (code) => {
@@ -64,27 +73,38 @@ function run(
 
 function explain(spec: WheelSpec, output: string): KvxError {
   const what = `${spec.project} ${spec.version}`
-  if (/No module named pip/.test(output)) {
-    return unavailable(`python3 has no pip, which downloads ${what} (Debian: apt install python3-pip).`)
+  if (output.includes('No module named pip')) {
+    return unavailable(
+      `python3 has no pip, which downloads ${what} (Debian: apt install python3-pip).`,
+    )
   }
   const network =
     /Failed to establish a new connection|Name or service not known|Temporary failure in name resolution|Connection (refused|reset|timed out)|Read timed out|ConnectTimeout|ProxyError|Network is unreachable|SSLError/.exec(
       output,
     )
-  if (network) return unavailable(`The package index could not be reached for ${what}: ${network[0]}.`)
+  if (network)
+    return unavailable(`The package index could not be reached for ${what}: ${network[0]}.`)
   if (/No matching distribution|Could not find a version/.test(output)) {
-    return unavailable(`The package index that pip uses has no ${what} for this platform (${spec.pipArguments.join(' ')}).`)
+    return unavailable(
+      `The package index that pip uses has no ${what} for this platform (${spec.pipArguments.join(' ')}).`,
+    )
   }
   const last = output.trim().split('\n').slice(-3).join(' ')
   return unavailable(`pip could not download ${what}: ${last || 'no reason given'}.`)
 }
 
 export function aborted(cause?: unknown): KvxError {
-  return new KvxError('ERR_KVX_ABORTED', 'The installation was aborted. Nothing was changed.', { cause, phase: 'open' })
+  return new KvxError('ERR_KVX_ABORTED', 'The installation was aborted. Nothing was changed.', {
+    cause,
+    phase: 'open',
+  })
 }
 
 const remedy = 'A wheel that was downloaded elsewhere can be installed with --wheel FILE.'
 
 function unavailable(message: string, cause?: unknown): KvxError {
-  return new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', `${message} ${remedy}`, { cause, phase: 'open' })
+  return new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', `${message} ${remedy}`, {
+    cause,
+    phase: 'open',
+  })
 }

@@ -2,4 +2,5 @@
 export { cacheFolder } from './cache.ts'
 export { installWheel, type InstallOptions, type InstallProgress } from './install.ts'
 export { findInstalled, listInstalled } from './installed.ts'
+export { wheelLibrary } from './library.ts'
 export type { InstalledWheel, WheelSpec } from './spec.ts'

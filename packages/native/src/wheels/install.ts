@@ -83,16 +83,25 @@ export async function installWheel(
     if (options.signal?.aborted) throw aborted(cause)
     if (isKvxError(cause)) throw cause
     const text = (cause as Error).message
-    throw new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', `${spec.name} ${spec.version} could not be installed: ${text}.`, {
-      cause,
-      phase: 'open',
-    })
+    throw new KvxError(
+      'ERR_KVX_BACKEND_UNAVAILABLE',
+      `${spec.name} ${spec.version} could not be installed: ${text}.`,
+      {
+        cause,
+        phase: 'open',
+      },
+    )
   } finally {
     await rm(work, { recursive: true, force: true })
   }
 }
 
-async function moveIntoPlace(spec: WheelSpec, cache: string, tree: string, sha256: string): Promise<void> {
+async function moveIntoPlace(
+  spec: WheelSpec,
+  cache: string,
+  tree: string,
+  sha256: string,
+): Promise<void> {
   const folder = wheelFolder(spec, cache)
   for (let attempt = 0; ; attempt++) {
     try {

@@ -33,7 +33,9 @@ export async function listInstalled(
   const folder = backendFolder(name, options.cache)
   const entries = await readdir(folder).catch(() => [])
   const found = await Promise.all(
-    entries.filter((entry) => !entry.startsWith('.')).map((entry) => readManifest(join(folder, entry))),
+    entries
+      .filter((entry) => !entry.startsWith('.'))
+      .map((entry) => readManifest(join(folder, entry))),
   )
   return found
     .filter((wheel) => wheel !== undefined)
@@ -42,7 +44,9 @@ export async function listInstalled(
 
 async function readManifest(folder: string): Promise<InstalledWheel | undefined> {
   try {
-    const manifest = JSON.parse(await readFile(join(folder, manifestName), 'utf8')) as Partial<InstalledWheel>
+    const manifest = JSON.parse(
+      await readFile(join(folder, manifestName), 'utf8'),
+    ) as Partial<InstalledWheel>
     const { name, version, flavour, sha256, from } = manifest
     if (typeof name !== 'string' || typeof version !== 'string') return undefined
     if (typeof sha256 !== 'string' || typeof from !== 'string') return undefined

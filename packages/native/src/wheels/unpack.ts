@@ -14,7 +14,10 @@ export async function unpack(
   file: string,
   folder: string,
   wanted: readonly string[],
-  options: { signal?: AbortSignal | undefined; onEntry?: (done: number, total: number) => void } = {},
+  options: {
+    signal?: AbortSignal | undefined
+    onEntry?: (done: number, total: number) => void
+  } = {},
 ): Promise<string[]> {
   const missing = new Set(wanted)
   const zip = await open(file)
@@ -24,7 +27,9 @@ export async function unpack(
       options.signal?.throwIfAborted()
       options.onEntry?.(++read, zip.entryCount)
       const name = entry.fileName
-      const match = wanted.find((path) => (path.endsWith('/') ? name.startsWith(path) : name === path))
+      const match = wanted.find((path) =>
+        path.endsWith('/') ? name.startsWith(path) : name === path,
+      )
       if (match === undefined || name.endsWith('/')) continue
       missing.delete(match)
       const target = join(folder, name)
