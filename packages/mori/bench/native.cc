@@ -4,7 +4,9 @@
 //
 // prints its address and its region's descriptor in hex, one a line. Then, for every line of input:
 //   connect ADDRESS DESCRIPTOR     connects to another process, prints "ok"
-//   write SEGMENT COUNT            writes COUNT segments that cannot be merged, prints the seconds it took
+//   write SEGMENT COUNT TIMES      writes COUNT segments that cannot be merged, TIMES one after
+//   another, and
+//                                  prints the seconds each took
 // Ends with its input.
 #include <sys/mman.h>
 
@@ -47,10 +49,11 @@ int main(int count, char** arguments) try {
                     {"host", std::string("127.0.0.1")},     {"qpPerTransfer", 4.0}};
   MoriDriver driver(options, {std::to_string(getpid()), [] {}});
   const uint64_t bytes = std::stoull(arguments[5]);
-  void* memory =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   Bytes descriptor;
-  driver.register_memory(0, {reinterpret_cast<uint64_t>(memory), bytes, MemoryKind::kCpu, 0, -1}, descriptor);
+  driver.register_memory(0, {reinterpret_cast<uint64_t>(memory), bytes, MemoryKind::kCpu, 0, -1},
+                         descriptor);
   std::cout << hex(driver.address()) << "\n" << hex(descriptor) << std::endl;
 
   const std::atomic<bool> cancelled{false};
@@ -62,24 +65,27 @@ int main(int count, char** arguments) try {
     if (command == "connect") {
       std::string address, region;
       words >> address >> region;
-      peer = driver.connect({"peer", unhex(address), {unhex(region)}}, Clock::now() + std::chrono::seconds(30),
-                            cancelled);
+      peer = driver.connect({"peer", unhex(address), {unhex(region)}},
+                            Clock::now() + std::chrono::seconds(30), cancelled);
       std::cout << "ok" << std::endl;
     } else if (command == "write") {
-      uint64_t size = 0, segments = 0;
-      words >> size >> segments;
-      const auto begin = Clock::now();
+      uint64_t size = 0, segments = 0, times = 0;
+      words >> size >> segments >> times;
       std::vector<Segment> list;
       // Every second place, so that no two segments are neighbours.
-      for (uint64_t i = 0; i < segments; i++) list.push_back({0, 0, 2 * i * size, 2 * i * size, size});
-      const TransferId id = driver.submit(peer, list, cancelled);
-      std::string reason;
-      State state;
-      while ((state = driver.poll(id, reason)) == State::kPending) std::this_thread::yield();
-      const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-      if (state != State::kDone) throw std::runtime_error(reason);
-      driver.release(id);
-      std::cout << seconds << std::endl;
+      for (uint64_t i = 0; i < segments; i++)
+        list.push_back({0, 0, 2 * i * size, 2 * i * size, size});
+      for (uint64_t i = 0; i < times; i++) {
+        const auto begin = Clock::now();
+        const TransferId id = driver.submit(peer, list, cancelled);
+        std::string reason;
+        State state;
+        while ((state = driver.poll(id, reason)) == State::kPending) std::this_thread::yield();
+        if (state != State::kDone) throw std::runtime_error(reason);
+        driver.release(id);
+        std::cout << std::chrono::duration<double>(Clock::now() - begin).count() << " ";
+      }
+      std::cout << std::endl;
     }
   }
   return 0;

@@ -1,7 +1,8 @@
-// The part of MORI-IO's C++ interface that kvx uses, declared again: MORI 1.2.2 to 1.2.4 (x86-64, libstdc++).
-// MORI has no C interface and its headers are only in its wheel; with these declarations the addon is
-// built without the wheel, and needs no compiler where it runs. test/abi.test.ts compiles them beside the
-// wheel's own headers and compares every size and offset; library.cc checks behaviour at load.
+// The part of MORI-IO's C++ interface that kvx uses, declared again: MORI 1.2.2 to 1.2.4 (x86-64,
+// libstdc++). MORI has no C interface and its headers are only in its wheel; with these
+// declarations the addon is built without the wheel, and needs no compiler where it runs.
+// test/abi.test.ts compiles them beside the wheel's own headers and compares every size and offset;
+// library.cc checks behaviour at load.
 #pragma once
 
 #include <array>
@@ -60,7 +61,8 @@ struct MemoryDesc {
   uint64_t fabric_alloc_size;
 };
 
-// MORI keeps a pointer to it while a transfer runs: it may neither move nor go before MORI is done with it.
+// MORI keeps a pointer to it while a transfer runs: it may neither move nor go before MORI is done
+// with it.
 struct TransferStatus {
   TransferStatus() = default;
   TransferStatus(const TransferStatus&) = delete;
@@ -104,17 +106,20 @@ struct Session {
 
 using Sizes = std::vector<size_t>;
 
-// Members of IOEngine and IOEngineSession by their mangled names. In this ABI a member function is called like a
-// free one whose first parameter is `this`, and a class result goes to a hidden pointer before it.
+// Members of IOEngine and IOEngineSession by their mangled names. In this ABI a member function is
+// called like a free one whose first parameter is `this`, and a class result goes to a hidden
+// pointer before it.
 struct Api {
   void (*engine_construct)(void* self, std::string key, EngineConfig config);
   void (*engine_destroy)(void* self);
   void (*create_backend)(void* self, BackendType type, const RdmaConfig& config);
   void (*register_remote)(void* self, const EngineDesc& desc);
   void (*deregister_remote)(void* self, const EngineDesc& desc);
-  MemoryDesc (*register_memory)(void* self, void* data, size_t size, int device, MemoryLocation location);
+  MemoryDesc (*register_memory)(void* self, void* data, size_t size, int device,
+                                MemoryLocation location);
   void (*deregister_memory)(void* self, const MemoryDesc& desc);
-  std::optional<Session> (*create_session)(void* self, const MemoryDesc& local, const MemoryDesc& remote);
+  std::optional<Session> (*create_session)(void* self, const MemoryDesc& local,
+                                           const MemoryDesc& remote);
   uint64_t (*allocate_id)(void* session);
   void (*batch_write)(void* session, const Sizes& local_offsets, const Sizes& remote_offsets,
                       const Sizes& sizes, TransferStatus* status, uint64_t id);

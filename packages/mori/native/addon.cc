@@ -24,8 +24,8 @@ Napi::Value CheckRocmSmi(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), check_rocm_smi());
 }
 
-// For MORI, which reads its variables with getenv: in a worker thread process.env is only a copy. Called on the
-// JavaScript thread, like every other change of the environment by Node.
+// For MORI, which reads its variables with getenv: in a worker thread process.env is only a copy.
+// Called on the JavaScript thread, like every other change of the environment by Node.
 void SetEnvironment(const Napi::CallbackInfo& info) {
   const std::string name = info[0].As<Napi::String>();
   if (info[1].IsString()) {
@@ -36,10 +36,11 @@ void SetEnvironment(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
-  register_engine(env, exports,
-                  [](const Options& options, const DriverContext& context) -> std::unique_ptr<Driver> {
-                    return std::make_unique<MoriDriver>(options, context);
-                  });
+  register_engine(
+      env, exports,
+      [](const Options& options, const DriverContext& context) -> std::unique_ptr<Driver> {
+        return std::make_unique<MoriDriver>(options, context);
+      });
   exports.Set("checkDependencies", Napi::Function::New(env, CheckDependencies));
   exports.Set("checkRocmSmi", Napi::Function::New(env, CheckRocmSmi));
   exports.Set("setEnvironment", Napi::Function::New(env, SetEnvironment));
@@ -49,6 +50,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
 }  // namespace
 }  // namespace kvx::mori
 
-static Napi::Object Init(Napi::Env env, Napi::Object exports) { return kvx::mori::Init(env, exports); }
+static Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  return kvx::mori::Init(env, exports);
+}
 
 NODE_API_MODULE(kvx_mori, Init)

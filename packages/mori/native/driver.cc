@@ -44,9 +44,11 @@ MoriDriver::MoriDriver(const Options& options, const DriverContext& context)
                          std::getenv("MORI_IO_NUM_NICS_PER_TRANSFER") ||
                          std::getenv("MORI_IO_NUM_WORKER_THREADS")) &&
                        variable_is("MORI_IO_FAIL_ON_ASYNC_EVENT", {"0", "false"})) {
-  if (std::getenv("MORI_IO_POLL_CQ_MODE") && !variable_is("MORI_IO_POLL_CQ_MODE", {"0", "polling"})) {
+  if (std::getenv("MORI_IO_POLL_CQ_MODE") &&
+      !variable_is("MORI_IO_POLL_CQ_MODE", {"0", "polling"})) {
     unavailable(
-        "MORI_IO_POLL_CQ_MODE asks for event mode, in which MORI closes the standard input of the process when an "
+        "MORI_IO_POLL_CQ_MODE asks for event mode, in which MORI closes the standard input of the "
+        "process when an "
         "engine ends, and saves nothing. Unset it.");
   }
   api_ = &load({options.text("library"), options.text("standIns"), options.text("verbs")});
@@ -54,14 +56,17 @@ MoriDriver::MoriDriver(const Options& options, const DriverContext& context)
   const std::string host = options.text("host");
   if (const std::string reason = cannot_listen(host); !reason.empty()) {
     unavailable("MORI cannot listen on " + host + ": " + reason +
-                ". Set the option host (KVX_MORI_HOST) to an IPv4 address of this machine that peers can reach.");
+                ". Set the option host (KVX_MORI_HOST) to an IPv4 address of this machine that "
+                "peers can reach.");
   }
   const std::vector<Device> all = list_devices();
   for (const Device& device : all) {
     if (!has_pci_address(device.path)) {
-      unavailable("The RDMA device " + device.name + " (" + device.path +
-                  ") is not on a PCI bus. MORI would look for its PCI address for ever, also when other devices "
-                  "are chosen. Remove the device, or see docs/engines/mori.md on software devices.");
+      unavailable(
+          "The RDMA device " + device.name + " (" + device.path +
+          ") is not on a PCI bus. MORI would look for its PCI address for ever, also when other "
+          "devices "
+          "are chosen. Remove the device, or see docs/engines/mori.md on software devices.");
     }
   }
   devices_ = usable_devices(all);
@@ -82,7 +87,8 @@ MoriDriver::MoriDriver(const Options& options, const DriverContext& context)
 
   RdmaConfig config;
   config.post_batch_size = static_cast<int>(options.number("postBatchSize", -1));
-  // MORI merges neighbours into work requests beyond the device's limit and then refuses them: cut them again.
+  // MORI merges neighbours into work requests beyond the device's limit and then refuses them: cut
+  // them again.
   config.enable_chunking = true;
   config.chunk_bytes = largest;
   config.max_chunks = 1;
@@ -107,9 +113,9 @@ MoriDriver::MoriDriver(const Options& options, const DriverContext& context)
   capabilities_.version = version_;
 }
 
-// Closing as a fence. Deregistration revokes each region's key; then MORI destroys its queue pairs, after which
-// the device neither sends nor takes a byte for them. (MORI keeps small registrations of its own for each queue
-// pair it ever made; nobody is told their keys.)
+// Closing as a fence. Deregistration revokes each region's key; then MORI destroys its queue pairs,
+// after which the device neither sends nor takes a byte for them. (MORI keeps small registrations
+// of its own for each queue pair it ever made; nobody is told their keys.)
 MoriDriver::~MoriDriver() {
   posters_.reset();
   peers_.clear();
@@ -135,34 +141,39 @@ EngineDesc MoriDriver::own_desc() const {
   return reinterpret_cast<const EngineHead*>(engine_.get())->desc;
 }
 
-Bytes MoriDriver::address() const { return wire::encode(EngineAddress{version_, own_desc()}); }
+Bytes MoriDriver::address() const {
+  return wire::encode(EngineAddress{version_, own_desc()});
+}
 
 void MoriDriver::register_memory(RegionId id, const Memory& memory, Bytes& descriptor) {
   if (memory.kind == MemoryKind::kCuda) {
-    throw DriverError("ERR_KVX_MEMORY", "MORI moves CPU memory and memory of AMD GPUs, not CUDA memory.");
+    throw DriverError("ERR_KVX_MEMORY",
+                      "MORI moves CPU memory and memory of AMD GPUs, not CUDA memory.");
   }
   const bool gpu = memory.kind == MemoryKind::kHip;
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [other, desc] : regions_) {
       if (desc.data == memory.address) {
-        throw DriverError("ERR_KVX_MEMORY", "A region that begins at the same address is already registered; "
-                                            "MORI tells registrations apart by where they begin.");
+        throw DriverError("ERR_KVX_MEMORY",
+                          "A region that begins at the same address is already registered; "
+                          "MORI tells registrations apart by where they begin.");
       }
     }
   }
   if (!gpu) {
     for (const Device& device : devices_) {
       const std::string reason = try_registration(device, memory.address, memory.bytes);
-      if (!reason.empty()) throw DriverError("ERR_KVX_MEMORY", "Memory cannot be registered: " + reason);
+      if (!reason.empty())
+        throw DriverError("ERR_KVX_MEMORY", "Memory cannot be registered: " + reason);
     }
   }
   try {
-    const MemoryDesc desc =
-        api_->register_memory(engine_.get(), reinterpret_cast<void*>(memory.address), memory.bytes,
-                              gpu ? memory.device : -1, gpu ? MemoryLocation::kGpu : MemoryLocation::kCpu);
-    // MORI registers with the device when a peer first asks, and aborts when that fails then. A session with
-    // ourselves makes it happen now, right after it was tried.
+    const MemoryDesc desc = api_->register_memory(
+        engine_.get(), reinterpret_cast<void*>(memory.address), memory.bytes,
+        gpu ? memory.device : -1, gpu ? MemoryLocation::kGpu : MemoryLocation::kCpu);
+    // MORI registers with the device when a peer first asks, and aborts when that fails then. A
+    // session with ourselves makes it happen now, right after it was tried.
     Rail self{own_desc(), {}};
     self.desc.key += "/self";
     api_->register_remote(engine_.get(), self.desc);
@@ -171,7 +182,8 @@ void MoriDriver::register_memory(RegionId id, const Memory& memory, Bytes& descr
     regions_[id] = desc;
     descriptor = wire::encode(desc);
   } catch (const std::exception& error) {
-    throw DriverError("ERR_KVX_MEMORY", std::string("MORI refused to register the memory: ") + error.what());
+    throw DriverError("ERR_KVX_MEMORY",
+                      std::string("MORI refused to register the memory: ") + error.what());
   }
 }
 
@@ -191,7 +203,8 @@ void MoriDriver::deregister_memory(RegionId id) {
   try {
     api_->deregister_memory(engine_.get(), desc);
   } catch (const std::exception& error) {
-    throw DriverError("ERR_KVX_MEMORY", std::string("MORI could not deregister the memory: ") + error.what());
+    throw DriverError("ERR_KVX_MEMORY",
+                      std::string("MORI could not deregister the memory: ") + error.what());
   }
 }
 
@@ -213,7 +226,8 @@ PeerId MoriDriver::connect(const PeerAddress& address, Clock::time_point deadlin
   // MORI's own connect waits for the kernel's time-out and holds up all others meanwhile.
   if (const auto reason = cannot_reach(remote.desc.host, remote.desc.port, deadline, cancelled);
       !reason.empty()) {
-    connect_failed("MORI's control port of the peer at " + peer->name + " cannot be reached: " + reason + ".");
+    connect_failed("MORI's control port of the peer at " + peer->name +
+                   " cannot be reached: " + reason + ".");
   }
   PeerId id = 0;
   std::map<RegionId, MemoryDesc> locals;
@@ -224,7 +238,8 @@ PeerId MoriDriver::connect(const PeerAddress& address, Clock::time_point deadlin
   }
   try {
     for (size_t i = 0; i < rail_count_; i++) {
-      // MORI keeps queue pairs by the peer's name, dead ones too: every connect uses names of its own.
+      // MORI keeps queue pairs by the peer's name, dead ones too: every connect uses names of its
+      // own.
       Rail rail{remote.desc, {}};
       rail.desc.key += "/" + std::to_string(id) + "." + std::to_string(i);
       api_->register_remote(engine_.get(), rail.desc);
@@ -232,7 +247,8 @@ PeerId MoriDriver::connect(const PeerAddress& address, Clock::time_point deadlin
       for (const auto& [local, desc] : locals) {
         for (uint32_t region = 0; region < peer->regions.size(); region++) {
           if (cancelled) connect_failed("The connect was given up.");
-          if (Clock::now() > deadline) connect_failed("The peer at " + peer->name + " did not answer in time.");
+          if (Clock::now() > deadline)
+            connect_failed("The peer at " + peer->name + " did not answer in time.");
           session(*peer, peer->rails.back(), local, region);
         }
       }
@@ -280,7 +296,8 @@ std::shared_ptr<Session> MoriDriver::make_session(const MemoryDesc& local, Memor
   return std::make_shared<Session>(std::move(*session));
 }
 
-std::shared_ptr<Session> MoriDriver::session(Peer& peer, Rail& rail, RegionId local, uint32_t remote) {
+std::shared_ptr<Session> MoriDriver::session(Peer& peer, Rail& rail, RegionId local,
+                                             uint32_t remote) {
   const auto key = std::make_pair(local, remote);
   {
     const std::lock_guard lock(peer.mutex);
@@ -291,7 +308,8 @@ std::shared_ptr<Session> MoriDriver::session(Peer& peer, Rail& rail, RegionId lo
   {
     const std::lock_guard lock(mutex_);
     const auto found = regions_.find(local);
-    if (found == regions_.end()) throw DriverError("ERR_KVX_PLAN_INVALID", "The source region is not registered.");
+    if (found == regions_.end())
+      throw DriverError("ERR_KVX_PLAN_INVALID", "The source region is not registered.");
     desc = found->second;
   }
   const auto made = make_session(desc, peer.regions.at(remote), rail);
@@ -304,18 +322,20 @@ std::shared_ptr<MoriDriver::Peer> MoriDriver::peer(PeerId id) {
   return peers_.at(id);
 }
 
-TransferId MoriDriver::submit(PeerId id, std::span<const Segment> segments, const std::atomic<bool>&) {
+TransferId MoriDriver::submit(PeerId id, std::span<const Segment> segments,
+                              const std::atomic<bool>&) {
   const auto peer = this->peer(id);
   if (peer->failed) {
     const std::lock_guard lock(peer->mutex);
-    throw DriverError("ERR_KVX_PEER_LOST", "The link to " + peer->name + " failed earlier (" + peer->failure +
-                                               "); connect again.");
+    throw DriverError("ERR_KVX_PEER_LOST", "The link to " + peer->name + " failed earlier (" +
+                                               peer->failure + "); connect again.");
   }
   uint64_t total = 0;
   for (const Segment& segment : segments) total += segment.bytes;
   const uint64_t share = std::max(kSmallestShare, total / rail_count_ + 1);
 
-  // Rails take equal shares of the bytes, in the order of the segments, so that neighbours stay together.
+  // Rails take equal shares of the bytes, in the order of the segments, so that neighbours stay
+  // together.
   auto transfer = std::make_unique<Transfer>();
   transfer->peer = peer;
   std::map<std::pair<size_t, std::pair<RegionId, uint32_t>>, Part*> open;
@@ -345,8 +365,8 @@ TransferId MoriDriver::submit(PeerId id, std::span<const Segment> segments, cons
   } catch (const DriverError&) {
     throw;
   } catch (const std::exception& error) {
-    throw DriverError("ERR_KVX_TRANSFER_FAILED",
-                      "MORI has no session with " + peer->name + " for these regions: " + error.what());
+    throw DriverError("ERR_KVX_TRANSFER_FAILED", "MORI has no session with " + peer->name +
+                                                     " for these regions: " + error.what());
   }
   posters_->run(transfer->parts.size(), [&](size_t i) { post(*transfer->parts[i]); });
   const std::lock_guard lock(mutex_);
@@ -379,8 +399,8 @@ void MoriDriver::post(Part& part) {
     status.code = Code::kBadState;
     part.certain = false;
   } else if (code == Code::kRdma) {
-    // Either a work completion was faster than this thread, or posting stopped half way (a full queue): then
-    // what was posted before is still under way.
+    // Either a work completion was faster than this thread, or posting stopped half way (a full
+    // queue): then what was posted before is still under way.
     part.certain = failures_settle_ && names_completion(status.message);
   } else {
     part.certain = true;  // refused before anything was posted
@@ -414,8 +434,8 @@ State MoriDriver::poll(TransferId id, std::string& reason) {
     const std::lock_guard lock(part->status.mutex);
     const std::string& text = part->status.message;
     const bool gone = text.find(completion_text(kRetryExceeded)) != std::string::npos;
-    reason = std::string(gone ? "ERR_KVX_PEER_LOST: " : "ERR_KVX_TRANSFER_FAILED: ") + "writing to " +
-             transfer->peer->name + " failed: " + text;
+    reason = std::string(gone ? "ERR_KVX_PEER_LOST: " : "ERR_KVX_TRANSFER_FAILED: ") +
+             "writing to " + transfer->peer->name + " failed: " + text;
     if (code == Code::kRdma) fail_peer(*transfer->peer, text);
   }
   if (failed) return under_way ? State::kFailed : State::kFailedSettled;

@@ -1,11 +1,11 @@
 // The Driver over MORI-IO.
 //
-// One queue pair per MORI session. MORI would spread one transfer over several queue pairs of a peer and answer
-// with one status, which turns to an error while work requests of the same transfer are still under way on
-// the other queue pairs, and never says when those have ended. Here each peer is made known to MORI several
-// times, under names of its own (rails), each with one queue pair; the segments are spread over the rails. The
-// first error completion stops a queue pair, so a failed part has settled, and what is still under way on
-// another rail has a status of its own.
+// One queue pair per MORI session. MORI would spread one transfer over several queue pairs of a
+// peer and answer with one status, which turns to an error while work requests of the same transfer
+// are still under way on the other queue pairs, and never says when those have ended. Here each
+// peer is made known to MORI several times, under names of its own (rails), each with one queue
+// pair; the segments are spread over the rails. The first error completion stops a queue pair, so a
+// failed part has settled, and what is still under way on another rail has a status of its own.
 #pragma once
 
 #include <atomic>
@@ -46,16 +46,17 @@ class MoriDriver final : public Driver {
  private:
   struct Rail {
     EngineDesc desc;  // the peer's, under this rail's name
-    std::map<std::pair<RegionId, uint32_t>, std::shared_ptr<Session>> sessions;  // (local, remote region)
+    std::map<std::pair<RegionId, uint32_t>, std::shared_ptr<Session>>
+        sessions;  // (local, remote region)
   };
   struct Peer {
     std::string name;  // for messages
     std::vector<MemoryDesc> regions;
     std::vector<Rail> rails;
-    std::mutex mutex;          // guards the sessions, and `failure`
-    std::string failure;       // of the first queue pair that failed
+    std::mutex mutex;     // guards the sessions, and `failure`
+    std::string failure;  // of the first queue pair that failed
     std::atomic<bool> failed{false};
-    uint32_t next_rail = 0;    // used by the one thread that submits
+    uint32_t next_rail = 0;  // used by the one thread that submits
   };
   // What one rail was given of a transfer.
   struct Part {
@@ -70,7 +71,8 @@ class MoriDriver final : public Driver {
   };
 
   std::shared_ptr<Session> session(Peer& peer, Rail& rail, RegionId local, uint32_t remote);
-  std::shared_ptr<Session> make_session(const MemoryDesc& local, MemoryDesc remote, const Rail& rail);
+  std::shared_ptr<Session> make_session(const MemoryDesc& local, MemoryDesc remote,
+                                        const Rail& rail);
   std::shared_ptr<Peer> peer(PeerId id);
   void forget(Peer& peer);
   void post(Part& part);
@@ -82,8 +84,8 @@ class MoriDriver final : public Driver {
   Capabilities capabilities_;
   std::string version_;
   size_t rail_count_;
-  // Whether each session has one queue pair and fails by completions only, see above. Variables of MORI can
-  // change both; then a failed transfer settles when the engine is closed.
+  // Whether each session has one queue pair and fails by completions only, see above. Variables of
+  // MORI can change both; then a failed transfer settles when the engine is closed.
   bool failures_settle_;
   std::unique_ptr<unsigned char[]> engine_;  // room for MORI's IOEngine
   std::unique_ptr<Posters> posters_;

@@ -57,8 +57,8 @@ template <typename Function>
 void find(void* library, Function& function, const char* symbol, const char* plain) {
   function = reinterpret_cast<Function>(dlsym(library, symbol));
   if (!function) {
-    unavailable(std::string("libmori_io.so has no ") + plain + " with the expected signature (" + symbol +
-                "): this is another version of MORI than it says.");
+    unavailable(std::string("libmori_io.so has no ") + plain + " with the expected signature (" +
+                symbol + "): this is another version of MORI than it says.");
   }
 }
 
@@ -67,10 +67,11 @@ Api resolve(void* library) {
 #define KVX_ENGINE "_ZN4mori2io8IOEngine"
 #define KVX_SESSION "_ZN4mori2io15IOEngineSession"
 #define KVX_STRING "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
-  find(library, api.engine_construct, KVX_ENGINE "C1E" KVX_STRING "NS0_14IOEngineConfigE", "IOEngine()");
+  find(library, api.engine_construct, KVX_ENGINE "C1E" KVX_STRING "NS0_14IOEngineConfigE",
+       "IOEngine()");
   find(library, api.engine_destroy, KVX_ENGINE "D1Ev", "~IOEngine");
-  find(library, api.create_backend, KVX_ENGINE "13CreateBackendENS0_11BackendTypeERKNS0_13BackendConfigE",
-       "CreateBackend");
+  find(library, api.create_backend,
+       KVX_ENGINE "13CreateBackendENS0_11BackendTypeERKNS0_13BackendConfigE", "CreateBackend");
   find(library, api.register_remote, KVX_ENGINE "20RegisterRemoteEngineERKNS0_10EngineDescE",
        "RegisterRemoteEngine");
   find(library, api.deregister_remote, KVX_ENGINE "22DeregisterRemoteEngineERKNS0_10EngineDescE",
@@ -79,8 +80,10 @@ Api resolve(void* library) {
        "RegisterMemory");
   find(library, api.deregister_memory, KVX_ENGINE "16DeregisterMemoryERKNS0_10MemoryDescE",
        "DeregisterMemory");
-  find(library, api.create_session, KVX_ENGINE "13CreateSessionERKNS0_10MemoryDescES4_", "CreateSession");
-  find(library, api.allocate_id, KVX_SESSION "24AllocateTransferUniqueIdEv", "AllocateTransferUniqueId");
+  find(library, api.create_session, KVX_ENGINE "13CreateSessionERKNS0_10MemoryDescES4_",
+       "CreateSession");
+  find(library, api.allocate_id, KVX_SESSION "24AllocateTransferUniqueIdEv",
+       "AllocateTransferUniqueId");
   find(library, api.batch_write,
        KVX_SESSION "10BatchWriteERKSt6vectorImSaImEES6_S6_PNS0_14TransferStatusEm", "BatchWrite");
 #undef KVX_STRING
@@ -100,7 +103,8 @@ class Guarded {
   // Calls a member function that returns T, as the ABI has it: the place of the result comes first.
   template <typename... Parameters, typename... Arguments>
   void fill(T (*function)(Parameters...), Arguments... arguments) {
-    reinterpret_cast<void* (*)(void*, Parameters...)>(reinterpret_cast<void*>(function))(object(), arguments...);
+    reinterpret_cast<void* (*)(void*, Parameters...)>(reinterpret_cast<void*>(function))(
+        object(), arguments...);
     made_ = true;
   }
   T* object() { return reinterpret_cast<T*>(room_); }
@@ -117,8 +121,8 @@ class Guarded {
   bool made_ = false;
 };
 
-// Registers one page without a network and looks at the answer: a MORI with other structures fails here, in
-// plain words, and not later with wrong bytes.
+// Registers one page without a network and looks at the answer: a MORI with other structures fails
+// here, in plain words, and not later with wrong bytes.
 void self_test(const Api& api) {
   constexpr size_t kPage = 4096;
   alignas(16) unsigned char engine[kEngineBytes + 1024];
@@ -131,12 +135,13 @@ void self_test(const Api& api) {
       wrong = "the engine's description";
     }
     Guarded<MemoryDesc> memory;
-    memory.fill(api.register_memory, static_cast<void*>(engine), static_cast<void*>(page.get()), kPage, -1,
-                MemoryLocation::kCpu);
+    memory.fill(api.register_memory, static_cast<void*>(engine), static_cast<void*>(page.get()),
+                kPage, -1, MemoryLocation::kCpu);
     const MemoryDesc& m = *memory.object();
-    if (m.engine_key != desc.key || m.data != reinterpret_cast<uintptr_t>(page.get()) || m.size != kPage ||
-        m.location != MemoryLocation::kCpu || m.device_id != -1 || m.vpod_id != -1 ||
-        !m.vpod_ppod_id.empty() || m.fabric_offset != 0 || m.fabric_alloc_size != 0 || memory.overrun()) {
+    if (m.engine_key != desc.key || m.data != reinterpret_cast<uintptr_t>(page.get()) ||
+        m.size != kPage || m.location != MemoryLocation::kCpu || m.device_id != -1 ||
+        m.vpod_id != -1 || !m.vpod_ppod_id.empty() || m.fabric_offset != 0 ||
+        m.fabric_alloc_size != 0 || memory.overrun()) {
       wrong = "a memory description";
     }
     api.deregister_memory(engine, m);
@@ -145,8 +150,9 @@ void self_test(const Api& api) {
     wrong = error.what();
   }
   if (!wrong.empty()) {
-    unavailable("MORI failed the test at load (" + wrong +
-                "): its structures differ from those of 1.2.2 to 1.2.4, which this kvx was made for.");
+    unavailable(
+        "MORI failed the test at load (" + wrong +
+        "): its structures differ from those of 1.2.2 to 1.2.4, which this kvx was made for.");
   }
 }
 
@@ -203,7 +209,8 @@ const Api& load(const LoadOptions& options) {
     }
     return *loaded;
   }
-  // What is loaded stays loaded: MORI's threads run in it. First what MORI looks up by soname later.
+  // What is loaded stays loaded: MORI's threads run in it. First what MORI looks up by soname
+  // later.
   if (!options.verbs.empty()) open_or_throw(options.verbs, "The libibverbs given");
   for (const Needed& needed : kNeeded) {
     std::string problem;
@@ -212,8 +219,8 @@ const Api& load(const LoadOptions& options) {
       open_or_throw(options.stand_ins + "/" + needed.soname, "A stand-in for a library of ROCm");
     } else if (!dlopen(needed.soname, RTLD_LAZY | RTLD_LOCAL)) {
       problem = last_error();
-      unavailable("MORI needs " + std::string(needed.soname) + " (Debian: apt install " + needed.package +
-                  "): " + problem);
+      unavailable("MORI needs " + std::string(needed.soname) + " (Debian: apt install " +
+                  needed.package + "): " + problem);
     }
   }
   void* library = dlopen(options.mori.c_str(), RTLD_LAZY | RTLD_LOCAL);

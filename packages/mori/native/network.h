@@ -1,5 +1,5 @@
-// MORI's control port is plain TCP over IPv4. These ask the network first, bounded, where MORI would end the
-// process or wait.
+// MORI's control port is plain TCP over IPv4. These ask the network first, bounded, where MORI
+// would end the process or wait.
 #pragma once
 
 #include <atomic>

@@ -30,7 +30,8 @@ class Posters {
     for (auto& thread : threads_) thread.join();
   }
 
-  // Calls body(0) … body(count - 1), each once, and returns when all have returned. The body must not throw.
+  // Calls body(0) … body(count - 1), each once, and returns when all have returned. The body must
+  // not throw.
   void run(size_t count, const std::function<void(size_t)>& body) {
     if (threads_.empty() || count < 2) {
       for (size_t i = 0; i < count; i++) body(i);
@@ -55,7 +56,8 @@ class Posters {
     std::condition_variable done{};
   };
 
-  // Works on one job until none of it is left to begin. Several threads may be in here for the same job.
+  // Works on one job until none of it is left to begin. Several threads may be in here for the same
+  // job.
   void take(std::unique_lock<std::mutex>& lock, Job& job) {
     job.running++;
     while (job.next < job.count) {

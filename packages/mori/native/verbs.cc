@@ -52,15 +52,18 @@ const Verbs& verbs() {
     return handle ? handle : dlopen("libibverbs.so.1", RTLD_NOW | RTLD_LOCAL);
   }();
   if (!library) {
-    throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE",
-                      "MORI needs libibverbs.so.1 (Debian: apt install libibverbs1 ibverbs-providers).");
+    throw DriverError(
+        "ERR_KVX_BACKEND_UNAVAILABLE",
+        "MORI needs libibverbs.so.1 (Debian: apt install libibverbs1 ibverbs-providers).");
   }
   static const Verbs all = [] {
     Verbs v{};
     const auto find = [](auto& function, const char* name) {
-      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+      function =
+          reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
       if (!function) {
-        throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE", std::string("libibverbs has no ") + name + ".");
+        throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE",
+                          std::string("libibverbs has no ") + name + ".");
       }
     };
     find(v.get_device_list, "ibv_get_device_list");
@@ -110,9 +113,11 @@ std::vector<Device> list_devices() {
   VerbsDevice** list = verbs().get_device_list(&count);
   std::vector<Device> devices;
   for (int i = 0; list && i < count; i++) {
-    devices.push_back({list[i]->name, resolved(list[i]->ibdev_path), max_message(list[i]), list[i]});
+    devices.push_back(
+        {list[i]->name, resolved(list[i]->ibdev_path), max_message(list[i]), list[i]});
   }
-  // The list is kept: the devices in it are still used by try_registration, and a driver is made rarely.
+  // The list is kept: the devices in it are still used by try_registration, and a driver is made
+  // rarely.
   return devices;
 }
 
@@ -151,10 +156,12 @@ std::string try_registration(const Device& device, uint64_t address, uint64_t by
   std::string reason = "device " + device.name + " refused to register " + std::to_string(bytes) +
                        " bytes: " + std::strerror(error) + ".";
   rlimit limit{};
-  if (error == ENOMEM && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
-    reason += " The limit on locked memory is " + std::to_string(limit.rlim_cur / 1024) +
-              " KiB (ulimit -l); raise it: LimitMEMLOCK=infinity in a systemd unit, --ulimit memlock=-1 "
-              "with Docker, or /etc/security/limits.conf.";
+  if (error == ENOMEM && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 &&
+      limit.rlim_cur != RLIM_INFINITY) {
+    reason +=
+        " The limit on locked memory is " + std::to_string(limit.rlim_cur / 1024) +
+        " KiB (ulimit -l); raise it: LimitMEMLOCK=infinity in a systemd unit, --ulimit memlock=-1 "
+        "with Docker, or /etc/security/limits.conf.";
   }
   return reason;
 }

@@ -1,5 +1,5 @@
-// How an engine's address and its region descriptors are written: MORI's two descriptions, field by field.
-// MORI's own form is msgpack; ours need not be read by anything but kvx with the same MORI.
+// How an engine's address and its region descriptors are written: MORI's two descriptions, field by
+// field. MORI's own form is msgpack; ours need not be read by anything but kvx with the same MORI.
 #pragma once
 
 #include <cstring>
@@ -64,7 +64,8 @@ class Reader {
     return from;
   }
   [[noreturn]] static void malformed() {
-    throw DriverError("ERR_KVX_CONNECT_FAILED", "The peer's address or a region descriptor is malformed.");
+    throw DriverError("ERR_KVX_CONNECT_FAILED",
+                      "The peer's address or a region descriptor is malformed.");
   }
   const uint8_t* at_;
   size_t left_;
@@ -80,7 +81,8 @@ void each_field(Stream& stream, Address& address) {
 template <typename Stream, typename Memory>
 void each_memory_field(Stream& stream, Memory& m) {
   stream(m.engine_key), stream(m.id), stream(m.device_id), stream(m.device_bus_id), stream(m.data);
-  stream(m.size), stream(m.location), stream(m.ipc_handle), stream(m.numa_node), stream(m.ipc_offset);
+  stream(m.size), stream(m.location), stream(m.ipc_handle), stream(m.numa_node),
+      stream(m.ipc_offset);
   stream(m.fabric_handle), stream(m.vpod_id), stream(m.vpod_ppod_id), stream(m.fabric_offset);
   stream(m.fabric_alloc_size);
 }

@@ -38,7 +38,8 @@ export function standIns(): string {
   const root = fileURLToPath(packageFolder)
   const folders = [join(root, 'build/Release'), join(root, `prebuilds/linux-${process.arch}`)]
   const folder = folders.find((candidate) => existsSync(join(candidate, 'libamdhip64.so.7')))
-  if (folder === undefined) throw unavailable(`The stand-ins of @kvx/mori are missing in ${folders.join(' and ')}.`)
+  if (folder === undefined)
+    throw unavailable(`The stand-ins of @kvx/mori are missing in ${folders.join(' and ')}.`)
   return folder
 }
 
@@ -50,9 +51,13 @@ export function fakeVerbs(env: NodeJS.ProcessEnv = process.env): string | undefi
   const choice = env.KVX_MORI_VERBS ?? ''
   if (choice === '') return undefined
   if (choice !== 'fake') {
-    throw new KvxError('ERR_KVX_INVALID_OPTION', `KVX_MORI_VERBS can only be 'fake', not '${choice}'.`, {
-      phase: 'open',
-    })
+    throw new KvxError(
+      'ERR_KVX_INVALID_OPTION',
+      `KVX_MORI_VERBS can only be 'fake', not '${choice}'.`,
+      {
+        phase: 'open',
+      },
+    )
   }
   const path =
     env.KVX_MORI_FAKE_VERBS ??

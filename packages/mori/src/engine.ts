@@ -39,7 +39,8 @@ export function openEngine(setup: Setup, context: OpenContext): Promise<Transfer
 }
 
 function setEnvironment(setup: Setup): void {
-  const { setEnvironment: set } = binding()
+  const addon = binding()
+  const set = (name: string, value: string | undefined): void => addon.setEnvironment(name, value)
   for (const [name, value] of Object.entries(defaults)) {
     if (process.env[name] === undefined) set(name, value)
   }

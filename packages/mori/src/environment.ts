@@ -15,7 +15,8 @@ export const defaults: Readonly<Record<string, string>> = {
 
 /** Variables that override options, and the option each one stands against. */
 const overriding: Readonly<Record<string, string>> = {
-  MORI_IO_QP_PER_TRANSFER: 'the one queue pair of each session (kvx spreads transfers itself: use qpPerTransfer)',
+  MORI_IO_QP_PER_TRANSFER:
+    'the one queue pair of each session (kvx spreads transfers itself: use qpPerTransfer)',
   MORI_IO_POST_BATCH_SIZE: 'postBatchSize',
   MORI_IO_NUM_WORKER_THREADS: 'the one posting thread of each session (use numWorkers)',
   MORI_IO_ENABLE_NOTIFICATION: 'notifications, which kvx turns off',
@@ -31,7 +32,9 @@ const overriding: Readonly<Record<string, string>> = {
 }
 
 /** One sentence for each variable that overrides an option here. */
-export function overrides(env: NodeJS.ProcessEnv = process.env): { variable: string; message: string }[] {
+export function overrides(
+  env: NodeJS.ProcessEnv = process.env,
+): { variable: string; message: string }[] {
   return Object.entries(overriding)
     .filter(([variable]) => env[variable] !== undefined)
     .map(([variable, what]) => ({

@@ -36,14 +36,21 @@ async function run(task: Task): Promise<void> {
 
   await begin('open')
   const generation = randomBytes(16).toString('hex')
-  const engine = await openEngine(setupOf(task, { dependencies, rocmSmi }), { generation, log: silentLog })
+  const engine = await openEngine(setupOf(task, { dependencies, rocmSmi }), {
+    generation,
+    log: silentLog,
+  })
 
   await begin('register')
   const memory = allocate(2 * page)
   const region = await engine.register(memory)
 
   await begin('connect')
-  const link = await engine.connect({ generation, address: engine.address, regions: [region.descriptor] })
+  const link = await engine.connect({
+    generation,
+    address: engine.address,
+    regions: [region.descriptor],
+  })
 
   await begin('write')
   const sent = randomBytes(page)
@@ -57,7 +64,8 @@ async function run(task: Task): Promise<void> {
     { deadlineMs: 20_000 },
   )
   await done
-  if (!sent.equals(memory.view(page, page))) throw new Error('The bytes that arrived are not those that were sent.')
+  if (!sent.equals(memory.view(page, page)))
+    throw new Error('The bytes that arrived are not those that were sent.')
 
   await begin('close')
   await engine.close()

@@ -34,7 +34,10 @@ export async function findLibrary(
   return { tried }
 }
 
-async function* candidates(libraryPath: string | undefined, tried: Attempt[]): AsyncGenerator<string> {
+async function* candidates(
+  libraryPath: string | undefined,
+  tried: Attempt[],
+): AsyncGenerator<string> {
   if (libraryPath !== undefined) {
     const given = resolve(libraryPath)
     yield basename(given).endsWith('.so') ? given : join(given, soname)
@@ -43,8 +46,10 @@ async function* candidates(libraryPath: string | undefined, tried: Attempt[]): A
   const preferred = await findInstalled({ name: 'mori', version: defaultVersion })
   const others = await listInstalled('mori')
   const installed = [preferred, ...others].filter((wheel) => wheel !== undefined)
-  if (installed.length === 0) tried.push({ what: 'the cache of kvx', reason: 'MORI was not installed there' })
-  for (const folder of new Set(installed.map((wheel) => wheel.folder))) yield join(folder, 'mori', soname)
+  if (installed.length === 0)
+    tried.push({ what: 'the cache of kvx', reason: 'MORI was not installed there' })
+  for (const folder of new Set(installed.map((wheel) => wheel.folder)))
+    yield join(folder, 'mori', soname)
   const python = await pythonPackage()
   if (python === undefined) tried.push({ what: 'python3', reason: 'it has no package mori' })
   else yield join(python, soname)

@@ -28,7 +28,11 @@ export interface CheckedOptions {
 }
 
 const wholeNumber = v.pipe(v.number('must be a number'), v.integer('must be a whole number'))
-const few = v.pipe(wholeNumber, v.minValue(1, 'must be at least 1'), v.maxValue(64, 'must be at most 64'))
+const few = v.pipe(
+  wholeNumber,
+  v.minValue(1, 'must be at least 1'),
+  v.maxValue(64, 'must be at most 64'),
+)
 const text = v.pipe(v.string('must be a text'), v.nonEmpty('must not be empty'))
 const name = v.pipe(text, v.regex(/^[^,^\s]+$/, 'must be names without commas or blanks'))
 
@@ -41,8 +45,12 @@ const schema = v.strictObject({
     ),
   ),
   numWorkers: v.optional(few),
-  devices: v.optional(v.pipe(v.array(name, 'must be a list'), v.minLength(1, 'must name a device'))),
-  host: v.optional(v.pipe(text, v.ipv4('must be a numeric IPv4 address: MORI knows no names and no IPv6'))),
+  devices: v.optional(
+    v.pipe(v.array(name, 'must be a list'), v.minLength(1, 'must name a device')),
+  ),
+  host: v.optional(
+    v.pipe(text, v.ipv4('must be a numeric IPv4 address: MORI knows no names and no IPv6')),
+  ),
   libraryPath: v.optional(text),
 })
 
@@ -63,7 +71,10 @@ const variables: Record<Name, readonly string[]> = {
  *
  * @throws KvxError `ERR_KVX_INVALID_OPTION`, which names the option or variable
  */
-export function checkOptions(options: unknown, env: NodeJS.ProcessEnv = process.env): CheckedOptions {
+export function checkOptions(
+  options: unknown,
+  env: NodeJS.ProcessEnv = process.env,
+): CheckedOptions {
   const given = check(options ?? {}, (option) => `The option '${option}' of the backend 'mori'`)
   const found: Record<string, unknown> = {}
   const from: Record<string, string> = {}
@@ -90,7 +101,10 @@ function parse(option: Name, value: string): unknown {
   return Number(value)
 }
 
-function check(options: unknown, subject: (option: string) => string): v.InferOutput<typeof schema> {
+function check(
+  options: unknown,
+  subject: (option: string) => string,
+): v.InferOutput<typeof schema> {
   const result = v.safeParse(schema, options)
   if (result.success) return result.output
   const [issue] = result.issues
@@ -110,5 +124,7 @@ function invalid(message: string): KvxError {
 function defaultHost(env: NodeJS.ProcessEnv): string {
   if (env.KVX_MORI_VERBS === 'fake') return '127.0.0.1' // it reaches no other machine
   const addresses = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
-  return addresses.find(({ family, internal }) => family === 'IPv4' && !internal)?.address ?? '127.0.0.1'
+  return (
+    addresses.find(({ family, internal }) => family === 'IPv4' && !internal)?.address ?? '127.0.0.1'
+  )
 }

@@ -37,8 +37,6 @@ const doing: Record<Step, string> = {
   close: 'closing the engine',
 }
 
-const deadlineMs = 60_000
-
 export interface Findings {
   readonly dependencies: readonly Dependency[]
   /** Why ROCm's management library is replaced; empty: it is not. */
@@ -47,20 +45,22 @@ export interface Findings {
   readonly failure?: KvxError
 }
 
-/** Lets a helper process open an engine and write through it. Never rejects, ends by a deadline. */
-export async function preflight(task: Task): Promise<Findings> {
-  const findings = await runHelper(task)
-  if (findings.died !== 'rocm-smi' || task.skipRocmSmi) return findings
-  return runHelper({ ...task, skipRocmSmi: true })
+/** Lets a helper process open an engine and write through it. Never rejects; each try ends by the deadline. */
+export async function preflight(task: Task, deadlineMs = 60_000): Promise<Findings> {
+  const findings = await runHelper(task, deadlineMs)
+  if (findings.died !== 'rocm-smi') return findings
+  return runHelper({ ...task, skipRocmSmi: true }, deadlineMs)
 }
 
 export function setupOf(task: Task, findings: Findings): Setup {
   const rocmSmi = findings.rocmSmi === ''
-  const runtime = findings.dependencies.every(({ package: name, problem }) => name !== '' || problem === '')
+  const runtime = findings.dependencies.every(
+    ({ package: name, problem }) => name !== '' || problem === '',
+  )
   return { options: task.options, library: task.library, rocmSmi, gpu: rocmSmi && runtime }
 }
 
-function runHelper(task: Task): Promise<Findings & { died?: Step }> {
+function runHelper(task: Task, deadlineMs: number): Promise<Findings & { died?: Step }> {
   return new Promise((resolve) => {
     const helper = fork(fileURLToPath(new URL('./helper.js', import.meta.url)), [], {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],

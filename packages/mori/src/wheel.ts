@@ -19,13 +19,18 @@ export const defaultVersion = '1.2.4'
  * The wheel that `kvx backend install mori` installs.
  * @throws KvxError `ERR_KVX_INVALID_OPTION` for another version or a flavour
  */
-export function wheelSpec(options: { version?: string | undefined; flavour?: string | undefined } = {}): WheelSpec {
+export function wheelSpec(
+  options: { version?: string | undefined; flavour?: string | undefined } = {},
+): WheelSpec {
   const version = options.version ?? defaultVersion
   const sha256 = wheels[version]
   if (sha256 === undefined) {
-    throw invalid(`MORI ${version} is not supported; supported are ${supportedVersions.join(', ')}.`)
+    throw invalid(
+      `MORI ${version} is not supported; supported are ${supportedVersions.join(', ')}.`,
+    )
   }
-  if (options.flavour !== undefined) throw invalid(`MORI has no flavours; '${options.flavour}' was asked for.`)
+  if (options.flavour !== undefined)
+    throw invalid(`MORI has no flavours; '${options.flavour}' was asked for.`)
   return {
     name: 'mori',
     version,

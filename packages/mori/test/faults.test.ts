@@ -28,47 +28,55 @@ async function filling(peer: Peer): Promise<number> {
   return bytes.every((byte) => byte === first) ? first : -1
 }
 
-test('a killed target fails the transfers under way, they settle, and the writer goes on', limit, async () => {
-  const peer = await forkPeer([megabyte])
-  const { engine, link } = await writer(peer)
-  await link.write(pages(page, 16)).done
-  control.set('hold', 1)
-  const transfers = Array.from({ length: 8 }, () => link.write(pages(page, 16)))
-  await until(() => control.get('held') > 0)
-  await peer.kill()
-  control.set('hold', 0)
-  const outcomes = await Promise.allSettled(transfers.map(({ done }) => done))
-  expect(outcomes.map(({ status }) => status)).toEqual(transfers.map(() => 'rejected'))
-  expect(outcomes[0]).toMatchObject({ reason: { code: 'ERR_KVX_PEER_LOST' } })
-  await Promise.all(transfers.map(({ settled }) => settled))
+test(
+  'a killed target fails the transfers under way, they settle, and the writer goes on',
+  limit,
+  async () => {
+    const peer = await forkPeer([megabyte])
+    const { engine, link } = await writer(peer)
+    await link.write(pages(page, 16)).done
+    control.set('hold', 1)
+    const transfers = Array.from({ length: 8 }, () => link.write(pages(page, 16)))
+    await until(() => control.get('held') > 0)
+    await peer.kill()
+    control.set('hold', 0)
+    const outcomes = await Promise.allSettled(transfers.map(({ done }) => done))
+    expect(outcomes.map(({ status }) => status)).toEqual(transfers.map(() => 'rejected'))
+    expect(outcomes[0]).toMatchObject({ reason: { code: 'ERR_KVX_PEER_LOST' } })
+    await Promise.all(transfers.map(({ settled }) => settled))
 
-  const next = await forkPeer([megabyte])
-  const again = await engine.connect(next.address)
-  await again.write(pages(page, 16)).done
-  expect(await filling(next)).toBe(1)
-})
+    const next = await forkPeer([megabyte])
+    const again = await engine.connect(next.address)
+    await again.write(pages(page, 16)).done
+    expect(await filling(next)).toBe(1)
+  },
+)
 
-test('done rejects in time when a completion is lost, and the transfer settles when the engine is closed', limit, async () => {
-  const peer = await forkPeer([megabyte])
-  const { engine, link } = await writer(peer)
-  peer.process.kill('SIGSTOP')
-  control.set('lose', 1)
-  const began = performance.now()
-  let settled = false
-  const transfer = link.write(pages(page, 16), { deadlineMs: 500 })
-  void transfer.settled.then(() => {
-    settled = true
-  })
-  await expect(transfer.done).rejects.toMatchObject({ code: 'ERR_KVX_TRANSFER_TIMEOUT' })
-  expect(performance.now() - began).toBeLessThan(5000)
-  // A stopped process does not keep the device from writing into it, and other transfers go on.
-  await expect(link.write(pages(page, 16)).done).resolves.toMatchObject({ bytes: megabyte })
-  expect(settled).toBe(false)
-  await engine.close()
-  expect(settled).toBe(true)
-  peer.process.kill('SIGCONT')
-  expect(await filling(peer)).toBe(1)
-})
+test(
+  'done rejects in time when a completion is lost, and the transfer settles when the engine is closed',
+  limit,
+  async () => {
+    const peer = await forkPeer([megabyte])
+    const { engine, link } = await writer(peer)
+    peer.process.kill('SIGSTOP')
+    control.set('lose', 1)
+    const began = performance.now()
+    let settled = false
+    const transfer = link.write(pages(page, 16), { deadlineMs: 500 })
+    void transfer.settled.then(() => {
+      settled = true
+    })
+    await expect(transfer.done).rejects.toMatchObject({ code: 'ERR_KVX_TRANSFER_TIMEOUT' })
+    expect(performance.now() - began).toBeLessThan(5000)
+    // A stopped process does not keep the device from writing into it, and other transfers go on.
+    await expect(link.write(pages(page, 16)).done).resolves.toMatchObject({ bytes: megabyte })
+    expect(settled).toBe(false)
+    await engine.close()
+    expect(settled).toBe(true)
+    peer.process.kill('SIGCONT')
+    expect(await filling(peer)).toBe(1)
+  },
+)
 
 test('what was on its way when the target recycled its engine lands nowhere', limit, async () => {
   const peer = await forkPeer([megabyte])
@@ -112,31 +120,37 @@ test('what a writer had posted when its engine was closed lands nowhere', limit,
   expect(await filling(peer)).toBe(7)
 })
 
-test('a failed part does not settle a transfer of which another part is still under way', limit, async () => {
-  const peer = await forkPeer([megabyte, megabyte])
-  const { engine, link } = await writer(peer)
-  await peer.ask('deregister', { region: 0 })
-  // The rails take shares of the bytes in order: half goes to the lost region, half to the other.
-  const plan = {
-    lanes: Float64Array.of(
-      ...[0, 0, 0, 0, page, page, page, 1, 0, 0],
-      ...[0, 1, 0, 0, page, page, page, 1, 0, 0],
-    ),
-    groups: Int32Array.of(0, 0, 16),
-    blocks: Int32Array.of(0, 1, 0, 2),
-  }
-  control.set('lose', 1) // the half that arrives is never acknowledged
-  let settled = false
-  const transfer = link.write(plan)
-  void transfer.settled.then(() => {
-    settled = true
-  })
-  await expect(transfer.done).rejects.toMatchObject({ code: 'ERR_KVX_TRANSFER_FAILED' })
-  await expect(link.write(pages(page, 1)).done).rejects.toMatchObject({ code: 'ERR_KVX_PEER_LOST' })
-  expect(settled).toBe(false)
-  await engine.close()
-  expect(settled).toBe(true)
-})
+test(
+  'a failed part does not settle a transfer of which another part is still under way',
+  limit,
+  async () => {
+    const peer = await forkPeer([megabyte, megabyte])
+    const { engine, link } = await writer(peer)
+    await peer.ask('deregister', { region: 0 })
+    // The rails take shares of the bytes in order: half goes to the lost region, half to the other.
+    const plan = {
+      lanes: Float64Array.of(
+        ...[0, 0, 0, 0, page, page, page, 1, 0, 0],
+        ...[0, 1, 0, 0, page, page, page, 1, 0, 0],
+      ),
+      groups: Int32Array.of(0, 0, 16),
+      blocks: Int32Array.of(0, 1, 0, 2),
+    }
+    control.set('lose', 1) // the half that arrives is never acknowledged
+    let settled = false
+    const transfer = link.write(plan)
+    void transfer.settled.then(() => {
+      settled = true
+    })
+    await expect(transfer.done).rejects.toMatchObject({ code: 'ERR_KVX_TRANSFER_FAILED' })
+    await expect(link.write(pages(page, 1)).done).rejects.toMatchObject({
+      code: 'ERR_KVX_PEER_LOST',
+    })
+    expect(settled).toBe(false)
+    await engine.close()
+    expect(settled).toBe(true)
+  },
+)
 
 test('connecting to a stopped process fails by its deadline with the reason', limit, async () => {
   const peer = await forkPeer([megabyte])
@@ -155,16 +169,21 @@ test('connecting to a process that is gone is refused at once', limit, async () 
   const other = await forkPeer([megabyte])
   const { engine } = await writer(other)
   await peer.kill()
-  await expect(engine.connect(peer.address)).rejects.toThrow('cannot be reached: Connection refused')
+  await expect(engine.connect(peer.address)).rejects.toThrow(
+    'cannot be reached: Connection refused',
+  )
 })
 
 test('a peer with another version of MORI is refused, naming both', limit, async () => {
   const peer = await forkPeer([megabyte])
   const { engine } = await writer(peer)
-  const address = Uint8Array.from(Buffer.from(peer.address.address).toString('latin1').replace('1.2.4', '1.2.2'), (c) =>
-    c.charCodeAt(0),
+  const address = Uint8Array.from(
+    Buffer.from(peer.address.address).toString('latin1').replace('1.2.4', '1.2.2'),
+    (c) => c.charCodeAt(0),
   )
-  await expect(engine.connect({ ...peer.address, address })).rejects.toThrow(/MORI 1\.2\.2.*1\.2\.4/)
+  await expect(engine.connect({ ...peer.address, address })).rejects.toThrow(
+    /MORI 1\.2\.2.*1\.2\.4/,
+  )
 })
 
 test.each([
@@ -174,7 +193,9 @@ test.each([
 ])('an address that is %s is refused', limit, async (_, bytes) => {
   const peer = await forkPeer([megabyte])
   const { engine } = await writer(peer)
-  await expect(engine.connect({ ...peer.address, address: Uint8Array.from(bytes) })).rejects.toMatchObject({
+  await expect(
+    engine.connect({ ...peer.address, address: Uint8Array.from(bytes) }),
+  ).rejects.toMatchObject({
     code: 'ERR_KVX_CONNECT_FAILED',
   })
 })
@@ -183,5 +204,7 @@ test('a region of another engine is refused', limit, async () => {
   const peer = await forkPeer([megabyte])
   const other = await forkPeer([megabyte])
   const { engine } = await writer(peer)
-  await expect(engine.connect({ ...peer.address, regions: other.address.regions })).rejects.toThrow('another engine')
+  await expect(engine.connect({ ...peer.address, regions: other.address.regions })).rejects.toThrow(
+    'another engine',
+  )
 })

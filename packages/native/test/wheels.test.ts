@@ -34,14 +34,22 @@ function zip(files: Record<string, { text: string; mode?: number }>): Buffer {
     const names = Buffer.alloc(4)
     names.writeUInt16LE(Buffer.byteLength(name), 0)
     const local = Buffer.concat([
-      Buffer.from('504b03040a000000000000000000', 'hex'), sizes, names, Buffer.from(name), data,
+      Buffer.from('504b03040a000000000000000000', 'hex'),
+      sizes,
+      names,
+      Buffer.from(name),
+      data,
     ])
     const tail = Buffer.alloc(14)
     tail.writeUInt32LE(((0o100000 | mode) << 16) >>> 0, 6)
     tail.writeUInt32LE(offset, 10)
     directory.push(
       Buffer.concat([
-        Buffer.from('504b01021e030a000000000000000000', 'hex'), sizes, names, tail, Buffer.from(name),
+        Buffer.from('504b01021e030a000000000000000000', 'hex'),
+        sizes,
+        names,
+        tail,
+        Buffer.from(name),
       ]),
     )
     locals.push(local)
@@ -98,7 +106,10 @@ test('a wheel from a file is unpacked with only the wanted files, and found agai
   const installed = await installWheel(spec, { cache, wheelFile: file })
   expect(installed).toEqual({
     folder: join(cache, 'backends', 'engine', '1.2.3'),
-    name: 'engine', version: '1.2.3', sha256: digest, from: file,
+    name: 'engine',
+    version: '1.2.3',
+    sha256: digest,
+    from: file,
   })
   expect(await findInstalled(spec, { cache })).toEqual(installed)
   expect(await listInstalled('engine', { cache })).toEqual([installed])
@@ -113,13 +124,18 @@ test('the flavour is part of where a wheel lies, so that two flavours live besid
   await installWheel({ ...spec, flavour: 'rocm' }, { cache, wheelFile: wheelPath })
   expect(await findInstalled({ ...spec, flavour: 'cuda13' }, { cache })).toBeUndefined()
   await installWheel({ ...spec, flavour: 'cuda13' }, { cache, wheelFile: wheelPath })
-  expect((await listInstalled('engine', { cache })).map((found) => found.flavour).sort()).toEqual(['cuda13', 'rocm'])
+  expect((await listInstalled('engine', { cache })).map((found) => found.flavour).sort()).toEqual([
+    'cuda13',
+    'rocm',
+  ])
 })
 
 test('a file with another digest is refused and leaves nothing behind', async () => {
   const damaged = Buffer.from(wheel)
   damaged[60]! ^= 1
-  await expect(installWheel(spec, { cache, wheelFile: await wheelFile(damaged) })).rejects.toMatchObject({
+  await expect(
+    installWheel(spec, { cache, wheelFile: await wheelFile(damaged) }),
+  ).rejects.toMatchObject({
     code: 'ERR_KVX_BACKEND_UNAVAILABLE',
     message: expect.stringContaining(digest) as string,
   })
@@ -129,13 +145,17 @@ test('a file with another digest is refused and leaves nothing behind', async ()
 
 test('a wheel that lacks a wanted file is refused by the name of that file', async () => {
   const wanting = { ...spec, files: [...spec.files, 'engine/other.so'] }
-  await expect(installWheel(wanting, { cache, wheelFile: await wheelFile() })).rejects.toThrow('engine/other.so')
+  await expect(installWheel(wanting, { cache, wheelFile: await wheelFile() })).rejects.toThrow(
+    'engine/other.so',
+  )
   expect(await findInstalled(spec, { cache })).toBeUndefined()
 })
 
 test('installations that run at the same time all succeed and leave one whole wheel', async () => {
   const file = await wheelFile()
-  const results = await Promise.all(Array.from({ length: 6 }, () => installWheel(spec, { cache, wheelFile: file })))
+  const results = await Promise.all(
+    Array.from({ length: 6 }, () => installWheel(spec, { cache, wheelFile: file })),
+  )
   expect(new Set(results.map((result) => result.folder)).size).toBe(1)
   expect(await readFile(join(results[0]!.folder, 'engine/lib.so'), 'utf8')).toBe('library')
   expect(await leftovers()).toEqual([])
@@ -162,12 +182,23 @@ test('pip is asked for exactly the pinned version, and what it saves is installe
 
 test.each([
   ['without pip', 'echo "/usr/bin/python3: No module named pip" >&2; exit 1', 'python3-pip'],
-  ['without a network', 'echo "ERROR: Temporary failure in name resolution" >&2; echo "ERROR: No matching distribution found" >&2; exit 1', 'could not be reached'],
-  ['without such a version', 'echo "ERROR: No matching distribution found for it" >&2; exit 1', 'has no vendor-engine 1.2.3'],
+  [
+    'without a network',
+    'echo "ERROR: Temporary failure in name resolution" >&2; echo "ERROR: No matching distribution found" >&2; exit 1',
+    'could not be reached',
+  ],
+  [
+    'without such a version',
+    'echo "ERROR: No matching distribution found for it" >&2; exit 1',
+    'has no vendor-engine 1.2.3',
+  ],
 ])('%s the message says so and names the way out', async (_, script, text) => {
   await python(script)
   const failure = expect(installWheel(spec, { cache })).rejects
-  await failure.toMatchObject({ code: 'ERR_KVX_BACKEND_UNAVAILABLE', message: expect.stringContaining(text) as string })
+  await failure.toMatchObject({
+    code: 'ERR_KVX_BACKEND_UNAVAILABLE',
+    message: expect.stringContaining(text) as string,
+  })
   await expect(installWheel(spec, { cache })).rejects.toThrow('--wheel FILE')
 })
 

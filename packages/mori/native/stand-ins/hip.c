@@ -1,5 +1,5 @@
-// Stands in for libamdhip64.so.7 on a machine without ROCm: every call says "no device". Holds exactly what
-// MORI 1.2.2 to 1.2.4 import; the version nodes are in hip.map.
+// Stands in for libamdhip64.so.7 on a machine without ROCm: every call says "no device". Holds
+// exactly what MORI 1.2.2 to 1.2.4 import; the version nodes are in hip.map.
 enum { kNoDevice = 100 };
 
 const char* hipGetErrorString(int error) {
@@ -12,8 +12,10 @@ int hipGetDeviceCount(int* count) {
   return kNoDevice;
 }
 
-#define ABSENT(name) \
-  int name(void) { return kNoDevice; }
+#define ABSENT(name)  \
+  int name(void) {    \
+    return kNoDevice; \
+  }
 
 ABSENT(hipDeviceCanAccessPeer)
 ABSENT(hipDeviceEnablePeerAccess)

@@ -1,5 +1,5 @@
-// Stands in for libhsa-runtime64.so.1 on a machine without ROCm: every call fails. Holds exactly what
-// MORI 1.2.2 to 1.2.4 import; the version node is in hsa.map.
+// Stands in for libhsa-runtime64.so.1 on a machine without ROCm: every call fails. Holds exactly
+// what MORI 1.2.2 to 1.2.4 import; the version node is in hsa.map.
 enum { kSuccess = 0, kError = 0x1000 };
 
 int hsa_status_string(int status, const char** text) {
@@ -9,7 +9,9 @@ int hsa_status_string(int status, const char** text) {
 }
 
 #define ABSENT(name) \
-  int name(void) { return kError; }
+  int name(void) {   \
+    return kError;   \
+  }
 
 ABSENT(hsa_agent_get_info)
 ABSENT(hsa_amd_agent_iterate_memory_pools)

@@ -1,6 +1,6 @@
-// Stands in for librocm_smi64.so.1 where it is missing or finds no GPU. MORI builds its map of the machine
-// from it and ends the process when there is none, or when it counts no GPU: so this one counts one,
-// at PCI address 0, without links to anything.
+// Stands in for librocm_smi64.so.1 where it is missing or finds no GPU. MORI builds its map of the
+// machine from it and ends the process when there is none, or when it counts no GPU: so this one
+// counts one, at PCI address 0, without links to anything.
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -11,7 +11,9 @@ int rsmi_init(uint64_t flags) {
   return kSuccess;
 }
 
-int rsmi_shut_down(void) { return kSuccess; }
+int rsmi_shut_down(void) {
+  return kSuccess;
+}
 
 int rsmi_num_monitor_devices(uint32_t* count) {
   *count = 1;

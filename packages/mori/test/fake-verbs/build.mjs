@@ -18,13 +18,19 @@ export function buildFakeVerbs() {
   const mine = `${library}.${String(pid)}`
   const flags = ['-std=gnu11', '-O2', '-g', '-Wall', '-Wextra', '-fPIC', '-shared', '-pthread']
   try {
-    execFileSync(process.env.CC ?? 'cc', [...flags, '-Wl,-soname,libibverbs.so', '-o', mine, source], {
-      stdio: ['ignore', 'inherit', 'pipe'],
-      encoding: 'utf8',
-    })
+    execFileSync(
+      process.env.CC ?? 'cc',
+      [...flags, '-Wl,-soname,libibverbs.so', '-o', mine, source],
+      {
+        stdio: ['ignore', 'inherit', 'pipe'],
+        encoding: 'utf8',
+      },
+    )
   } catch (error) {
     const text = String(error.stderr ?? error.message)
-    const help = text.includes('infiniband/verbs.h') ? 'Its header is missing: apt-get install libibverbs-dev\n' : ''
+    const help = text.includes('infiniband/verbs.h')
+      ? 'Its header is missing: apt-get install libibverbs-dev\n'
+      : ''
     throw new Error(`The fake libibverbs could not be built. ${help}${text}`, { cause: error })
   }
   renameSync(mine, library)

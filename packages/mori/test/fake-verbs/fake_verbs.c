@@ -1,17 +1,19 @@
-// A libibverbs for tests: RDMA WRITE and READ between processes of one machine. It stands in for the kernel and
-// the device, never for MORI, which runs on it unchanged.
+// A libibverbs for tests: RDMA WRITE and READ between processes of one machine. It stands in for
+// the kernel and the device, never for MORI, which runs on it unchanged.
 //
 // What it is true to:
-//  * A key of a deregistered region lets nothing in: deregistration waits for copies in progress, and later ones
-//    are refused. (A copy of a process that was stopped in the middle makes it wait until that goes on or dies.)
+//  * A key of a deregistered region lets nothing in: deregistration waits for copies in progress,
+//  and later ones
+//    are refused. (A copy of a process that was stopped in the middle makes it wait until that goes
+//    on or dies.)
 //  * An error puts a queue pair into the error state; what is posted after that is flushed.
 //  * A destroyed queue pair posts nothing any more.
 //  * Writing into a stopped process succeeds: the device does not ask the process.
 // Completions in the order of posting; one port; RoCE v2; no SEND (notifications must be off).
 //
-// KVX_FAKE_VERBS_CONTROL names a file with the numbers of `struct control`, which a test reads and writes
-// while the process runs. KVX_FAKE_VERBS_PATH overrides the device's place in sysfs, KVX_FAKE_VERBS_MAX_MESSAGE the
-// longest message.
+// KVX_FAKE_VERBS_CONTROL names a file with the numbers of `struct control`, which a test reads and
+// writes while the process runs. KVX_FAKE_VERBS_PATH overrides the device's place in sysfs,
+// KVX_FAKE_VERBS_MAX_MESSAGE the longest message.
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -93,7 +95,9 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct queue_pair* queue_pairs;
 static uint32_t next_queue_pair = 16;
 
-static void sleep_briefly(void) { nanosleep(&(struct timespec){0, 200000}, NULL); }
+static void sleep_briefly(void) {
+  nanosleep(&(struct timespec){0, 200000}, NULL);
+}
 
 static bool is_gone(int pidfd) {
   struct pollfd waiting = {pidfd, POLLIN, 0};
@@ -125,7 +129,8 @@ static struct region* map_peer_table(pid_t peer) {
   return table;
 }
 
-static struct region* find_region(struct region* table, uint32_t key, uint64_t address, uint64_t bytes) {
+static struct region* find_region(struct region* table, uint32_t key, uint64_t address,
+                                  uint64_t bytes) {
   const uint32_t i = key >> 8;
   if (!table || key == 0 || i >= kRegions || atomic_load(&table[i].key) != key) return NULL;
   struct region* region = &table[i];
@@ -133,14 +138,17 @@ static struct region* find_region(struct region* table, uint32_t key, uint64_t a
   return address - region->address <= region->bytes - bytes ? region : NULL;
 }
 
-static bool process_is_alive(pid_t process) { return kill(process, 0) == 0 || errno == EPERM; }
+static bool process_is_alive(pid_t process) {
+  return kill(process, 0) == 0 || errno == EPERM;
+}
 
 static _Atomic pid_t* enter(struct region* region) {
   for (;;) {
     for (int i = 0; i < kWriters; i++) {
       pid_t holder = atomic_load(&region->writers[i]);
       if (holder != 0 && process_is_alive(holder)) continue;
-      if (atomic_compare_exchange_strong(&region->writers[i], &holder, getpid())) return &region->writers[i];
+      if (atomic_compare_exchange_strong(&region->writers[i], &holder, getpid()))
+        return &region->writers[i];
     }
     sched_yield();
   }
@@ -148,7 +156,8 @@ static _Atomic pid_t* enter(struct region* region) {
 
 static void await_writers(struct region* region) {
   for (int i = 0; i < kWriters; i++) {
-    for (pid_t holder; (holder = atomic_load(&region->writers[i])) != 0 && process_is_alive(holder);) {
+    for (pid_t holder;
+         (holder = atomic_load(&region->writers[i])) != 0 && process_is_alive(holder);) {
       sleep_briefly();
     }
   }
@@ -176,8 +185,12 @@ struct ibv_mr* ibv_reg_mr(struct ibv_pd* pd, void* address, size_t bytes, int ac
     region->access = access;
     atomic_store(&region->key, region->last_key);
     mr = calloc(1, sizeof *mr);
-    *mr = (struct ibv_mr){.context = pd->context, .pd = pd, .addr = address, .length = bytes,
-                          .lkey = region->last_key, .rkey = region->last_key};
+    *mr = (struct ibv_mr){.context = pd->context,
+                          .pd = pd,
+                          .addr = address,
+                          .length = bytes,
+                          .lkey = region->last_key,
+                          .rkey = region->last_key};
     atomic_fetch_add(&control->regions, 1);
   }
   pthread_mutex_unlock(&lock);
@@ -185,13 +198,14 @@ struct ibv_mr* ibv_reg_mr(struct ibv_pd* pd, void* address, size_t bytes, int ac
   return mr;
 }
 
-struct ibv_mr* ibv_reg_mr_iova2(struct ibv_pd* pd, void* address, size_t bytes, uint64_t iova, unsigned access) {
+struct ibv_mr* ibv_reg_mr_iova2(struct ibv_pd* pd, void* address, size_t bytes, uint64_t iova,
+                                unsigned access) {
   (void)iova;
   return ibv_reg_mr(pd, address, bytes, (int)access);
 }
 
-struct ibv_mr* ibv_reg_dmabuf_mr(struct ibv_pd* pd, uint64_t offset, size_t bytes, uint64_t iova, int fd,
-                                 int access) {
+struct ibv_mr* ibv_reg_dmabuf_mr(struct ibv_pd* pd, uint64_t offset, size_t bytes, uint64_t iova,
+                                 int fd, int access) {
   (void)pd, (void)offset, (void)bytes, (void)iova, (void)fd, (void)access;
   errno = EOPNOTSUPP;
   return NULL;
@@ -208,7 +222,8 @@ int ibv_dereg_mr(struct ibv_mr* mr) {
 
 // --- Moving bytes ---
 
-static void complete(struct queue_pair* qp, const struct ibv_send_wr* work, enum ibv_wc_status status, uint32_t bytes) {
+static void complete(struct queue_pair* qp, const struct ibv_send_wr* work,
+                     enum ibv_wc_status status, uint32_t bytes) {
   struct completion_queue* cq = (struct completion_queue*)qp->base.send_cq;
   pthread_mutex_lock(&cq->lock);
   const unsigned tail = atomic_load(&cq->tail);
@@ -224,8 +239,8 @@ static void complete(struct queue_pair* qp, const struct ibv_send_wr* work, enum
   pthread_mutex_unlock(&cq->lock);
 }
 
-static enum ibv_wc_status copy(struct queue_pair* qp, struct iovec* local, int pieces, uint64_t remote, size_t bytes,
-                               bool write) {
+static enum ibv_wc_status copy(struct queue_pair* qp, struct iovec* local, int pieces,
+                               uint64_t remote, size_t bytes, bool write) {
   for (size_t done = 0; done < bytes;) {
     struct iovec there = {(void*)(remote + done), bytes - done};
     const ssize_t step = write ? process_vm_writev(qp->peer, local, pieces, &there, 1, 0)
@@ -243,8 +258,10 @@ static enum ibv_wc_status copy(struct queue_pair* qp, struct iovec* local, int p
   return IBV_WC_SUCCESS;
 }
 
-static enum ibv_wc_status carry_out(struct queue_pair* qp, const struct ibv_send_wr* work, uint32_t* moved) {
-  if (work->opcode != IBV_WR_RDMA_WRITE && work->opcode != IBV_WR_RDMA_READ) return IBV_WC_REM_INV_REQ_ERR;
+static enum ibv_wc_status carry_out(struct queue_pair* qp, const struct ibv_send_wr* work,
+                                    uint32_t* moved) {
+  if (work->opcode != IBV_WR_RDMA_WRITE && work->opcode != IBV_WR_RDMA_READ)
+    return IBV_WC_REM_INV_REQ_ERR;
   struct iovec local[kPieces];
   size_t bytes = 0;
   for (int i = 0; i < work->num_sge; i++) {
@@ -362,7 +379,8 @@ static int poll_cq(struct ibv_cq* base, int most, struct ibv_wc* out) {
   if (cq->head == atomic_load(&cq->tail)) return 0;
   pthread_mutex_lock(&cq->lock);
   int count = 0;
-  while (count < most && cq->head != atomic_load(&cq->tail)) out[count++] = cq->ring[cq->head++ % cq->capacity];
+  while (count < most && cq->head != atomic_load(&cq->tail))
+    out[count++] = cq->ring[cq->head++ % cq->capacity];
   pthread_mutex_unlock(&cq->lock);
   return count;
 }
@@ -381,7 +399,8 @@ static void start(void) {
   prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);  // so that peers may write into this process
   const int fd = memfd_create(kTableName, MFD_CLOEXEC);
   if (fd < 0 || ftruncate(fd, kRegions * sizeof(struct region)) < 0) abort();
-  regions = map_table(fd, PROT_READ | PROT_WRITE);  // the descriptor stays open: peers find the table by it
+  regions = map_table(
+      fd, PROT_READ | PROT_WRITE);  // the descriptor stays open: peers find the table by it
   const char* file = getenv("KVX_FAKE_VERBS_CONTROL");
   const int control_fd = file ? open(file, O_RDWR | O_CLOEXEC) : -1;
   if (control_fd >= 0) {
@@ -429,8 +448,12 @@ struct ibv_device** ibv_get_device_list(int* count) {
   return list;
 }
 
-void ibv_free_device_list(struct ibv_device** list) { free(list); }
-const char* ibv_get_device_name(struct ibv_device* one) { return one->name; }
+void ibv_free_device_list(struct ibv_device** list) {
+  free(list);
+}
+const char* ibv_get_device_name(struct ibv_device* one) {
+  return one->name;
+}
 
 struct ibv_context* ibv_open_device(struct ibv_device* one) {
   struct ibv_context* context = calloc(1, sizeof *context);
@@ -453,15 +476,27 @@ int ibv_close_device(struct ibv_context* context) {
 
 int ibv_query_device(struct ibv_context* context, struct ibv_device_attr* out) {
   (void)context;
-  *out = (struct ibv_device_attr){
-      .fw_ver = "fake", .vendor_id = 0xffffff, .max_mr_size = UINT64_MAX, .page_size_cap = 4096, .max_qp = 65536,
-      .max_qp_wr = 1 << 20, .max_sge = kPieces, .max_cq = 65536, .max_cqe = 1 << 20, .max_mr = kRegions,
-      .max_pd = 1024, .max_qp_rd_atom = 128, .max_qp_init_rd_atom = 128, .atomic_cap = IBV_ATOMIC_HCA,
-      .phys_port_cnt = 1, .max_pkeys = 1};
+  *out = (struct ibv_device_attr){.fw_ver = "fake",
+                                  .vendor_id = 0xffffff,
+                                  .max_mr_size = UINT64_MAX,
+                                  .page_size_cap = 4096,
+                                  .max_qp = 65536,
+                                  .max_qp_wr = 1 << 20,
+                                  .max_sge = kPieces,
+                                  .max_cq = 65536,
+                                  .max_cqe = 1 << 20,
+                                  .max_mr = kRegions,
+                                  .max_pd = 1024,
+                                  .max_qp_rd_atom = 128,
+                                  .max_qp_init_rd_atom = 128,
+                                  .atomic_cap = IBV_ATOMIC_HCA,
+                                  .phys_port_cnt = 1,
+                                  .max_pkeys = 1};
   return 0;
 }
 
-int ibv_query_port(struct ibv_context* context, uint8_t port, struct _compat_ibv_port_attr* compatible) {
+int ibv_query_port(struct ibv_context* context, uint8_t port,
+                   struct _compat_ibv_port_attr* compatible) {
   (void)context;
   if (port != 1) {
     errno = EINVAL;
@@ -492,7 +527,9 @@ static void make_gid(union ibv_gid* gid) {
   gid->raw[15] = (uint8_t)process;
 }
 
-static pid_t process_of(const union ibv_gid* gid) { return gid->raw[13] << 16 | gid->raw[14] << 8 | gid->raw[15]; }
+static pid_t process_of(const union ibv_gid* gid) {
+  return gid->raw[13] << 16 | gid->raw[14] << 8 | gid->raw[15];
+}
 
 int ibv_query_gid(struct ibv_context* context, uint8_t port, int index, union ibv_gid* gid) {
   (void)context, (void)port;
@@ -501,8 +538,8 @@ int ibv_query_gid(struct ibv_context* context, uint8_t port, int index, union ib
   return 0;
 }
 
-int _ibv_query_gid_ex(struct ibv_context* context, uint32_t port, uint32_t index, struct ibv_gid_entry* entry,
-                      uint32_t flags, size_t size) {
+int _ibv_query_gid_ex(struct ibv_context* context, uint32_t port, uint32_t index,
+                      struct ibv_gid_entry* entry, uint32_t flags, size_t size) {
   (void)context, (void)flags;
   if (index != 0) return ENODATA;
   memset(entry, 0, size);
@@ -542,7 +579,9 @@ int ibv_get_cq_event(struct ibv_comp_channel* channel, struct ibv_cq** cq, void*
   return -1;
 }
 
-void ibv_ack_cq_events(struct ibv_cq* cq, unsigned count) { (void)cq, (void)count; }
+void ibv_ack_cq_events(struct ibv_cq* cq, unsigned count) {
+  (void)cq, (void)count;
+}
 
 struct ibv_cq* ibv_create_cq(struct ibv_context* context, int entries, void* cq_context,
                              struct ibv_comp_channel* channel, int vector) {
@@ -631,15 +670,32 @@ int ibv_get_async_event(struct ibv_context* context, struct ibv_async_event* eve
   return -1;
 }
 
-void ibv_ack_async_event(struct ibv_async_event* event) { (void)event; }
+void ibv_ack_async_event(struct ibv_async_event* event) {
+  (void)event;
+}
 
 const char* ibv_wc_status_str(enum ibv_wc_status status) {
-  static const char* const texts[] = {
-      "success", "local length error", "local QP operation error", "local EE context operation error",
-      "local protection error", "Work Request Flushed Error", "memory management operation error",
-      "bad response error", "local access error", "remote invalid request error", "remote access error",
-      "remote operation error", "transport retry counter exceeded", "RNR retry counter exceeded",
-      "local RDD violation error", "remote invalid RD request", "aborted error", "invalid EE context number",
-      "invalid EE context state", "fatal error", "response timeout error", "general error"};
+  static const char* const texts[] = {"success",
+                                      "local length error",
+                                      "local QP operation error",
+                                      "local EE context operation error",
+                                      "local protection error",
+                                      "Work Request Flushed Error",
+                                      "memory management operation error",
+                                      "bad response error",
+                                      "local access error",
+                                      "remote invalid request error",
+                                      "remote access error",
+                                      "remote operation error",
+                                      "transport retry counter exceeded",
+                                      "RNR retry counter exceeded",
+                                      "local RDD violation error",
+                                      "remote invalid RD request",
+                                      "aborted error",
+                                      "invalid EE context number",
+                                      "invalid EE context state",
+                                      "fatal error",
+                                      "response timeout error",
+                                      "general error"};
   return (unsigned)status < sizeof texts / sizeof *texts ? texts[status] : "unknown";
 }

@@ -1,7 +1,15 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -11,7 +19,16 @@ import { installWheel } from '@kvx/native'
 import { afterAll, beforeAll, onTestFinished } from 'vitest'
 import { buildFakeVerbs } from '../fake-verbs/build.mjs'
 
-const fields = ['lose', 'hold', 'held', 'refuse', 'regions', 'queuePairs', 'landed', 'refused'] as const
+const fields = [
+  'lose',
+  'hold',
+  'held',
+  'refuse',
+  'regions',
+  'queuePairs',
+  'landed',
+  'refused',
+] as const
 type Field = (typeof fields)[number]
 
 /** The numbers by which a process with the fake libibverbs is steered and watched (see fake_verbs.c). */
@@ -90,7 +107,10 @@ export interface Peer {
 }
 
 /** Another process, with an engine and memory in it. Ends with the test. */
-export async function forkPeer(regions: readonly number[], options: MoriOptions = {}): Promise<Peer> {
+export async function forkPeer(
+  regions: readonly number[],
+  options: MoriOptions = {},
+): Promise<Peer> {
   const control = new Control(folder)
   const path = fileURLToPath(new URL('./peer.mjs', import.meta.url))
   const process_ = fork(path, [JSON.stringify({ options, regions })], {

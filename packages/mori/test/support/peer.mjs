@@ -31,7 +31,8 @@ const view = ({ region = 0, offset = 0, bytes }) =>
 const actions = {
   open,
   close: () => engine.close(),
-  digests: () => memories.map((_, region) => createHash('sha256').update(view({ region })).digest('hex')),
+  digests: () =>
+    memories.map((_, region) => createHash('sha256').update(view({ region })).digest('hex')),
   fill: (place) => void view(place).fill(place.value),
   read: (place) => base64(view(place)),
   deregister: ({ region }) => regions[region].deregister(),
