@@ -10,9 +10,9 @@ interface Entry {
  * What runs on one llama.cpp context, first come, first served: decode steps together, as one batch;
  * prefill chunks, and saving, loading and clearing of states, alone.
  *
- * A chunk is alone because llama.cpp splits a batch into pieces of equal length per sequence: beside
- * another sequence's single token, the first token of a chunk would be a piece of its own, and a piece
- * of one token is computed by other kernels, with other rounding, than the same token in a longer one.
+ * A chunk is alone because llama.cpp may split a batch into pieces of equal length per sequence: beside
+ * another sequence's single token, the first token of a chunk is then a piece of its own, and a piece of
+ * one token is computed by other kernels, with other rounding, than the same token in a longer one.
  * States are handled alone because they need a lock that the batches hold for as long as one follows
  * the other without a break.
  */
