@@ -312,7 +312,8 @@ class NativeEngine implements TransferEngine {
   async fence(peerGeneration: string, options: { signal?: AbortSignal } = {}): Promise<void> {
     const { signal } = options
     this.#checkOpen()
-    if (signal?.aborted === true) throw aborted('The wait for the fence was aborted.', signal.reason)
+    if (signal?.aborted === true)
+      throw aborted('The wait for the fence was aborted.', signal.reason)
     await new Promise<void>((resolve, reject) => {
       const abort = (): void => {
         this.#calls.forget(operation)

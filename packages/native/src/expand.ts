@@ -31,10 +31,8 @@ export function expand(
     )
   } catch (cause) {
     if (!(cause instanceof RangeError || cause instanceof TypeError)) throw cause
-    throw new KvxError(
-      'ERR_KVX_PLAN_INVALID',
-      `The transfer plan is invalid: ${cause.message}.`,
-      { cause },
-    )
+    throw new KvxError('ERR_KVX_PLAN_INVALID', `The transfer plan is invalid: ${cause.message}.`, {
+      cause,
+    })
   }
 }

@@ -9,6 +9,8 @@ const load = createRequire(import.meta.url)('node-gyp-build') as (folder: string
  *
  * @throws KvxError `ERR_KVX_BACKEND_UNAVAILABLE`, which says how to build it
  */
+// Only its author knows what an addon exports; a cast at every caller would say no more.
+// eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters
 export function loadAddon<T>(packageFolder: URL | string, packageName: string): T {
   const folder = packageFolder instanceof URL ? fileURLToPath(packageFolder) : packageFolder
   try {

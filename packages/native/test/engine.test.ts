@@ -1,4 +1,4 @@
-import { KvxError, type Transfer } from '@kvx/core/backend'
+import type { KvxError, Transfer } from '@kvx/core/backend'
 import { allocate } from '@kvx/native'
 import { afterEach, beforeAll, expect, test, vi } from 'vitest'
 import { buildFaulty, loadFaulty, newGeneration, open, pair, reversed } from './faulty.ts'

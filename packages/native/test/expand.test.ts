@@ -58,11 +58,14 @@ test('no two neighbouring segments could have been one', () => {
 })
 
 test('consecutive pages become one segment, also across groups', () => {
-  const plan = planOf([lane({ runBytes: 4, runs: 4 })], [
-    [0, 4, 2],
-    [2, 6, 3],
-    [9, 0, 1],
-  ])
+  const plan = planOf(
+    [lane({ runBytes: 4, runs: 4 })],
+    [
+      [0, 4, 2],
+      [2, 6, 3],
+      [9, 0, 1],
+    ],
+  )
   expect(segmentsOf(plan, [160], [160])).toEqual([
     { source: 0, destination: 0, from: 0, to: 64, bytes: 80 },
     { source: 0, destination: 0, from: 144, to: 0, bytes: 16 },
@@ -128,7 +131,9 @@ for (const field of fields) {
 test('a plan that would reach one byte outside a region is refused, and says where', () => {
   const plan = planOf([lane()], [[3, 1, 1]])
   expect(expand(plan, [64], [32])).toHaveLength(5)
-  expect(() => expand(plan, [63], [32])).toThrow(/lane 0 reaches byte 64 of source region 0, .* 63 bytes/)
+  expect(() => expand(plan, [63], [32])).toThrow(
+    /lane 0 reaches byte 64 of source region 0, .* 63 bytes/,
+  )
   expect(() => expand(plan, [64], [31])).toThrow(/lane 0 reaches byte 32 of destination region 0/)
   expect(() => expand(plan, [], [32])).toThrow(/source region 0, but there are only 0/)
 })

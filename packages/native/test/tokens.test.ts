@@ -84,7 +84,16 @@ const job = fc
       return tensor
     })
     const [from, to] = range.map((token) => Math.min(token, tokens)).sort((a, b) => a - b)
-    return { placed, pageTokens, pages, from: from ?? 0, to: to ?? 0, bufferBytes, memoryBytes, byteOffset }
+    return {
+      placed,
+      pageTokens,
+      pages,
+      from: from ?? 0,
+      to: to ?? 0,
+      bufferBytes,
+      memoryBytes,
+      byteOffset,
+    }
   })
 
 test('scatter and gather move exactly the bytes of the tokens, and nothing beside them', () => {

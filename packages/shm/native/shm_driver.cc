@@ -65,7 +65,7 @@ class ShmDriver::Owner {
   }
 
   void map(const Fd& file, uint64_t bytes) {
-    struct stat status {};
+    struct stat status{};
     const int seals = fcntl(file.get(), F_GET_SEALS);
     if (fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
       refuse("What the owner handed over is no memory file.");
@@ -118,7 +118,7 @@ ShmDriver::ShmDriver(const Options& options, DriverContext context)
 ShmDriver::~ShmDriver() = default;
 
 void ShmDriver::register_memory(RegionId id, const Memory& memory, Bytes& descriptor) {
-  struct stat status {};
+  struct stat status{};
   if (memory.fd < 0 || fstat(memory.fd, &status) != 0) {
     throw DriverError(
         "ERR_KVX_MEMORY",

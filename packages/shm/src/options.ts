@@ -45,10 +45,10 @@ function nearest(name: string): string {
 /** Levenshtein's, case ignored. */
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (const [i, char] of [...a.toLowerCase()].entries()) {
+  for (const [i, char] of Array.from(a.toLowerCase()).entries()) {
     let left = i + 1
     const next = [left]
-    for (const [j, other] of [...b.toLowerCase()].entries()) {
+    for (const [j, other] of Array.from(b.toLowerCase()).entries()) {
       const [diagonal = 0, above = 0] = [row[j], row[j + 1]]
       left = Math.min(left + 1, above + 1, diagonal + (char === other ? 0 : 1))
       next.push(left)

@@ -7,15 +7,23 @@ import { expect, test } from 'vitest'
 const script = fileURLToPath(new URL('./children/stages.mjs', import.meta.url))
 
 /** Fails with what the child printed, so that a hang tells how far it came. */
-function ending(stage: string, how: string): Promise<{ code: number; signal: string | null; output: string }> {
+function ending(
+  stage: string,
+  how: string,
+): Promise<{ code: number; signal: string | null; output: string }> {
   return new Promise((resolve) => {
-    execFile(process.execPath, [script, stage, how], { timeout: 60_000 }, (error, stdout, stderr) => {
-      resolve({
-        code: error === null ? 0 : Number(error.code ?? -1),
-        signal: error?.signal ?? null,
-        output: stdout + stderr,
-      })
-    })
+    execFile(
+      process.execPath,
+      [script, stage, how],
+      { timeout: 60_000 },
+      (error, stdout, stderr) => {
+        resolve({
+          code: error === null ? 0 : Number(error.code ?? -1),
+          signal: error?.signal ?? null,
+          output: stdout + stderr,
+        })
+      },
+    )
   })
 }
 

@@ -79,10 +79,12 @@ test('several regions of both sides are numbered as registered and as given to c
     regions: [regions[1], regions[0]].map((region) => region?.descriptor ?? new Uint8Array()),
   })
   const plan = {
-    lanes: Float64Array.from([
-      [0, 0, 0, 4096, 0, 0, 4096, 1, 0, 0],
-      [1, 1, 0, 0, 0, 0, 4096, 1, 0, 0],
-    ].flat()),
+    lanes: Float64Array.from(
+      [
+        [0, 0, 0, 4096, 0, 0, 4096, 1, 0, 0],
+        [1, 1, 0, 0, 0, 0, 4096, 1, 0, 0],
+      ].flat(),
+    ),
     groups: Int32Array.of(0, 0, 1),
     blocks: Int32Array.of(0, 1, 0, 2),
   }

@@ -40,10 +40,12 @@ class EngineHost {
         static_cast<void*>(nullptr));
     host->function_.Unref(env);
     napi_add_env_cleanup_hook(env, &EngineHost::on_env_end, host.get());
-    host->engine_ = Engine::make(factory, std::move(options), std::move(generation),
-                                 [weak = std::weak_ptr<EngineHost>(host)] {
-                                   if (const auto self = weak.lock()) self->notify();
-                                 }, settings);
+    host->engine_ = Engine::make(
+        factory, std::move(options), std::move(generation),
+        [weak = std::weak_ptr<EngineHost>(host)] {
+          if (const auto self = weak.lock()) self->notify();
+        },
+        settings);
     host->engine_->open(operation);
     return host;
   }

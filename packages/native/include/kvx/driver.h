@@ -166,8 +166,9 @@ class Driver {
   // Called once per submitted transfer, after kDone or kFailedSettled.
   virtual void release(TransferId transfer) = 0;
 
-  // Called once when no other call runs or will come, before abandon_reason and the destructor: a driver that only
-  // knows whether it can keep rule 7 after it has taken its engine down does so here.
+  // Called once when no other call runs or will come, before abandon_reason and the destructor: a
+  // driver that only knows whether it can keep rule 7 after it has taken its engine down does so
+  // here.
   virtual void stop() {}
   // Not empty when rule 7 could not be kept.
   virtual std::string abandon_reason() const { return ""; }

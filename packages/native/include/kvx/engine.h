@@ -205,11 +205,12 @@ class Engine : public std::enable_shared_from_this<Engine> {
       link->live++;
       transfers_[operation] = transfer;
       incoming_.push_back(transfer);
+      // An idle link thread tells the poll thread when it takes the transfer. Waking both from here
+      // would hold up the caller, who may be on the JavaScript thread.
+      if (link->current && transfer->deadline < poll_sleeps_until_) poke();
       link->queue.push_back(std::move(transfer));
-      poked_ = true;
     }
     link->work.notify_one();
-    poll_wake_.notify_one();
   }
 
   // Stops what is not yet posted; the transfer fails as aborted unless everything was posted
@@ -471,6 +472,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
       link.current = std::move(link.queue.front());
       link.queue.pop_front();
       const auto transfer = link.current;
+      if (transfer->deadline < poll_sleeps_until_) poke();
       lock.unlock();
       submit(link, *transfer, batch);
       transfer->plan = {};
@@ -592,19 +594,24 @@ class Engine : public std::enable_shared_from_this<Engine> {
         last_news = now;
         sleep = kFirstSleep;
       }
-      if (stop_poll_ || poked_) continue;
+      if (stop_poll_ || poked_ || !incoming_.empty()) continue;
       if (pending && now - last_news < kSpin) {
         lock.unlock();
         std::this_thread::yield();
         lock.lock();
-      } else if (pending || !fences_.empty()) {
-        poll_wake_.wait_until(lock, std::min(next, now + sleep));
-        sleep = std::min(sleep * 2, pending ? kLongestSleep : kLongestFenceSleep);
-      } else if (next != Clock::time_point::max()) {
-        poll_wake_.wait_until(lock, next);
-      } else {
-        poll_wake_.wait(lock);
+        continue;
       }
+      poll_sleeps_until_ = next;
+      if (pending || !fences_.empty()) {
+        poll_sleeps_until_ = std::min(next, now + sleep);
+        sleep = std::min(sleep * 2, pending ? kLongestSleep : kLongestFenceSleep);
+      }
+      if (poll_sleeps_until_ == Clock::time_point::max()) {
+        poll_wake_.wait(lock);
+      } else {
+        poll_wake_.wait_until(lock, poll_sleeps_until_);
+      }
+      poll_sleeps_until_ = Clock::time_point::min();  // awake
     }
     poll_ended_ = true;
     control_wake_.notify_all();
@@ -831,6 +838,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::unordered_map<uint64_t, std::shared_ptr<Transfer>> transfers_;
   std::vector<std::shared_ptr<Transfer>> incoming_;  // on the way to the poll thread
   std::map<uint64_t, Generation> fences_;
+  Clock::time_point poll_sleeps_until_ = Clock::time_point::min();
   std::vector<uint64_t> close_operations_;
   std::vector<std::thread> retired_;  // of links that have ended: to be joined
   std::string abandoned_;

@@ -132,8 +132,7 @@ class Faulty : public kvx::Driver {
     submits++;
     changed.notify_all();
     const std::string only = options_.text("submitFor");
-    const std::string mode =
-        only.empty() || only == peer.generation ? options_.text("submit") : "";
+    const std::string mode = only.empty() || only == peer.generation ? options_.text("submit") : "";
     if (mode == "block" || mode == "stuck") {
       blocked++;
       while (mode == "block" ? !cancelled : !unstuck) {
@@ -232,9 +231,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   });
   turn("finish", [](const Napi::CallbackInfo&) { finished = true; });
   turn("unstick", [](const Napi::CallbackInfo&) { unstuck = true; });
-  turn("kill", [](const Napi::CallbackInfo& info) {
-    gone.insert(info[0].As<Napi::String>().Utf8Value());
-  });
+  turn("kill",
+       [](const Napi::CallbackInfo& info) { gone.insert(info[0].As<Napi::String>().Utf8Value()); });
   return exports;
 }
 

@@ -26,7 +26,9 @@ const stages = {
     return { ...it, engines: [await open(), await open()] }
   },
   async registered(it) {
-    const regions = await Promise.all(it.engines.map((engine, i) => engine.register(it.memories[i])))
+    const regions = await Promise.all(
+      it.engines.map((engine, i) => engine.register(it.memories[i])),
+    )
     return { ...it, regions }
   },
   async connected(it) {

@@ -1,0 +1,4 @@
+{
+  'includes': ['../../../native/kvx.gypi'],
+  'targets': [{'target_name': 'memcpy', 'sources': ['memcpy.cc']}],
+}
