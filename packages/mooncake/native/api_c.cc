@@ -36,8 +36,9 @@ class CApi final : public Api {
     resolve(library, "freeBatchID", free_);
   }
 
-  EngineHandle create(const std::string& metadata, const std::string& host, bool discover) override {
-    return create_(metadata.c_str(), host.c_str(), host.c_str(), 0, discover ? 1 : 0);
+  EngineHandle create(const std::string& metadata, const std::string& name, const std::string& host,
+                      uint16_t port, bool discover) override {
+    return create_(metadata.c_str(), name.c_str(), host.c_str(), port, discover ? 1 : 0);
   }
   bool install_transport(EngineHandle engine, const std::string& protocol) override {
     return install_(engine, protocol.c_str(), nullptr) != nullptr;

@@ -68,11 +68,12 @@ class CxxApi final : public Api {
     resolve(library, "_ZN8mooncake14TransferEngine11freeBatchIDEm", free_);
   }
 
-  EngineHandle create(const std::string& metadata, const std::string& host, bool discover) override {
+  EngineHandle create(const std::string& metadata, const std::string& name, const std::string& host,
+                      uint16_t port, bool discover) override {
     void* object = ::operator new(kObjectBytes, std::align_val_t{64});
     std::memset(object, 0, kObjectBytes);
     construct_(object, discover);
-    if (init_(object, metadata, host, host, 0) == 0) return object;
+    if (init_(object, metadata, name, host, port) == 0) return object;
     destroy(object);
     return nullptr;
   }

@@ -26,6 +26,9 @@ constexpr const char* kConnectFailed = "ERR_KVX_CONNECT_FAILED";
 // and then nothing is known of the target. One that the target closed fails much sooner.
 constexpr auto kFailureProves = std::chrono::seconds(60);
 
+// Requests to one peer at once. Mooncake queues so many; what comes on top fails after a second.
+constexpr size_t kMostInFlight = 1024;
+
 // Whatever Mooncake throws must not pass as something else.
 template <typename Body>
 auto calling(const char* code, const char* what, Body body) {
@@ -158,20 +161,36 @@ class MooncakeDriver final : public Driver {
   bool fenced(const Generation&) override { return false; }
 
   TransferId submit(PeerId id, std::span<const Segment> segments,
-                    const std::atomic<bool>&) override {
+                    const std::atomic<bool>& cancelled) override {
     std::vector<Request> requests;
     requests.reserve(segments.size());
+    int64_t segment = 0;
     {
-      const std::lock_guard lock(mutex_);
+      std::unique_lock lock(mutex_);
       const Peer& peer = *peers_.at(id);
+      segment = peer.segment;
       for (const Segment& one : segments) {
         requests.push_back({Operation::kWrite, regions_.at(one.source_region) + one.source_offset,
                             static_cast<uint64_t>(peer.segment),
                             peer.regions.at(one.destination_region) + one.destination_offset,
                             one.bytes});
       }
+      size_t& in_flight = in_flight_[segment];
+      while (in_flight > 0 && in_flight + requests.size() > kMostInFlight) {
+        if (cancelled) throw DriverError("ERR_KVX_ABORTED", "The transfer was given up.");
+        room_.wait_for(lock, std::chrono::milliseconds(20));
+      }
+      in_flight += requests.size();
     }
-    Transfer transfer = post(requests, "ERR_KVX_TRANSFER_FAILED");
+    Transfer transfer;
+    try {
+      transfer = post(requests, "ERR_KVX_TRANSFER_FAILED");
+    } catch (...) {
+      leave(segment, requests.size());
+      throw;
+    }
+    transfer.segment = segment;
+    transfer.requests = requests.size();
     const std::lock_guard lock(mutex_);
     const TransferId number = next_transfer_++;
     transfers_[number] = std::move(transfer);
@@ -199,6 +218,7 @@ class MooncakeDriver final : public Driver {
       transfers_.erase(found);
     }
     api_.free_batch(engine_, transfer.batch);
+    leave(transfer.segment, transfer.requests);
   }
 
   void stop() override { take_down(); }
@@ -214,6 +234,8 @@ class MooncakeDriver final : public Driver {
 
   struct Transfer {
     BatchId batch = 0;
+    int64_t segment = 0;
+    size_t requests = 0;
     size_t left = 0;  // tasks from the first to this one have not been seen finished
     Clock::time_point posted;
     std::string reason;    // not empty: a task failed
@@ -240,8 +262,18 @@ class MooncakeDriver final : public Driver {
     const std::lock_guard lock(environment);
     const std::string devices = options.text("devices");
     if (!devices.empty()) setenv("MC_TE_FILTERS", devices.c_str(), 1);
-    EngineHandle engine = api_.create(options.text("metadata", kPeerToPeer),
-                                      options.text("hostname", "127.0.0.1"), !tcp_);
+    quiet(library_);
+    const std::string metadata = options.text("metadata", kPeerToPeer);
+    const std::string host = options.text("hostname", "127.0.0.1");
+    std::string name = host;
+    uint16_t port = 0;
+    if (metadata != kPeerToPeer) {
+      // There the name is the key under which the server knows the engine, and the port is not chosen by Mooncake.
+      port = free_port();
+      name += ":" + std::to_string(port);
+      address_.name = name;
+    }
+    EngineHandle engine = api_.create(metadata, name, host, port, !tcp_);
     if (!engine) {
       throw DriverError(kUnavailable,
                         "Mooncake could not make an engine for host '" + options.text("hostname") +
@@ -257,7 +289,8 @@ class MooncakeDriver final : public Driver {
     if (!api_.install_transport(engine_, protocol)) {
       throw DriverError(kUnavailable, "Mooncake could not start its " + protocol + " transport.");
     }
-    address_ = {reinterpret_cast<uint64_t>(card_.get()), api_.address(engine_)};
+    address_.card = reinterpret_cast<uint64_t>(card_.get());
+    if (address_.name.empty()) address_.name = api_.address(engine_);
     if (address_.port() == 0) {
       throw DriverError(kUnavailable, "Mooncake gave itself the address '" + address_.name +
                                           "', which nobody can connect to.");
@@ -397,6 +430,12 @@ class MooncakeDriver final : public Driver {
     });
   }
 
+  void leave(int64_t segment, size_t requests) {
+    const std::lock_guard lock(mutex_);
+    in_flight_[segment] -= requests;
+    room_.notify_all();
+  }
+
   // From the last task to the first: those that end last are asked first, so that a batch is not walked through
   // again and again, which Mooncake itself does for every task that it finds completed.
   State watch(Transfer& transfer) {
@@ -461,6 +500,7 @@ class MooncakeDriver final : public Driver {
     for (const TcpSocket& socket : sockets) {
       if (socket.listening) ports.push_back(socket.local_port);
     }
+    std::erase_if(sockets, [](const TcpSocket& socket) { return socket.listening; });  // to free the ports
     for (const uint16_t port : ports) reserve_port(port);
     if (!tcp_ || !unsettled) return;
     std::erase_if(sockets, [&](const TcpSocket& socket) {
@@ -481,11 +521,13 @@ class MooncakeDriver final : public Driver {
   const std::chrono::milliseconds close_patience_;
   EngineHandle engine_ = nullptr;
   std::unique_ptr<Card> card_;
-  EngineAddress address_;
+  EngineAddress address_{};
   Capabilities capabilities_;
   std::string abandon_reason_;
 
   std::mutex mutex_;
+  std::condition_variable room_;
+  std::unordered_map<int64_t, size_t> in_flight_;  // requests, by segment
   std::unordered_map<RegionId, uint64_t> regions_;
   std::unordered_map<PeerId, std::shared_ptr<Peer>> peers_;
   std::unordered_map<TransferId, Transfer> transfers_;

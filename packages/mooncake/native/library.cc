@@ -15,23 +15,17 @@ namespace {
   throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE", message);
 }
 
-bool user_sets_log_level() {
-  static const bool set = std::getenv("MC_LOG_LEVEL") != nullptr;
-  return set;
-}
-
 // Mooncake reads its environment when it is loaded or when an engine is made; so this comes before both.
 void prepare_environment() {
   // One connection for every request otherwise: slow, the ports run out, and destroying a stalled engine takes a
   // minute instead of 68 ms.
   setenv("MC_TCP_ENABLE_CONNECTION_POOL", "1", 1);
-  // Far more than a transfer has; the defaults are 1024 and then a failure after a second.
-  setenv("MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER", "65536", 0);
+  // The driver never has more under way (kMostInFlight).
+  setenv("MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER", "1024", 1);
   // kvx has deadlines of its own. With Mooncake's, a connection would be closed on the writer's side while bytes of
   // it still wait in a stopped target, and FAILED would not mean that nothing can land any more.
   setenv("MC_TCP_STATUS_TIMEOUT_SEC", "100000000", 1);
   setenv("MC_TCP_PROGRESS_TIMEOUT_SEC", "100000000", 1);
-  if (!user_sets_log_level()) setenv("MC_LOG_LEVEL", "ERROR", 1);
 }
 
 // Every function fails: what is called on a machine without RDMA devices and without a metadata server.
@@ -178,7 +172,7 @@ Library& load_library(const std::string& path, bool needs_all) {
 }
 
 void quiet(const Library& library) {
-  if (library.log_level && !user_sets_log_level()) *library.log_level = 3;
+  if (library.log_level && !std::getenv("MC_LOG_LEVEL")) *library.log_level = 3;
 }
 
 }  // namespace kvx::mooncake

@@ -23,7 +23,8 @@ constexpr auto kPatience = std::chrono::seconds(5);
 // Never destroyed, as the memory is never freed: that would take a second each, and the process ends soon.
 EngineHandle make_engine(Library& library, std::vector<std::byte>& memory) {
   Api& api = *library.api;
-  const EngineHandle engine = api.create("P2PHANDSHAKE", "127.0.0.1", false);
+  quiet(library);
+  const EngineHandle engine = api.create("P2PHANDSHAKE", "127.0.0.1", "127.0.0.1", 0, false);
   if (!engine) refuse("no engine could be made on 127.0.0.1.");
   quiet(library);
   if (!api.install_transport(engine, "tcp")) refuse("it has no TCP transport.");

@@ -157,6 +157,14 @@ void interrupt_connections(const std::string& host, uint16_t port, const std::ve
   }
 }
 
+uint16_t free_port() {
+  const Descriptor descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in any{};
+  any.sin_family = AF_INET;
+  bind(descriptor.number(), reinterpret_cast<const sockaddr*>(&any), sizeof any);
+  return endpoint(descriptor.number(), getsockname).port;
+}
+
 void reserve_port(uint16_t port) {
   constexpr size_t kMost = 128;
   static std::mutex mutex;

@@ -58,6 +58,9 @@ size_t await_peer_close(const std::vector<TcpSocket>& connections, std::chrono::
 void interrupt_connections(const std::string& host, uint16_t port, const std::vector<ino_t>& before);
 std::vector<ino_t> tcp_inodes();
 
+// A port on which nothing listens at the moment.
+uint16_t free_port();
+
 // Keeps the port from being used again, by this process or another, while the process lives (or until many others
 // were reserved after it): a writer of the engine that had it must not reach whoever comes next.
 void reserve_port(uint16_t port);

@@ -8,8 +8,15 @@ async function examine({ options, library }: Task): Promise<Verdict> {
   const verdict = binding().check(library.path, needsAll(options))
   if ('reason' in verdict) return verdict
   try {
-    const context = { generation: '0'.repeat(32), log: silentLog }
-    await openEngine({ options, library, requestBytes: verdict.requestBytes }, context)
+    const generation = '0'.repeat(32)
+    const setup = { options, library, requestBytes: verdict.requestBytes }
+    const engine = await openEngine(setup, { generation, log: silentLog })
+    const self = { generation, address: engine.address, regions: [] }
+    await engine.connect(self, { timeoutMs: 10_000 }).catch((error: unknown) => {
+      const why = (error as Error).message
+      throw new Error(`This machine does not reach itself by the hostname '${options.hostname}': ${why}`)
+    })
+    await engine.close() // takes its entries from a metadata server
   } catch (error) {
     return { reason: (error as Error).message }
   }

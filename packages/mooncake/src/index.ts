@@ -3,6 +3,7 @@
  * not part of this package: `kvx backend install mooncake`.
  */
 import { readdir } from 'node:fs/promises'
+import { isAbsolute } from 'node:path'
 import {
   backendSymbol,
   contractVersion,
@@ -25,7 +26,11 @@ export { flavours, supportedVersions, wheelSpec } from './wheel.ts'
 const install = 'kvx backend install mooncake'
 
 /** The first library that works, and what came before it. */
-async function select(options: CheckedOptions, tried: Attempt[]): Promise<(Setup & { face: string }) | undefined> {
+async function select(
+  options: CheckedOptions,
+  tried: Attempt[],
+  { anew }: { anew: boolean },
+): Promise<(Setup & { face: string }) | undefined> {
   if (options.protocol === 'rdma') {
     const reason = await withoutRdma(options.devices)
     if (reason !== undefined) {
@@ -34,7 +39,7 @@ async function select(options: CheckedOptions, tried: Attempt[]): Promise<(Setup
     }
   }
   for await (const library of candidates(options, tried)) {
-    const verdict = await examined(options, library)
+    const verdict = await examined(options, library, anew)
     if (!('reason' in verdict)) {
       for (const soname of verdict.standIns) {
         tried.push({ what: soname, reason: 'it is missing; TCP without a metadata server works without it' })
@@ -46,13 +51,13 @@ async function select(options: CheckedOptions, tried: Attempt[]): Promise<(Setup
   return undefined
 }
 
-/** A library with the same options is only looked at once in a process, unless it failed. */
+/** A library that worked is not looked at again when an engine is opened with the same options. */
 const verdicts = new Map<string, Promise<Verdict>>()
 
-function examined(options: CheckedOptions, library: Library): Promise<Verdict> {
+function examined(options: CheckedOptions, library: Library, anew: boolean): Promise<Verdict> {
   const key = JSON.stringify([options, library])
   const known = verdicts.get(key)
-  if (known !== undefined) return known
+  if (known !== undefined && !anew) return known
   const verdict = preflight({ options, library }).then((result) => {
     if ('reason' in result) verdicts.delete(key)
     return result
@@ -77,7 +82,7 @@ async function probe(options?: MooncakeOptions): Promise<Probe> {
     for (const name of overridden()) {
       tried.push({ what: name, reason: 'kvx sets this variable itself; your value is not used' })
     }
-    const setup = await select(checked, tried)
+    const setup = await select(checked, tried, { anew: true })
     if (setup === undefined) return { available: false, tried, remedy: remedy(tried) }
     const { library, face } = setup
     const driver = face === 'c' ? 'C functions' : 'C++ symbols'
@@ -97,6 +102,8 @@ async function probe(options?: MooncakeOptions): Promise<Probe> {
 function remedy(tried: readonly Attempt[]): string {
   const packages = new Set(tried.flatMap(({ reason }) => /apt install ([\w.-]+)/.exec(reason)?.[1] ?? []))
   if (packages.size > 0) return `Install the missing system libraries (Debian: apt install ${[...packages].join(' ')}).`
+  const found = tried.find(({ what }) => what.endsWith('.so') && isAbsolute(what))
+  if (found !== undefined) return found.reason
   if (tried.some(({ what }) => what === 'RDMA')) return "Use protocol 'tcp', or a machine with an RDMA device."
   return `Install it with: ${install}`
 }
@@ -105,7 +112,7 @@ async function open(options: MooncakeOptions, context: OpenContext): Promise<Tra
   const checked = checkOptions(options)
   binding()
   const tried: Attempt[] = []
-  const setup = await select(checked, tried)
+  const setup = await select(checked, tried, { anew: false })
   if (setup === undefined) {
     const list = tried.map(({ what, reason }) => `${what}: ${reason}`).join('; ')
     throw unavailable(`Mooncake cannot be used here (${list}). ${remedy(tried)}`)

@@ -16,7 +16,7 @@ export interface MooncakeOptions {
   readonly libraryPath?: string | undefined
   /** Which of the installed wheels. Default: the first that works, those for GPUs before the plain one. */
   readonly flavour?: Flavour | undefined
-  /** Requests given to Mooncake at once, 1 to 4096. Default 512. */
+  /** Requests given to Mooncake at once, 1 to 1024. Default 512. */
   readonly maxBatchSegments?: number | undefined
   /** Larger pieces are split: bytes, 64 KiB to 1 GiB. Default 64 MiB. */
   readonly maxSegmentBytes?: number | undefined
@@ -69,7 +69,7 @@ const schema = v.strictObject({
   ),
   libraryPath: v.optional(text),
   flavour: v.optional(v.picklist(flavours, `must be one of ${flavours.join(', ')}`)),
-  maxBatchSegments: v.optional(whole(1, 4096)),
+  maxBatchSegments: v.optional(whole(1, 1024)),
   maxSegmentBytes: v.optional(whole(2 ** 16, 2 ** 30)),
 })
 
@@ -133,10 +133,17 @@ function checkEnvironment(env: NodeJS.ProcessEnv): void {
   }
 }
 
-/** Variables of Mooncake that kvx sets itself, whatever they were. */
+/** Variables of Mooncake that kvx sets itself (native/library.cc says why). */
+const settled: Readonly<Record<string, string>> = {
+  MC_TCP_ENABLE_CONNECTION_POOL: '1',
+  MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER: '1024',
+  MC_TCP_STATUS_TIMEOUT_SEC: '100000000',
+  MC_TCP_PROGRESS_TIMEOUT_SEC: '100000000',
+}
+
+/** Those that were something else. */
 export function overridden(env: NodeJS.ProcessEnv = process.env): string[] {
-  const names = ['MC_TCP_ENABLE_CONNECTION_POOL', 'MC_TCP_STATUS_TIMEOUT_SEC', 'MC_TCP_PROGRESS_TIMEOUT_SEC']
-  return names.filter((name) => env[name] !== undefined)
+  return Object.keys(settled).filter((name) => env[name] !== undefined && env[name] !== settled[name])
 }
 
 function parse(option: Name, value: string): unknown {
