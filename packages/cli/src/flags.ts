@@ -99,7 +99,10 @@ export class Flags {
     if (text === undefined) return undefined
     const value = Number(text)
     if (/^-?\d+$/.test(text) && value >= least && value <= most) return value
-    const range = most < Number.MAX_SAFE_INTEGER ? `from ${String(least)} to ${String(most)}` : `of at least ${String(least)}`
+    const range =
+      most < Number.MAX_SAFE_INTEGER
+        ? `from ${String(least)} to ${String(most)}`
+        : `of at least ${String(least)}`
     throw new UsageError(`--${name} must be an integer ${range}, not '${text}'.`)
   }
 

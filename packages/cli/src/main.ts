@@ -79,7 +79,10 @@ async function showHelp(command: Command, parent: Command | undefined): Promise<
   const above: Command | undefined =
     parent === undefined || parent === root
       ? parent
-      : { ...parent, meta: { ...(parent.meta as CommandMeta), name: `kvx ${nameOf(parent)}`, version } }
+      : {
+          ...parent,
+          meta: { ...(parent.meta as CommandMeta), name: `kvx ${nameOf(parent)}`, version },
+        }
   const text = await renderUsage(command, above)
   process.stdout.write(`${process.stdout.isTTY ? text : stripVTControlCharacters(text)}\n`)
 }
@@ -90,7 +93,8 @@ const nameOf = (command: Command): string => (command.meta as CommandMeta).name 
 function describe(cause: unknown, argv: readonly string[]): string {
   if (!(cause instanceof Error)) return String(cause)
   const debug = argv.some(
-    (word, i) => word === '--log-level=debug' || (word === 'debug' && argv[i - 1] === '--log-level'),
+    (word, i) =>
+      word === '--log-level=debug' || (word === 'debug' && argv[i - 1] === '--log-level'),
   )
   if (debug) return cause.stack ?? cause.message
   if (cause instanceof UsageError || isKvxError(cause)) return cause.message
@@ -98,3 +102,5 @@ function describe(cause: unknown, argv: readonly string[]): string {
 }
 
 process.exitCode = await run(process.argv.slice(2))
+// The channel to a parent would keep a process alive that has nothing left to do.
+if (process.connected) process.disconnect()

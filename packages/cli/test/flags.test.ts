@@ -5,7 +5,11 @@ import { Flags } from '../src/flags.ts'
 import { nearest, UsageError } from '../src/usage.ts'
 
 const parse = (line: string, lists: readonly string[] = []) =>
-  Flags.parse(line.split(' ').filter(Boolean), { ...serve.args, prefill: { type: 'string' } }, lists)
+  Flags.parse(
+    line.split(' ').filter(Boolean),
+    { ...serve.args, prefill: { type: 'string' } },
+    lists,
+  )
 
 test('values are read in both spellings', () => {
   const flags = parse('--port 1 --page-size=32 --verify-kv')

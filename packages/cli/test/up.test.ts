@@ -24,7 +24,10 @@ interface Report {
 
 const once_ = async (prompt: string, ...more: string[]) => {
   const result = await kvx('up', '--once', prompt, '--json', ...small, ...more)
-  return { ...result, report: JSON.parse(result.stdout.trimEnd().split('\n').at(-1) ?? '') as Report }
+  return {
+    ...result,
+    report: JSON.parse(result.stdout.trimEnd().split('\n').at(-1) ?? '') as Report,
+  }
 }
 
 test('one prompt is answered through two processes with the tokens of one, and the report says what moved', async () => {
@@ -43,23 +46,40 @@ test('one prompt is answered through two processes with the tokens of one, and t
   expect(report.decode_evaluated_tokens).toBe(11)
 })
 
-test('a prompt of a thousand tokens leaves in chunks of a hundred, and no page twice', { timeout: 2 * patience }, async () => {
-  const { code, report } = await once_(
-    'one two three four '.repeat(250).trim(),
-    ...['--max-tokens', '8', '--chunked-prefill-size', '100', '--temperature', '0.7', '--seed', '5'],
-    '--verify-kv',
-  )
-  expect(report.prompt_tokens).toBe(1_000)
-  expect(report.transfer).toMatchObject({ pages: 63, bytes: 63 * pageBytes, chunks: 10 })
-  expect(report.equal).toBe(true)
-  expect(code).toBe(0)
-})
+test(
+  'a prompt of a thousand tokens leaves in chunks of a hundred, and no page twice',
+  { timeout: 2 * patience },
+  async () => {
+    const { code, report } = await once_(
+      'one two three four '.repeat(250).trim(),
+      ...[
+        '--max-tokens',
+        '8',
+        '--chunked-prefill-size',
+        '100',
+        '--temperature',
+        '0.7',
+        '--seed',
+        '5',
+      ],
+      '--verify-kv',
+    )
+    expect(report.prompt_tokens).toBe(1_000)
+    expect(report.transfer).toMatchObject({ pages: 63, bytes: 63 * pageBytes, chunks: 10 })
+    expect(report.equal).toBe(true)
+    expect(code).toBe(0)
+  },
+)
 
 /** `kvx up` on free ports, and the addresses of everything it started, by its own word. */
 async function startUp() {
-  const up = spawn(process.execPath, [command, 'up', '--port', '0', ...small, '--log-level', 'info'], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
+  const up = spawn(
+    process.execPath,
+    [command, 'up', '--port', '0', ...small, '--log-level', 'info'],
+    {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  )
   const urls: string[] = []
   createInterface({ input: up.stderr }).on('line', (line) => {
     const { url } = (line.startsWith('{') ? JSON.parse(line) : {}) as { url?: string }
@@ -85,7 +105,12 @@ const answers = (url: string) =>
 test('up serves until it is interrupted, and then everything it started is gone', async () => {
   const { up, url, urls, greeting } = await startUp()
   expect(greeting).toContain(`curl ${url}/v1/completions`)
-  const question = { prompt: 'The capital of France is', max_tokens: 3, temperature: 0, stream: true }
+  const question = {
+    prompt: 'The capital of France is',
+    max_tokens: 3,
+    temperature: 0,
+    stream: true,
+  }
   expect((await complete(url, question)).text).toContain('Paris')
   up.kill('SIGINT')
   expect(await once(up, 'exit')).toEqual([130, null])
@@ -105,7 +130,9 @@ test('when a worker is killed, up says so and ends the others', async () => {
   const { pid } = (await (await fetch(`${urls[0] ?? ''}/server_info`)).json()) as { pid: number }
   process.kill(pid, 'SIGKILL')
   expect(await once(up, 'close')).toEqual([1, null])
-  expect(stderr).toMatch(/kvx: The (prefill|decode) worker ended by itself \(signal SIGKILL\), so all is ended\.\n$/)
+  expect(stderr).toMatch(
+    /kvx: The (prefill|decode) worker ended by itself \(signal SIGKILL\), so all is ended\.\n$/,
+  )
   expect(await Promise.all(urls.map(answers))).toEqual([false, false, false])
 })
 

@@ -6,5 +6,8 @@ export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent'
 /** @param fields stand on every line, such as the role of the process */
 export function makeLog(level: LogLevel, fields: Readonly<Record<string, unknown>> = {}): Logger {
   // Written at once: the last lines before a crash are the ones that matter.
-  return pino({ level, base: { pid: process.pid, ...fields } }, pino.destination({ dest: 2, sync: true }))
+  return pino(
+    { level, base: { pid: process.pid, ...fields } },
+    pino.destination({ dest: 2, sync: true }),
+  )
 }

@@ -65,7 +65,10 @@ test.each([
   ['{"prompt":"x", "n":2}', 'n greater than 1 is not supported: send one request per answer.'],
   ['{"prompt":"x", "echo":true}', 'echo is not supported.'],
   ['{"prompt":"x", "bootstrap_room":-1}', 'bootstrap_room must not be negative.'],
-  ['{"prompt":"x", "bootstrap_room":9223372036854775808}', 'bootstrap_room must be less than 2^63.'],
+  [
+    '{"prompt":"x", "bootstrap_room":9223372036854775808}',
+    'bootstrap_room must be less than 2^63.',
+  ],
   ['{"prompt":"x", "bootstrap_room":"a"}', 'bootstrap_room must be an integer.'],
   ['{"prompt":"x", "bootstrap_room":[1, 2]}', 'bootstrap_room must be an integer.'],
   ['{"prompt":"x", "bootstrap_port":70000}', 'bootstrap_port must be at most 65535.'],

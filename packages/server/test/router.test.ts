@@ -36,7 +36,11 @@ async function worker(handler: Handler, info: object = {}): Promise<string> {
   return `http://127.0.0.1:${String((server.address() as AddressInfo).port)}`
 }
 
-async function route(prefill: readonly string[], decode: readonly string[], bootstrapPort?: number) {
+async function route(
+  prefill: readonly string[],
+  decode: readonly string[],
+  bootstrapPort?: number,
+) {
   const router = await startRouter({
     prefill: prefill.map((url) => ({ url, bootstrapPort })),
     decode,
@@ -71,7 +75,8 @@ test('both legs get the same body with the bootstrap fields added and nothing el
   await (await ask(url, sent)).text()
   expect(bodies).toHaveLength(2)
   expect(bodies[0]).toBe(bodies[1])
-  const pattern = /^(.*),"bootstrap_host":"127\.0\.0\.1","bootstrap_port":8998,"bootstrap_room":(\d+)\}$/
+  const pattern =
+    /^(.*),"bootstrap_host":"127\.0\.0\.1","bootstrap_port":8998,"bootstrap_room":(\d+)\}$/
   const [, rest, room] = pattern.exec(bodies[0] ?? '') ?? []
   expect(`${rest ?? ''}}`).toBe(sent)
   expect(BigInt(room ?? '-1')).toBeLessThan(2n ** 63n)
@@ -231,13 +236,16 @@ test.each([
   ['POST', '/v1/completions', '{"prompt"', 400],
   ['POST', '/v1/completions', '[]', 400],
   ['POST', '/v1/completions', ' '.repeat(5 * 2 ** 20), 413],
-])('%s %s with a bad request is answered as JSON with status', async (method, path, body, status) => {
-  const url = await route([await worker(silent)], [await worker(silent)], 1)
-  const response = await fetch(url + path, { method, ...(body === undefined ? {} : { body }) })
-  expect(response.status).toBe(status)
-  const { error } = (await response.json()) as { error: Record<string, unknown> }
-  expect(Object.keys(error).sort()).toEqual(['code', 'message', 'type'])
-})
+])(
+  '%s %s with a bad request is answered as JSON with status',
+  async (method, path, body, status) => {
+    const url = await route([await worker(silent)], [await worker(silent)], 1)
+    const response = await fetch(url + path, { method, ...(body === undefined ? {} : { body }) })
+    expect(response.status).toBe(status)
+    const { error } = (await response.json()) as { error: Record<string, unknown> }
+    expect(Object.keys(error).sort()).toEqual(['code', 'message', 'type'])
+  },
+)
 
 test('health asks every worker and needs one of each role', async () => {
   const prefill = await worker(silent)

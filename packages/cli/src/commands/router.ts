@@ -13,7 +13,11 @@ const args = {
     description: 'A prefill worker; repeatable. Without a port the worker is asked for it',
   },
   decode: { type: 'string', valueHint: 'URL', description: 'A decode worker; repeatable' },
-  host: { type: 'string', valueHint: 'HOST', description: 'Address to listen on. Default: 127.0.0.1' },
+  host: {
+    type: 'string',
+    valueHint: 'HOST',
+    description: 'Address to listen on. Default: 127.0.0.1',
+  },
   port: { type: 'string', valueHint: 'PORT', description: 'Default: 30000. 0: any free port' },
   ...logLevelFlag,
 } as const satisfies ArgsDef
@@ -32,7 +36,9 @@ export const router: Command = {
     }
     for (const role of ['prefill', 'decode'] as const) {
       if (options[role].length === 0) {
-        throw new UsageError(`kvx router needs at least one ${role} worker: --${role} http://host:port.`)
+        throw new UsageError(
+          `kvx router needs at least one ${role} worker: --${role} http://host:port.`,
+        )
       }
     }
     return runUntilStopped(

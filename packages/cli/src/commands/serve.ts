@@ -61,7 +61,11 @@ const args = {
     valueHint: 'null|prefill|decode',
     description: 'What this worker does. Default: null, both in one process',
   },
-  host: { type: 'string', valueHint: 'HOST', description: 'Address to listen on. Default: 127.0.0.1' },
+  host: {
+    type: 'string',
+    valueHint: 'HOST',
+    description: 'Address to listen on. Default: 127.0.0.1',
+  },
   port: { type: 'string', valueHint: 'PORT', description: 'Default: 30000. 0: any free port' },
   'disaggregation-bootstrap-port': {
     type: 'string',
@@ -71,7 +75,8 @@ const args = {
   'token-file': {
     type: 'string',
     valueHint: 'FILE',
-    description: 'Holds the secret of the deployment; else KVX_TOKEN; else, on loopback, one file per user',
+    description:
+      'Holds the secret of the deployment; else KVX_TOKEN; else, on loopback, one file per user',
   },
 } as const satisfies ArgsDef
 
@@ -80,11 +85,6 @@ export const serve: Command = {
   args,
   main: async (rawArgs) => {
     const flags = Flags.parse(rawArgs, args)
-    // Loaded late: llama.cpp takes a while, and a misspelt flag or --help needs none of it.
-    const [{ resolveModel }, { makeLog, startWorker }] = await Promise.all([
-      import('@kvx/llama'),
-      import('@kvx/server'),
-    ])
     const mode = flags.choice('disaggregation-mode', ['null', 'prefill', 'decode']) ?? 'null'
     const host = flags.string('host') ?? '127.0.0.1'
     const options = {
@@ -101,8 +101,8 @@ export const serve: Command = {
       maxRunningRequests: flags.integer('max-running-requests', 1, 256),
       chunkedPrefillSize: flags.integer('chunked-prefill-size', 2, 2 ** 31 - 1),
       verifyKV: flags.has('verify-kv'),
-      log: makeLog(flags.choice('log-level', logLevels) ?? 'info', { role: mode }),
     } as const
+    const logLevel = flags.choice('log-level', logLevels) ?? 'info'
     const token =
       mode === 'null'
         ? undefined
@@ -113,8 +113,14 @@ export const serve: Command = {
             environment: process.env,
           })
     const start = async () => {
+      // Loaded late: llama.cpp takes a while, and a misspelt flag or --help needs none of it.
+      const [{ resolveModel }, { makeLog, startWorker }] = await Promise.all([
+        import('@kvx/llama'),
+        import('@kvx/server'),
+      ])
+      const log = makeLog(logLevel, { role: mode })
       const model = await resolveModel(flags.string('model') ?? 'smollm2', pullProgress())
-      return startWorker({ ...options, token, model: model.path, modelName: model.name })
+      return startWorker({ ...options, log, token, model: model.path, modelName: model.name })
     }
     return runUntilStopped(start, (worker) => {
       announce(mode, worker)
@@ -128,13 +134,14 @@ function announce(mode: string, { url, bootstrapPort }: RunningWorker): void {
     return
   }
   const what = mode === 'null' ? 'standalone' : mode
-  const bootstrap =
-    mode === 'prefill' ? `, bootstrap port ${String(bootstrapPort)}` : ''
+  const bootstrap = mode === 'prefill' ? `, bootstrap port ${String(bootstrapPort)}` : ''
   process.stdout.write(`kvx ${what} worker ready at ${url}${bootstrap}\n`)
 }
 
 /** `KEY=VALUE,…`; numbers, true and false become what they say. */
-export function backendOptions(text: string | undefined): Record<string, string | number | boolean> {
+export function backendOptions(
+  text: string | undefined,
+): Record<string, string | number | boolean> {
   const options: Record<string, string | number | boolean> = {}
   for (const pair of text?.split(',') ?? []) {
     const at = pair.indexOf('=')

@@ -14,12 +14,17 @@ import { backendOptions, engineFlags } from './serve.ts'
 
 const args = {
   ...engineFlags,
-  host: { type: 'string', valueHint: 'HOST', description: 'Address of the router. Default: 127.0.0.1' },
+  host: {
+    type: 'string',
+    valueHint: 'HOST',
+    description: 'Address of the router. Default: 127.0.0.1',
+  },
   port: { type: 'string', valueHint: 'PORT', description: 'Port of the router. Default: 30000' },
   once: {
     type: 'string',
     valueHint: 'PROMPT',
-    description: 'Answer one prompt, compare with a standalone worker, and end: exit code 0 if equal',
+    description:
+      'Answer one prompt, compare with a standalone worker, and end: exit code 0 if equal',
   },
   'max-tokens': { type: 'string', valueHint: 'N', description: 'With --once. Default: 32' },
   temperature: { type: 'string', valueHint: 'T', description: 'With --once. Default: 0, greedy' },
@@ -51,7 +56,8 @@ export const up: Command = {
       seed: flags.integer('seed', 0, 2 ** 32 - 1) ?? 0,
     }
     const port = flags.integer('port', 0, 65535) ?? 30000
-    if (once === '') throw new UsageError('The prompt is empty: --once needs at least one character.')
+    if (once === '')
+      throw new UsageError('The prompt is empty: --once needs at least one character.')
 
     const children: Child[] = []
     const stop = new AbortController()
@@ -149,7 +155,10 @@ async function serveUntilOneDies(
   return Promise.race(
     [pair.prefill, pair.decode, router].map(async (child) => {
       const how = await child.gone
-      throw new KvxError('ERR_KVX_INTERNAL', `The ${child.name} ended by itself (${how}), so all is ended.`)
+      throw new KvxError(
+        'ERR_KVX_INTERNAL',
+        `The ${child.name} ended by itself (${how}), so all is ended.`,
+      )
     }),
   )
 }

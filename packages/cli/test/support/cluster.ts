@@ -109,7 +109,13 @@ export interface Completion {
   readonly kvx: {
     readonly prompt_tokens: number
     readonly evaluated_tokens: number
-    readonly transfer?: { pages: number; bytes: number; chunks: number; ms: number; backend: string }
+    readonly transfer?: {
+      pages: number
+      bytes: number
+      chunks: number
+      ms: number
+      backend: string
+    }
   }
   readonly usage: { prompt_tokens: number; completion_tokens: number; total_tokens: number }
   readonly finishReason: string
@@ -162,6 +168,7 @@ export async function complete(url: string, body: Question): Promise<Completion>
 
 function events(text: string): Body[] {
   const lines = text.split('\n\n').filter((line) => line !== '')
-  if (lines.pop() !== 'data: [DONE]') throw new Error(`the stream does not end with [DONE]: ${text}`)
+  if (lines.pop() !== 'data: [DONE]')
+    throw new Error(`the stream does not end with [DONE]: ${text}`)
   return lines.map((line) => JSON.parse(line.replace(/^data: /, '')) as Body)
 }

@@ -27,7 +27,8 @@ function parseWith(text: string, number: ((digits: string) => unknown) | undefin
     return parse(text, null, number)
   } catch (cause) {
     // A RangeError is the stack's end: nested deeper than any request has reason to be.
-    const reason = cause instanceof RangeError ? 'it is nested too deeply' : (cause as Error).message
+    const reason =
+      cause instanceof RangeError ? 'it is nested too deeply' : (cause as Error).message
     throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `The body is not valid JSON: ${reason}.`, {
       cause,
     })

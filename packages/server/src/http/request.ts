@@ -16,14 +16,23 @@ const boolean = (what: string) => v.nullish(v.boolean(`${what} must be true or f
 const single = <S extends v.GenericSchema>(schema: S) =>
   v.pipe(
     v.unknown(),
-    v.transform((value): unknown => (Array.isArray(value) && value.length === 1 ? value[0] : value)),
+    v.transform((value): unknown =>
+      Array.isArray(value) && value.length === 1 ? value[0] : value,
+    ),
     v.nullish(schema),
   )
 
 const maxRoom = 2n ** 63n - 1n
 const room = v.pipe(
   v.union(
-    [v.bigint(), v.pipe(v.number(), v.integer(), v.transform((value) => BigInt(value)))],
+    [
+      v.bigint(),
+      v.pipe(
+        v.number(),
+        v.integer(),
+        v.transform((value) => BigInt(value)),
+      ),
+    ],
     'bootstrap_room must be an integer',
   ),
   v.minValue(0n, 'bootstrap_room must not be negative'),
@@ -71,7 +80,14 @@ const schema = v.object(
     seed: v.nullish(
       v.pipe(
         v.union(
-          [v.bigint(), v.pipe(v.number(), v.integer(), v.transform((value) => BigInt(value)))],
+          [
+            v.bigint(),
+            v.pipe(
+              v.number(),
+              v.integer(),
+              v.transform((value) => BigInt(value)),
+            ),
+          ],
           'seed must be an integer',
         ),
         // Clients send any 64-bit value; a sampler takes 32 bits.
@@ -144,9 +160,10 @@ export function parseCompletionRequest(body: unknown): CompletionRequest {
   const result = v.safeParse(schema, Array.isArray(body) ? null : body, { abortEarly: true })
   if (!result.success) {
     const [issue] = result.issues
-    const message = issue.kind === 'schema' && issue.type === 'object' && issue.received === 'undefined'
-      ? `${v.getDotPath(issue) ?? 'a field'} is missing`
-      : issue.message
+    const message =
+      issue.kind === 'schema' && issue.type === 'object' && issue.received === 'undefined'
+        ? `${v.getDotPath(issue) ?? 'a field'} is missing`
+        : issue.message
     throw new KvxError('ERR_KVX_INVALID_ARGUMENT', sentence(message), { phase: 'open' })
   }
   const request = result.output

@@ -6,7 +6,14 @@ import { Counter, Gauge, Registry } from 'prom-client'
 import { KvxError, silentLog, toKvxError, type Log } from '@kvx/core/backend'
 import { httpError } from '../http/errors.ts'
 import { parseJsonVerbatim, toJson } from '../http/json.ts'
-import { clientGone, json, listen, makeApp, type AppContext, type Listening } from '../http/server.ts'
+import {
+  clientGone,
+  json,
+  listen,
+  makeApp,
+  type AppContext,
+  type Listening,
+} from '../http/server.ts'
 import { leastLoaded } from './balance.ts'
 import { drain, LegFailure, openLeg, type Answer } from './leg.ts'
 import { ask, decodeWorker, prefillWorker, type PrefillWorker, type Worker } from './workers.ts'
@@ -24,7 +31,9 @@ export interface RouterOptions {
 
 /** @throws KvxError `ERR_KVX_INVALID_OPTION`, `ERR_KVX_ADDRESS_UNAVAILABLE` */
 export async function startRouter(options: RouterOptions): Promise<Listening> {
-  const prefills = options.prefill.map(({ url, bootstrapPort }) => prefillWorker(url, bootstrapPort))
+  const prefills = options.prefill.map(({ url, bootstrapPort }) =>
+    prefillWorker(url, bootstrapPort),
+  )
   const decodes = options.decode.map(decodeWorker)
   if (prefills.length === 0 || decodes.length === 0) {
     throw new KvxError(
@@ -91,7 +100,10 @@ export async function startRouter(options: RouterOptions): Promise<Listening> {
       }
       const { status, body: failure } = cause instanceof LegFailure ? cause.http : httpError(cause)
       failures.inc({ code: failure.error.code })
-      log.warn({ prefill: prefill.url, decode: decode.url, status, ...failure.error }, 'request.failed')
+      log.warn(
+        { prefill: prefill.url, decode: decode.url, status, ...failure.error },
+        'request.failed',
+      )
       return json(c, failure, status)
     }
   })
@@ -180,7 +192,8 @@ async function passOn(c: AppContext, answer: Answer): Promise<void> {
   outgoing.writeHead(answer.status, { 'content-type': answer.contentType })
   let bytes = answer.first
   while (bytes !== undefined) {
-    if (!outgoing.write(bytes)) await Promise.race([once(outgoing, 'drain'), once(outgoing, 'close')])
+    if (!outgoing.write(bytes))
+      await Promise.race([once(outgoing, 'drain'), once(outgoing, 'close')])
     bytes = (await answer.rest.read()).value
   }
   outgoing.end()

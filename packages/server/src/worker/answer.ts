@@ -87,7 +87,10 @@ export function usage(promptTokens: number, completionTokens: number): object {
 }
 
 /** What only kvx can tell about an answer. */
-export function kvxFacts(promptTokens: number, run: Pick<Run, 'evaluatedTokens' | 'transfer'>): object {
+export function kvxFacts(
+  promptTokens: number,
+  run: Pick<Run, 'evaluatedTokens' | 'transfer'>,
+): object {
   return {
     prompt_tokens: promptTokens,
     evaluated_tokens: run.evaluatedTokens,

@@ -81,7 +81,8 @@ export function completionsApp(worker: Worker): { app: App; idle(): Promise<void
 async function complete(worker: Worker, c: AppContext): Promise<Response> {
   const { model, metrics, log } = worker
   const request = parseCompletionRequest(parseJson(await c.req.text()))
-  const tokens = typeof request.prompt === 'string' ? model.tokenize(request.prompt) : request.prompt
+  const tokens =
+    typeof request.prompt === 'string' ? model.tokenize(request.prompt) : request.prompt
   model.checkRequest(tokens, request.maxTokens)
   const head = heading(worker.modelName)
   const { room } = request.bootstrap
