@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <tuple>
 
 #include "library.h"
 #include "network.h"
@@ -17,6 +18,13 @@ constexpr uint64_t kLargestMessage = 8u << 20;
 constexpr uint64_t kLargestBatch = 4096;
 // Less than this is not worth another rail.
 constexpr uint64_t kSmallestShare = 128u << 10;
+
+// How much of a segment goes to a rail with so much left of its share. A segment is cut only where
+// both pieces are worth it, and at a page.
+uint64_t first_piece(uint64_t segment, uint64_t left) {
+  const uint64_t cut = left & ~uint64_t{4095};
+  return cut >= kSmallestShare && cut + kSmallestShare <= segment ? cut : segment;
+}
 
 [[noreturn]] void unavailable(const std::string& message) {
   throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE", message);
@@ -338,21 +346,22 @@ TransferId MoriDriver::submit(PeerId id, std::span<const Segment> segments,
   // together.
   auto transfer = std::make_unique<Transfer>();
   transfer->peer = peer;
-  std::map<std::pair<size_t, std::pair<RegionId, uint32_t>>, Part*> open;
+  using Key = std::tuple<size_t, RegionId, uint32_t>;  // turn, regions
+  std::map<Key, Part*> parts;
   const uint32_t first = peer->next_rail++;
   uint64_t given = 0;
   try {
     for (Segment rest : segments) {
-      do {
+      while (rest.bytes > 0) {
         const size_t turn = given / share;
-        const uint64_t bytes = std::min(rest.bytes, (turn + 1) * share - given);
-        Rail& rail = peer->rails[(first + turn) % rail_count_];
-        Part*& part = open[{turn, {rest.source_region, rest.destination_region}}];
+        Part*& part = parts[{turn, rest.source_region, rest.destination_region}];
         if (!part) {
           transfer->parts.push_back(std::make_unique<Part>());
           part = transfer->parts.back().get();
+          Rail& rail = peer->rails[(first + turn) % rail_count_];
           part->session = session(*peer, rail, rest.source_region, rest.destination_region);
         }
+        const uint64_t bytes = first_piece(rest.bytes, (turn + 1) * share - given);
         part->source.push_back(rest.source_offset);
         part->destination.push_back(rest.destination_offset);
         part->sizes.push_back(bytes);
@@ -360,7 +369,7 @@ TransferId MoriDriver::submit(PeerId id, std::span<const Segment> segments,
         rest.destination_offset += bytes;
         rest.bytes -= bytes;
         given += bytes;
-      } while (rest.bytes > 0);
+      }
     }
   } catch (const DriverError&) {
     throw;

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import type { OpenContext, TransferEngine } from '@kvx/core/backend'
 import { openNativeEngine } from '@kvx/native'
 import { binding, fakeVerbs, standIns } from './addon.ts'
-import { defaults } from './environment.ts'
+import { defaults, setForMori, usersValue } from './environment.ts'
 import type { Library } from './library.ts'
 import type { CheckedOptions } from './options.ts'
 
@@ -38,13 +38,16 @@ export function openEngine(setup: Setup, context: OpenContext): Promise<Transfer
   })
 }
 
-function setEnvironment(setup: Setup): void {
+function setEnvironment({ options, rocmSmi }: Setup): void {
   const addon = binding()
-  const set = (name: string, value: string | undefined): void => addon.setEnvironment(name, value)
-  for (const [name, value] of Object.entries(defaults)) {
-    if (process.env[name] === undefined) set(name, value)
+  const values: Record<string, string | undefined> = {
+    MORI_RDMA_DEVICES: options.devices?.join(','),
+    MORI_ROCM_SMI_PATH: rocmSmi ? undefined : join(standIns(), 'librocm_smi64.so.1'),
   }
-  if (setup.options.devices !== undefined) set('MORI_RDMA_DEVICES', setup.options.devices.join(','))
-  else set('MORI_RDMA_DEVICES', process.env.MORI_RDMA_DEVICES)
-  if (!setup.rocmSmi) set('MORI_ROCM_SMI_PATH', join(standIns(), 'librocm_smi64.so.1'))
+  for (const [name, value] of Object.entries(defaults)) {
+    if (usersValue(name) === undefined) values[name] = value
+  }
+  setForMori((name, value) => {
+    addon.setEnvironment(name, value)
+  }, values)
 }

@@ -31,6 +31,40 @@ const overriding: Readonly<Record<string, string>> = {
   MORI_IO_QP_MAX_MSG_SGE: 'the pieces of one work request',
 }
 
+/** What kvx has set, and what was there before. In Node's main thread `process.env` shows both. */
+const changed = new Map<string, { before: string | undefined; now: string }>()
+
+/** The user's value of a variable, also where kvx has put its own. */
+export function usersValue(name: string): string | undefined {
+  const change = changed.get(name)
+  const value = process.env[name]
+  return change !== undefined && change.now === value ? change.before : value
+}
+
+/** Sets variables for MORI; undefined gives the user's value back. */
+export function setForMori(
+  set: (name: string, value: string | undefined) => void,
+  values: Readonly<Record<string, string | undefined>>,
+): void {
+  for (const [name, value] of Object.entries(values)) {
+    const before = usersValue(name)
+    set(name, value ?? before)
+    if (value === undefined) changed.delete(name)
+    else changed.set(name, { before, now: value })
+  }
+}
+
+/** The environment as the user has it. */
+export function usersEnvironment(): NodeJS.ProcessEnv {
+  const env = { ...process.env }
+  for (const name of changed.keys()) {
+    const value = usersValue(name)
+    if (value === undefined) Reflect.deleteProperty(env, name)
+    else env[name] = value
+  }
+  return env
+}
+
 /** One sentence for each variable that overrides an option here. */
 export function overrides(
   env: NodeJS.ProcessEnv = process.env,

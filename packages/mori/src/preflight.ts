@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url'
 import { KvxError, isErrorCode } from '@kvx/core/backend'
 import { unavailable, type Dependency } from './addon.ts'
 import type { Setup } from './engine.ts'
+import { usersEnvironment } from './environment.ts'
 import type { Library } from './library.ts'
 import type { CheckedOptions } from './options.ts'
 
@@ -66,7 +67,7 @@ function runHelper(task: Task, deadlineMs: number): Promise<Findings & { died?: 
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       execArgv: [],
       // MORI says why it ends the process only in its log.
-      env: { MORI_GLOBAL_LOG_LEVEL: 'error', ...process.env, NODE_OPTIONS: '' },
+      env: { MORI_GLOBAL_LOG_LEVEL: 'error', ...usersEnvironment(), NODE_OPTIONS: '' },
     })
     let step: Step = 'load'
     let output = ''
