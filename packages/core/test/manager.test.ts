@@ -320,6 +320,24 @@ test('pages whose writer never settles come back by a new generation of the engi
   await sender.settled
 })
 
+test('a write that never settles gives its source pages back by a new generation of the writer', async () => {
+  const deadlines = { drain: 100, recycle: 100 }
+  const side = await pair({ engine: new Loopback('engine'), prefill: { deadlines } })
+  const digest = promptDigest(ids(8))
+  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
+  const sender = side.prefill.send(1n, { tokens: 8, digest })
+  await receiver.reserve({ pages: Int32Array.of(1, 2) })
+  await sender.reserved()
+  side.engine.faults.beforeSettled = () => new Promise(() => undefined)
+  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  sender.abort('out of patience')
+  await sender.settled
+  await receiver.settled
+  expect(side.engine.closed).toEqual([side.engine.opened[0]])
+  side.engine.faults.beforeSettled = () => undefined
+  await exchange(side, 2n)
+})
+
 /** One whole request. */
 async function exchange(side: Awaited<ReturnType<typeof pair>>, room: bigint) {
   const digest = promptDigest(ids(8))

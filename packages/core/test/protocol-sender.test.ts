@@ -510,7 +510,7 @@ test.each([
     .write()
     .landed()
     .clear()
-    .finish({}, state as Record<string, Int32Array>)
+    .finish({}, state)
   expect(p.take().told).toEqual(['failed(INVALID_ARGUMENT)', 'settled'])
 })
 
@@ -523,6 +523,29 @@ test('a state page of prefill that does not exist fails the request', () => {
     .clear()
     .finish({}, { mamba: int32(99) })
   expect(p.take()).toMatchObject({ told: ['failed(INVALID_ARGUMENT)', 'settled'], engine: [] })
+})
+
+test('late allocation: state pages are compared when they are known, before or after finish', () => {
+  const late = () =>
+    connected()
+      .send()
+      .reserve(d1, 1, { pages: undefined })
+      .write()
+      .finish({}, { mamba: int32(3) })
+  const p = late().clear()
+  p.message(d1, { k: 'pages', ep: 1, pages: packed(5, 6, 7), state: { mamba: packed(2) } })
+  p.landed().landed(p.posts.at(-2)?.piece)
+  expect(p.take().sent).toEqual(['progress(0)', 'progress(3)', 'complete'])
+  const q = late()
+    .clear()
+    .message(d1, { k: 'pages', ep: 1, pages: packed(5, 6, 7) })
+  expect(q.take()).toMatchObject({ told: ['failed(INVALID_ARGUMENT)', 'settled'], engine: [] })
+})
+
+test('late allocation: a prompt that decode holds whole completes when its pages, none, have come', () => {
+  const p = connected().send().reserve(d1, 1, { prefix: 12, pages: undefined }).finish().clear()
+  p.message(d1, { k: 'pages', ep: 1, pages: packed() })
+  expect(p.take().sent).toEqual(['complete'])
 })
 
 test('bytes in flight to a peer are bounded; what waits goes out when something has settled, not when it is done', () => {
@@ -796,7 +819,7 @@ test('nothing is answered before hello but the wish to hear one', () => {
 test('welcome is said when the engine is connected, and a refusal when it cannot', () => {
   const p = new PrefillSide().hello(d1)
   expect(p.take()).toMatchObject({ sent: [], engine: ['openLink'] })
-  expect(p.reserve(d1, 1).take().sent).toEqual([])
+  expect(p.reserve(d1, 1).take().sent).toEqual(['accept(parked)'])
   expect(p.linkOpen(d1).take().sent).toEqual(['welcome'])
   const q = new PrefillSide().hello(d1).clear()
   q.step({

@@ -30,21 +30,25 @@ interface OpenLink {
 }
 
 export class PrefillEffects {
-  readonly #engine: TransferEngine
   readonly #memory: readonly Memory[]
   readonly #log: Log
   readonly #emit: (event: PrefillEvent) => void
+  readonly #reopen: () => Promise<OpenEngine>
   readonly #links = new Map<string, OpenLink>()
   readonly #transfers = new Map<number, Transfer>()
   readonly #connections = new Map<string, Connection>()
+  #open: OpenEngine
 
   constructor(options: {
-    engine: TransferEngine
+    open: OpenEngine
+    /** Opens a fresh generation over the same memory. */
+    reopen: () => Promise<OpenEngine>
     memory: readonly Memory[]
     log: Log
     emit: (event: PrefillEvent) => void
   }) {
-    this.#engine = options.engine
+    this.#open = options.open
+    this.#reopen = options.reopen
     this.#memory = options.memory
     this.#log = options.log
     this.#emit = options.emit
@@ -80,22 +84,38 @@ export class PrefillEffects {
       case 'cancel':
         this.#transfers.get(effect.piece)?.cancel()
         return
+      case 'recycle':
+        void this.#recycle()
+        return
       case 'checksum':
         this.#checksum(effect)
         return
     }
   }
 
-  /** Cancels what runs; resolves when every transfer has settled. */
+  /** Resolves when every transfer has settled. */
   async close(): Promise<void> {
-    const links = [...this.#links.values()]
     this.#links.clear()
-    await Promise.all(links.map(async ({ link }) => (await link.catch(() => undefined))?.close()))
+    await this.#open.engine.close()
+  }
+
+  async #recycle(): Promise<void> {
+    try {
+      this.#log.warn({}, 'replacing the transfer engine: writes to a silent peer do not end')
+      this.#links.clear()
+      await this.#open.engine.close()
+      this.#open = await this.#reopen()
+      const { generation } = this.#open.address
+      this.#emit({ type: 'engine.recycled', generation })
+    } catch (cause) {
+      const error = toKvxError(cause, 'ERR_KVX_BACKEND_UNAVAILABLE', { phase: 'open' })
+      this.#emit({ type: 'engine.failed', error })
+    }
   }
 
   #openLink(effect: PrefillEffect & { do: 'openLink' }): void {
     const { peer, generation, address, regions, timeoutMs, planner } = effect
-    const link = this.#engine.connect({ generation, address, regions }, { timeoutMs })
+    const link = this.#open.engine.connect({ generation, address, regions }, { timeoutMs })
     this.#links.set(linkKey(peer, generation), { link, planner })
     link.then(
       () => {

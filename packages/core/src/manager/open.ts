@@ -47,6 +47,7 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
     version: engine.engine.identity.version,
     layout,
     fingerprint: layoutFingerprint(layout),
+    fence: engine.engine.capabilities.fence,
     deadlines,
     limits,
   }
@@ -55,7 +56,6 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
       self: {
         ...self,
         session: randomBytes(16).toString('hex'),
-        fence: engine.engine.capabilities.fence,
         verify: options.verifyKV ?? false,
       },
       open: engine,
@@ -69,10 +69,10 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
   const manager = new PrefillManager({
     self: {
       ...self,
-      generation: engine.address.generation,
       kvLayers: [...kvLayers].sort((a, b) => a - b),
     },
     open: engine,
+    reopen: openOnce,
     memory,
     log,
   })

@@ -32,7 +32,6 @@ export class PrefillManager implements KVManager {
   readonly incarnation: string
   readonly engine: { readonly backend: string; readonly version: string }
   readonly state: PrefillState
-  readonly #open: OpenEngine
   readonly #effects: PrefillEffects
   readonly #loop: Loop<PrefillEvent, PrefillEffect>
   readonly #senders = new Map<number, Sender>()
@@ -43,14 +42,14 @@ export class PrefillManager implements KVManager {
   constructor(options: {
     self: Parameters<typeof createPrefill>[0]
     open: OpenEngine
+    reopen: () => Promise<OpenEngine>
     memory: readonly Memory[]
     log: Log
   }) {
     const { self, open } = options
     this.incarnation = self.incarnation
     this.engine = { backend: self.backend, version: self.version }
-    this.state = createPrefill(self)
-    this.#open = open
+    this.state = createPrefill(self, open.address.generation)
     this.#loop = new Loop<PrefillEvent, PrefillEffect>(
       (event, now) => stepPrefill(this.state, event, now),
       (effect) => {
@@ -59,9 +58,7 @@ export class PrefillManager implements KVManager {
       { type: 'tick' },
     )
     this.#effects = new PrefillEffects({
-      engine: open.engine,
-      memory: options.memory,
-      log: options.log,
+      ...options,
       emit: (event) => {
         this.#loop.dispatch(event)
       },
@@ -120,8 +117,7 @@ export class PrefillManager implements KVManager {
       Promise.all(senders.map((sender) => sender.settled)),
       this.state.self.deadlines.drain,
     )
-    await until(this.#effects.close(), this.state.self.deadlines.drain)
-    await this.#open.engine.close()
+    await this.#effects.close()
     this.#loop.close()
     await this.#server?.control.close()
   }

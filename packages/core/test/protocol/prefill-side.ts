@@ -1,5 +1,5 @@
 /** The prefill side alone: the test plays its decode ranks, its engine and its host. */
-import { KvxError } from '@kvx/core/backend'
+import { KvxError, type FenceKind } from '@kvx/core/backend'
 import { layoutFingerprint } from '../../src/layout/index.ts'
 import type { Aux, Deadlines, Limits } from '../../src/manager/types.ts'
 import {
@@ -56,21 +56,24 @@ export class PrefillSide {
   effects: PrefillEffect[] = []
   readonly posts: Post[] = []
 
-  constructor(change: { deadlines?: Partial<Deadlines>; limits?: Partial<Limits> } = {}) {
+  constructor(
+    change: { deadlines?: Partial<Deadlines>; limits?: Partial<Limits>; fence?: FenceKind } = {},
+  ) {
     const layout = smallLayout()
-    this.state = createPrefill({
+    const self = {
       incarnation: name128('P'),
       instance: 'prefill-a',
       rank,
       backend: 'fake',
       version: '1',
-      generation: name128('W'),
+      fence: change.fence ?? 'exit',
       layout,
       fingerprint: layoutFingerprint(layout),
       kvLayers: Array.from({ length: layers }, (_, layer) => layer),
       deadlines: { ...deadlines, ...change.deadlines },
       limits: { ...limits, ...change.limits },
-    })
+    }
+    this.state = createPrefill(self, name128('W'))
   }
 
   step(event: PrefillEvent): this {

@@ -51,6 +51,9 @@ export class Loopback {
 
   #engine(generation: string): TransferEngine {
     const regions: Memory[] = []
+    let close: () => void = () => undefined
+    // Closing the engine settles everything that it wrote.
+    const closed = new Promise<void>((resolve) => (close = resolve))
     const key = (id: number) => `${generation}/${String(id)}`
     return {
       capabilities: Object.freeze({
@@ -78,7 +81,7 @@ export class Loopback {
         }
         const destinations = peer.regions.map((descriptor) => Buffer.from(descriptor).toString())
         return Promise.resolve({
-          write: (plan) => this.#write(plan, regions, destinations),
+          write: (plan) => this.#write(plan, regions, destinations, closed),
           close: () => Promise.resolve(),
         })
       },
@@ -88,6 +91,7 @@ export class Loopback {
       },
       close: () => {
         this.closed.push(generation)
+        close()
         for (const name of this.#regions.keys())
           if (name.startsWith(generation)) this.#regions.delete(name)
         return Promise.resolve()
@@ -99,6 +103,7 @@ export class Loopback {
     plan: TransferPlan,
     sources: readonly Memory[],
     destinations: readonly string[],
+    closed: Promise<void>,
   ): Transfer {
     const cancelled = new AbortController()
     const run = async (): Promise<TransferReport> => {
@@ -118,7 +123,7 @@ export class Loopback {
     done.catch(() => undefined)
     return {
       done,
-      settled: settled.then(() => undefined),
+      settled: Promise.race([settled.then(() => undefined), closed]),
       cancel: () => {
         cancelled.abort(new KvxError('ERR_KVX_ABORTED', 'cancelled'))
       },

@@ -3,9 +3,10 @@ import { KvxError, type ErrorCode } from '../../backend/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
 import { count, rankName, sameBytes, sameRank } from '../keys.ts'
 import { clip, protocolVersion, type MessageOf } from '../messages.ts'
+import { pump } from './pieces.ts'
 import { peerName, refuse, sendTo } from './send.ts'
 import type { Peer, PrefillEvent, PrefillStep } from './state.ts'
-import { failTransfer, repeatOutcome } from './transfers.ts'
+import { failTransfer, pair, repeatOutcome } from './transfers.ts'
 
 /** Decode ranks that may be connected at once. */
 const maxPeers = 4_096
@@ -29,13 +30,15 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
       return
     }
     const { generation } = known
+    known.address = hello.engine.address
+    known.regions = hello.engine.regions
     if (generation !== hello.gen) {
       known.generation = hello.gen
       failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', 'replaced its transfer engine')
     }
     if (known.link !== 'lost')
       step.out.push({ do: 'closeLink', peer: known.incarnation, generation })
-    openLink(step, known, hello)
+    openLink(step, known)
     return
   }
   for (const other of state.peers.values()) {
@@ -51,6 +54,8 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     layout: hello.layout,
     planner: new Planner(state.self.layout, hello.layout),
     generation: hello.gen,
+    address: hello.engine.address,
+    regions: hello.engine.regions,
     connection,
     link: 'opening',
     // A forgotten peer may be back: what it reserved then is over.
@@ -62,7 +67,7 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
   }
   state.peers.set(peer.incarnation, peer)
   state.connections.set(connection, peer.incarnation)
-  openLink(step, peer, hello)
+  openLink(step, peer)
 }
 
 function objection(
@@ -111,14 +116,16 @@ function objection(
   return undefined
 }
 
-function openLink(step: PrefillStep, peer: Peer, hello: MessageOf<'hello'>): void {
+/** While the engine is replaced there is none to connect: `onRecycled` does it then. */
+export function openLink(step: PrefillStep, peer: Peer): void {
   peer.link = 'opening'
+  if (step.state.recycle?.phase === 'closing') return
   step.out.push({
     do: 'openLink',
     peer: peer.incarnation,
     generation: peer.generation,
-    address: hello.engine.address,
-    regions: hello.engine.regions,
+    address: peer.address,
+    regions: peer.regions,
     planner: peer.planner,
     timeoutMs: step.state.self.deadlines.hello,
   })
@@ -132,6 +139,8 @@ export function onLinkOpen(step: PrefillStep, event: PrefillEvent & { type: 'lin
   }
   peer.link = 'open'
   welcome(step, peer)
+  pump(step, peer)
+  for (const room of [...step.state.rooms.values()]) pair(step, room)
 }
 
 export function onLinkFailed(
@@ -140,6 +149,8 @@ export function onLinkFailed(
 ): void {
   const peer = step.state.peers.get(event.peer)
   if (peer?.generation !== event.generation || peer.link !== 'opening') return
+  // The engine that tried is closing; the next one tries again.
+  if (step.state.recycle?.phase === 'closing') return
   refuse(step, peer, peer.generation, undefined, event.error)
   peer.link = 'lost'
   forgetPeerIfOver(step, peer)
@@ -150,7 +161,7 @@ function welcome(step: PrefillStep, peer: Peer): void {
   sendTo(step, peer, {
     k: 'welcome',
     gen: peer.generation,
-    writer: self.generation,
+    writer: step.state.generation,
     instance: self.instance,
     rank: self.rank,
     layout: self.layout,

@@ -5,8 +5,13 @@ import { finishIfLanded, failSender, tellSettled } from './senders.ts'
 import type { Peer, Piece, PrefillStep, Transfer } from './state.ts'
 import { drain } from './transfers.ts'
 
-export function enqueue(step: PrefillStep, piece: Omit<Piece, 'id' | 'status'>): void {
-  const queued: Piece = { ...piece, id: step.state.nextPiece++, status: 'queued' }
+export function enqueue(step: PrefillStep, piece: Omit<Piece, 'id' | 'status' | 'failedAt'>): void {
+  const queued: Piece = {
+    ...piece,
+    id: step.state.nextPiece++,
+    status: 'queued',
+    failedAt: undefined,
+  }
   step.state.pieces.set(queued.id, queued)
   piece.transfer.unsettled++
   piece.sender.unsettled++
@@ -15,6 +20,7 @@ export function enqueue(step: PrefillStep, piece: Omit<Piece, 'id' | 'status'>):
 
 /** Posts what has a credit. A piece whose pages are not known yet holds up nobody else's. */
 export function pump(step: PrefillStep, peer: Peer): void {
+  if (peer.link !== 'open' || step.state.recycle?.phase === 'closing') return
   const limit = step.state.self.limits.bytesInFlightPerPeer
   for (;;) {
     const next = peer.queue.findIndex((piece) => piece.transfer.pages !== undefined)
@@ -70,6 +76,7 @@ export function onPieceFailed(step: PrefillStep, id: number, error: KvxError): v
   const piece = step.state.pieces.get(id)
   if (piece?.status !== 'posted') return
   piece.status = 'failed'
+  piece.failedAt = step.now
   failSender(step, piece.sender, error)
 }
 
@@ -90,8 +97,9 @@ export function dropPieces(step: PrefillStep, transfer: Transfer): void {
     settle(step, piece)
   }
   for (const piece of step.state.pieces.values()) {
-    if (piece.transfer === transfer && piece.status === 'posted')
-      step.out.push({ do: 'cancel', piece: piece.id })
+    if (piece.transfer !== transfer) continue
+    piece.failedAt ??= step.now
+    if (piece.status === 'posted') step.out.push({ do: 'cancel', piece: piece.id })
   }
 }
 

@@ -11,6 +11,7 @@ import { checkPrompts, failTransfer, forgetIfOver, onPages, pair, roomOf } from 
 
 /** Why a new leg cannot be taken, or undefined. */
 export function sendObjection(state: PrefillState, key: string): KvxError | undefined {
+  if (state.broken) return state.broken
   if (state.rooms.get(key)?.sender) {
     return new KvxError(
       'ERR_KVX_ROOM_IN_USE',
@@ -171,7 +172,19 @@ export function onProvided(
   peer: Transfer['peer'],
   message: Parameters<typeof onPages>[2],
 ): void {
-  if (onPages(step, peer, message)) pump(step, peer)
+  const transfer = onPages(step, peer, message)
+  if (!transfer) return
+  const sender = step.state.rooms.get(transfer.key)?.sender
+  if (sender?.last && sender.targets.includes(transfer)) {
+    const wrong = stateObjection(transfer, sender.last.state)
+    if (wrong) {
+      failSender(step, sender, invalidFinish(sender, wrong))
+      return
+    }
+  }
+  pump(step, peer)
+  // When decode holds the whole prompt as prefix, the pages were all that was waited for.
+  if (sender) finishIfLanded(step, sender)
 }
 
 export function onFinish(step: PrefillStep, event: PrefillEvent & { type: 'host.finish' }): void {
@@ -216,10 +229,7 @@ function finishObjection(
   sender: Sender,
   event: PrefillEvent & { type: 'host.finish' },
 ): KvxError | undefined {
-  const invalid = (text: string) =>
-    new KvxError('ERR_KVX_INVALID_ARGUMENT', `finish() of room ${sender.key}: ${text}`, {
-      phase: 'complete',
-    })
+  const invalid = (text: string) => invalidFinish(sender, text)
   if (sender.phase !== 'paired') {
     return new KvxError(
       'ERR_KVX_INVALID_STATE',
@@ -237,27 +247,41 @@ function finishObjection(
       `the aux blob of ${String(event.aux.blob?.byteLength)} bytes is larger than the agreed ${String(auxBytes)}.`,
     )
   }
-  for (const target of sender.targets) {
-    const names = new Set([...Object.keys(event.state), ...Object.keys(target.state)])
-    for (const name of names) {
-      if (!target.peer.planner.lanes.components.has(name))
-        return invalid(`there is no state component '${name}' that both sides hold.`)
-      const given = event.state[name]?.length ?? 0
-      const wanted = target.state[name]?.length ?? 0
-      if (given !== wanted) {
-        return invalid(
-          `${String(given)} pages of state component '${name}' are given, and decode reserved ${String(wanted)}.`,
-        )
-      }
-      const held = step.state.self.layout.pages[name] ?? 0
-      if (event.state[name]?.some((page) => page < 0 || page >= held)) {
-        return invalid(
-          `a page of state component '${name}' is outside of this side's ${String(held)} pages.`,
-        )
-      }
+  for (const [name, pages] of Object.entries(event.state)) {
+    if (!sender.targets.every((target) => target.peer.planner.lanes.components.has(name)))
+      return invalid(`there is no state component '${name}' that both sides hold.`)
+    const held = step.state.self.layout.pages[name] ?? 0
+    if (pages.some((page) => page < 0 || page >= held)) {
+      return invalid(
+        `a page of state component '${name}' is outside of this side's ${String(held)} pages.`,
+      )
     }
   }
+  for (const target of sender.targets) {
+    const wrong = target.pages && stateObjection(target, event.state)
+    if (wrong) return invalid(wrong)
+  }
   return undefined
+}
+
+/** Whether decode reserved what is given, once its pages are known. */
+function stateObjection(
+  target: Transfer,
+  state: Readonly<Record<string, Int32Array>>,
+): string | undefined {
+  for (const name of new Set([...Object.keys(state), ...Object.keys(target.state)])) {
+    const given = state[name]?.length ?? 0
+    const wanted = target.state[name]?.length ?? 0
+    if (given !== wanted)
+      return `${String(given)} pages of state component '${name}' are given, and decode reserved ${String(wanted)}.`
+  }
+  return undefined
+}
+
+function invalidFinish(sender: Sender, text: string): KvxError {
+  return new KvxError('ERR_KVX_INVALID_ARGUMENT', `finish() of room ${sender.key}: ${text}`, {
+    phase: 'complete',
+  })
 }
 
 /** After the last byte of every decode rank has landed: checksums where wanted, then `complete`. */

@@ -2,7 +2,7 @@
  * Everything the prefill side knows. The reducer (`step.ts`) changes it in place and answers with
  * effects; it has no clock, no randomness and no I/O, so that production and simulation run the same code.
  */
-import type { KvxError } from '../../backend/index.ts'
+import type { FenceKind, KvxError } from '../../backend/index.ts'
 import type { Layout } from '../../layout/index.ts'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
 import type { Planner, PlanPart } from '../../plan/index.ts'
@@ -15,8 +15,7 @@ export interface PrefillSelf {
   readonly rank: Rank
   readonly backend: string
   readonly version: string
-  /** Of this side's engine: what a decode fences. */
-  readonly generation: string
+  readonly fence: FenceKind
   readonly layout: Layout
   readonly fingerprint: Uint8Array
   /** Layers whose KV this rank holds, ascending. */
@@ -27,6 +26,12 @@ export interface PrefillSelf {
 
 export interface PrefillState {
   readonly self: PrefillSelf
+  /** Of this side's engine: what a decode fences. */
+  generation: string
+  /** Set while the engine is replaced because writes of it never settle. */
+  recycle: { phase: 'draining' | 'closing'; deadline: number } | undefined
+  /** Why no request can be taken any more. */
+  broken: KvxError | undefined
   /** By decode incarnation. */
   readonly peers: Map<string, Peer>
   /** For which incarnation a connection speaks since its `hello`. */
@@ -51,6 +56,9 @@ export interface Peer {
   readonly layout: Layout
   readonly planner: Planner
   generation: string
+  /** Of its engine: what this side's engine connects to. */
+  address: Uint8Array
+  regions: readonly Uint8Array[]
   connection: string
   /** `opening`: the engine connects. `lost`: its transfers failed; kept until they have settled. */
   link: 'opening' | 'open' | 'lost'
@@ -137,6 +145,8 @@ export interface Piece {
   readonly moved: readonly { component: string; pages: number; bytes: number }[]
   readonly bytes: number
   status: 'queued' | 'posted' | 'done' | 'failed'
+  /** When it failed or was cancelled; it may still land until it settles. */
+  failedAt: number | undefined
 }
 
 export type PrefillEvent =
@@ -168,6 +178,8 @@ export type PrefillEvent =
   | { type: 'piece.settled'; piece: number }
   | { type: 'checksums'; sender: number; epoch: number; peer: string; checksums: Uint32Array }
   | { type: 'checksums.failed'; sender: number; error: KvxError }
+  | { type: 'engine.recycled'; generation: string }
+  | { type: 'engine.failed'; error: KvxError }
   | { type: 'tick' }
 
 export type PrefillEffect =
@@ -191,6 +203,7 @@ export type PrefillEffect =
       deadlineMs: number
     }
   | { do: 'cancel'; piece: number }
+  | { do: 'recycle' }
   | {
       do: 'checksum'
       sender: number
@@ -213,9 +226,12 @@ export interface PrefillStep {
   readonly out: PrefillEffect[]
 }
 
-export function createPrefill(self: PrefillSelf): PrefillState {
+export function createPrefill(self: PrefillSelf, generation: string): PrefillState {
   return {
     self,
+    generation,
+    recycle: undefined,
+    broken: undefined,
     peers: new Map(),
     connections: new Map(),
     rooms: new Map(),

@@ -14,6 +14,7 @@ import {
   onWrite,
   watchSenders,
 } from './senders.ts'
+import { onEngineFailed, onRecycled, watchStuck } from './recycle.ts'
 import type { PrefillEffect, PrefillEvent, PrefillState, PrefillStep } from './state.ts'
 import { onAbort, onAck, onQuery, onReserve, watchTransfers } from './transfers.ts'
 
@@ -72,10 +73,17 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
     case 'checksums.failed':
       onChecksumsFailed(step, event.sender, event.error)
       return
+    case 'engine.recycled':
+      onRecycled(step, event.generation)
+      return
+    case 'engine.failed':
+      onEngineFailed(step, event.error)
+      return
     case 'tick':
       watchSenders(step)
       watchTransfers(step)
       watchPeers(step)
+      watchStuck(step)
       return
   }
 }
@@ -93,8 +101,7 @@ function onMessage(step: PrefillStep, connection: string, message: Message): voi
   if (!peer) return
   switch (message.k) {
     case 'reserve':
-      if (peer.link !== 'open') count(step.state.dropped, 'reserve before welcome')
-      else onReserve(step, peer, message, roomKey(message.room, message.index))
+      onReserve(step, peer, message, roomKey(message.room, message.index))
       return
     case 'pages':
       onProvided(step, peer, message)

@@ -168,13 +168,14 @@ function boundsObjection(peer: Peer, component: string, pages: Int32Array): stri
 export function pair(step: PrefillStep, room: Room): boolean {
   const { state } = step
   const { sender } = room
-  if (sender?.phase !== 'waiting') return false
+  if (sender?.phase !== 'waiting' || state.recycle) return false
   for (const first of room.transfers) {
-    if (first.phase !== 'parked') continue
+    if (first.phase !== 'parked' || first.peer.link !== 'open') continue
     const targets = servedDecodeRanks(state.self.rank, first.peer.rank).map((rank) =>
       [...room.transfers].find(
         (t) =>
           t.phase === 'parked' &&
+          t.peer.link === 'open' &&
           t.peer.instance === first.peer.instance &&
           sameRank(t.peer.rank, rank),
       ),

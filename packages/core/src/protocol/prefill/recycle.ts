@@ -1,0 +1,72 @@
+/**
+ * For engines in which a write to a silent peer may never end (fence kind `engine`): until it settles
+ * its source pages and credits stay taken. Closing the engine settles it; a fresh generation goes on.
+ */
+import { KvxError } from '../../backend/index.ts'
+import { openLink } from './peers.ts'
+import { failSender } from './senders.ts'
+import type { Piece, PrefillStep, Sender } from './state.ts'
+
+export function watchStuck(step: PrefillStep): void {
+  const { state, now } = step
+  const { self } = state
+  if (self.fence !== 'engine' || state.broken || state.recycle?.phase === 'closing') return
+  if (!state.recycle) {
+    const stuck = stuckPieces(step)
+    if (stuck.length === 0) return
+    const share = pagesOf(step, stuck) / Math.max(1, self.layout.pages.kv ?? 0)
+    if (share <= self.limits.quarantineShare && running(step).length > 0) return
+    state.recycle = { phase: 'draining', deadline: now + self.deadlines.recycle }
+  }
+  const live = running(step)
+  if (live.length > 0 && now < state.recycle.deadline) return
+  for (const sender of live) {
+    failSender(
+      step,
+      sender,
+      new KvxError(
+        'ERR_KVX_TRANSFER_FAILED',
+        'The transfer engine had to be replaced because writes to a silent peer did not end. Try again.',
+        { phase: 'transfer', peer: self.instance },
+      ),
+    )
+  }
+  state.recycle.phase = 'closing'
+  step.out.push({ do: 'recycle' })
+}
+
+/** Writes that failed or were cancelled, and have not settled in time. */
+function stuckPieces(step: PrefillStep): Piece[] {
+  const since = step.now - step.state.self.deadlines.drain
+  return [...step.state.pieces.values()].filter(
+    ({ failedAt }) => failedAt !== undefined && failedAt <= since,
+  )
+}
+
+function pagesOf(step: PrefillStep, pieces: readonly Piece[]): number {
+  const units = pieces.flatMap(({ moved }) =>
+    moved.filter(({ component }) => component === 'kv').map(({ pages }) => pages),
+  )
+  return units.reduce((sum, pages) => sum + pages, 0) / step.state.self.kvLayers.length
+}
+
+/** Requests that use the engine. */
+function running(step: PrefillStep): Sender[] {
+  return [...step.state.senders.values()].filter(
+    ({ phase }) => phase === 'paired' || phase === 'finishing',
+  )
+}
+
+/** The old engine is closed, so everything of it has settled. */
+export function onRecycled(step: PrefillStep, generation: string): void {
+  const { state } = step
+  state.generation = generation
+  state.recycle = undefined
+  // What waits goes on when its link is open.
+  for (const peer of state.peers.values()) if (peer.link !== 'lost') openLink(step, peer)
+}
+
+export function onEngineFailed(step: PrefillStep, error: KvxError): void {
+  step.state.broken = error
+  for (const sender of [...step.state.senders.values()]) failSender(step, sender, error)
+}
