@@ -81,7 +81,9 @@ MoriDriver::MoriDriver(const Options& options, const DriverContext& context)
   if (devices_.empty()) {
     std::string names;
     for (const Device& device : all) names += (names.empty() ? "" : ", ") + device.name;
-    unavailable(all.empty() ? "This machine has no RDMA device (ibv_devinfo lists none)."
+    unavailable(all.empty() ? "This machine has no RDMA device (ibv_devinfo lists none). Without "
+                              "one, use the backend "
+                              "mooncake (TCP) or, on one machine, shm."
                             : "No usable RDMA device: of " + names +
                                   " none has an active port, or none is among the chosen devices.");
   }
