@@ -147,6 +147,7 @@ class MooncakeDriver final : public Driver {
     }
     known->segment = open_segment(address, deadline, cancelled);
     check_card(address, known->segment, peer.generation, deadline, cancelled);
+    keep_from_children();
     const std::lock_guard lock(mutex_);
     const PeerId id = next_peer_++;
     peers_[id] = std::move(known);
@@ -297,6 +298,7 @@ class MooncakeDriver final : public Driver {
     }
     const int code = api_.register_memory(engine_, card_.get(), sizeof(Card), location({}));
     if (code != 0) throw registration_failed(code, "of its own");
+    keep_from_children();
   }
 
   void describe(const Options& options) {

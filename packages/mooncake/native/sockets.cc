@@ -59,13 +59,14 @@ bool is_numeric(const std::string& host) {
          inet_pton(AF_INET6, host.c_str(), &address) == 1;
 }
 
-// The numbers in /proc/self/fd.
+// The numbers in /proc/self/fd, without that of the folder itself, which is soon another one's.
 std::vector<int> open_descriptors() {
   std::vector<int> numbers;
   DIR* folder = opendir("/proc/self/fd");
   if (!folder) return numbers;
   while (const dirent* entry = readdir(folder)) {
-    if (entry->d_name[0] != '.') numbers.push_back(std::atoi(entry->d_name));
+    const int number = std::atoi(entry->d_name);
+    if (entry->d_name[0] != '.' && number != dirfd(folder)) numbers.push_back(number);
   }
   closedir(folder);
   return numbers;
@@ -91,6 +92,12 @@ bool ended(int descriptor) {
 
 Descriptor::~Descriptor() {
   if (number_ >= 0) close(number_);
+}
+
+void keep_from_children() {
+  for (const int number : open_descriptors()) {
+    if (is_tcp(number)) fcntl(number, F_SETFD, FD_CLOEXEC);
+  }
 }
 
 void TcpSocket::shut_down() const { shutdown(descriptor.number(), SHUT_RDWR); }

@@ -47,6 +47,10 @@ struct TcpSocket {
 
 std::vector<TcpSocket> tcp_sockets();
 
+// Mooncake's sockets would be inherited by programs that the host starts, and a connection that such a program holds
+// does not end with its engine.
+void keep_from_children();
+
 // Those of `before` that the process has closed since.
 std::vector<TcpSocket> closed_since(std::vector<TcpSocket> before);
 
