@@ -50,7 +50,7 @@ test.each(messageKinds)('a %s without its optional fields is a message too', (ki
     Object.entries(samples[kind]).filter(
       ([name]) =>
         !optional.includes(name) ||
-        required[kind]?.includes(name) ||
+        (required[kind] ?? []).includes(name) ||
         (name === 'ep' && kind !== 'refuse'),
     ),
   )

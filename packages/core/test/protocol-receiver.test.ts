@@ -31,21 +31,26 @@ const status = (state: string, more: object = {}) => ({
   ...more,
 })
 
+const open = () => new DecodeSide().open(p1)
+const reserving = () => open().reserve()
+const parked = () => reserving().message(p1, { k: 'accept', ep: 1, state: 'parked' })
+const receiving = () => parked().message(p1, { k: 'accept', ep: 1, state: 'paired' })
+const withoutPages = () => open().reserveLate().message(p1, { k: 'accept', ep: 1, state: 'paired' })
+
 /** A side whose request 1 is in the named phase. */
 const places = {
   resolving: () => new DecodeSide().receive(),
   greeting: () => new DecodeSide().receive().read(p1).up(p1),
-  open: () => new DecodeSide().open(p1),
-  reserving: () => places.open().reserve(),
-  parked: () => places.reserving().message(p1, { k: 'accept', ep: 1, state: 'parked' }),
-  receiving: () => places.parked().message(p1, { k: 'accept', ep: 1, state: 'paired' }),
-  'receiving without pages': () =>
-    places.open().reserveLate().message(p1, { k: 'accept', ep: 1, state: 'paired' }),
-  'asked for pages': () => places['receiving without pages']().message(p1, { k: 'ready', ep: 1 }),
-  'aborted before an answer': () => places.reserving().hostAbort(),
-  aborted: () => places.receiving().hostAbort(),
-  failed: () => places.receiving().message(p1, failed),
-  success: () => places.receiving().complete(p1),
+  open,
+  reserving,
+  parked,
+  receiving,
+  'receiving without pages': withoutPages,
+  'asked for pages': () => withoutPages().message(p1, { k: 'ready', ep: 1 }),
+  'aborted before an answer': () => reserving().hostAbort(),
+  aborted: () => receiving().hostAbort(),
+  failed: () => receiving().message(p1, failed),
+  success: () => receiving().complete(p1),
 } satisfies Record<string, () => DecodeSide>
 
 const events = {

@@ -943,6 +943,31 @@ test('after a new generation, epochs count on, and what was live before is over'
   expect(p.take()).toMatchObject({ sent: [], told: ['settled'] })
 })
 
+test('what is parked while the link is not open is paired when it opens', () => {
+  const p = new PrefillSide().hello(d1).reserve(d1, 1).send().clear()
+  expect(p.where(d1, 1)).toBe('parked')
+  expect(p.linkOpen(d1).take()).toMatchObject({
+    sent: ['welcome', 'accept(paired)'],
+    told: ['reserved(0)'],
+  })
+})
+
+test('a replaced engine that cannot be connected again fails at once what waits for an answer', () => {
+  const p = new PrefillSide({ fence: 'engine' }).connect(d1).send().reserve(d1, 1)
+  p.write().landed().finish()
+  p.send(2, { room: 10n }).reserve(d1, 2, { room: 10n }).write(0, int32(3), 1, undefined, 2)
+  p.failed().pass(deadlines.drain, d1).settled()
+  expect(p.take().effects.some((effect) => effect.do === 'recycle')).toBe(true)
+  p.step({ type: 'engine.recycled', generation: name128('W', 2) }).clear()
+  const error = new KvxError('ERR_KVX_CONNECT_FAILED', 'no route')
+  p.step({ type: 'link.failed', peer: d1.incarnation, generation: d1.gen, error })
+  expect(p.take()).toMatchObject({
+    sent: ['refuse(CONNECT_FAILED)'],
+    told: ['failed(CONNECT_FAILED)', 'settled'],
+  })
+  expect(p.left()).toBe('ended: 2')
+})
+
 test('a link that opens for a generation that is gone is closed', () => {
   const p = new PrefillSide()
     .hello(d1)

@@ -153,6 +153,7 @@ export function onLinkFailed(
   if (step.state.recycle?.phase === 'closing') return
   refuse(step, peer, peer.generation, undefined, event.error)
   peer.link = 'lost'
+  failPeer(step, peer, 'ERR_KVX_CONNECT_FAILED', 'could not be connected')
   forgetPeerIfOver(step, peer)
 }
 
