@@ -22,11 +22,15 @@ export function tellParent(ready: Ready): void {
  */
 export function stopRequested(): Promise<number> {
   return new Promise((resolve) => {
-    process.once('SIGTERM', () => {
+    // The listeners stay: libraries that find no other listener end the process with the signal.
+    process.on('SIGTERM', () => {
       resolve(0)
     })
     if (!hasParent()) {
-      process.once('SIGINT', () => {
+      let interrupted = false
+      process.on('SIGINT', () => {
+        if (interrupted) process.exit(130)
+        interrupted = true
         resolve(130)
       })
       return

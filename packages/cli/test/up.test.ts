@@ -117,6 +117,19 @@ test('up serves until it is interrupted, and then everything it started is gone'
   expect(await Promise.all(urls.map(answers))).toEqual([false, false, false])
 })
 
+test.each([
+  ['SIGTERM', 0],
+  ['SIGINT', 130],
+] as const)('a worker that gets %s ends in order, with exit code %i', async (signal, code) => {
+  const worker = spawn(process.execPath, [command, 'serve', '--port', '0', ...small], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  const [line] = (await once(worker.stdout, 'data')) as [Buffer]
+  expect(line.toString()).toMatch(/^kvx standalone worker ready at http:\/\/127\.0\.0\.1:\d+\n$/)
+  worker.kill(signal)
+  expect(await once(worker, 'exit')).toEqual([code, null])
+})
+
 test('workers end when the process that started them is killed', async () => {
   const { up, urls } = await startUp()
   up.kill('SIGKILL')
