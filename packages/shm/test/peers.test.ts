@@ -82,7 +82,7 @@ test('an owner that is killed in the middle of writes fails them, and all of the
   const writer = await open()
   await writer.register(allocate(bytes))
   const link = await writer.connect(owner.peer)
-  const transfers = Array.from({ length: 400 }, () =>
+  const transfers = Array.from({ length: 100 }, () =>
     link.write(scattered(64, [...Array(16_384).keys()].reverse())),
   )
   const outcomes = Promise.allSettled(transfers.map(({ done }) => done))
