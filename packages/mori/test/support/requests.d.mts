@@ -1,0 +1,7 @@
+import type { KVManagerOptions } from '@kvx/core'
+
+export const token: string
+export const prompt: number[]
+export const layout: KVManagerOptions['layout']
+export const memoryBytes: number
+export const deadlines: NonNullable<KVManagerOptions['deadlines']>

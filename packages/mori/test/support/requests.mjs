@@ -1,0 +1,36 @@
+// What both sides of requests.test.ts agree on.
+export const token = 'a token for tests'
+export const prompt = Array.from({ length: 16 }, (_, i) => i + 100)
+const pageBytes = 64 * 1024
+const pages = 4
+
+/** One page is the whole prompt: a K and a V tensor of one layer. */
+export const layout = {
+  model: 'test-model',
+  pageTokens: 16,
+  layers: 1,
+  heads: 2,
+  pages: { kv: pages },
+  tensors: ['k', 'v'].map((part, i) => ({
+    component: 'kv',
+    layer: 0,
+    part,
+    dtype: 'f16',
+    region: 0,
+    base: i * pages * pageBytes,
+    pageBytes,
+    heads: [0, 2],
+    headBytes: pageBytes / 32,
+    order: 'token-major',
+  })),
+}
+export const memoryBytes = 2 * pages * pageBytes
+
+export const deadlines = {
+  transfer: 1000,
+  progress: 4000,
+  peerSilent: 3000,
+  ping: 500,
+  drain: 1000,
+  recycle: 1000,
+}
