@@ -94,7 +94,7 @@ async function connect(copyThreads) {
 console.log(`node ${process.version}, ${cpus().length} × ${cpus()[0]?.model ?? 'unknown CPU'}`)
 console.log(`${bytes / KiB / KiB} MiB per write, ${rounds} interleaved rounds, GB/s\n`)
 
-for (const threads of process.env.ONLYJS ? [] : [1, 2]) {
+for (const threads of [1, 2]) {
   const { engine, link } = await connect(threads)
   const destination = mappingOf(peer.inode)
   for (const size of sizes) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
 #include <thread>
@@ -25,6 +26,10 @@ std::thread start_thread(const char* name, Body&& body) {
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_setname_np(thread.native_handle(), name);
+  // Batch threads do not preempt who wakes them: a write would otherwise be interrupted by its own
+  // link thread, and hold up the JavaScript thread for as long as that one runs.
+  const sched_param normal{};
+  pthread_setschedparam(thread.native_handle(), SCHED_BATCH, &normal);
   return thread;
 }
 
