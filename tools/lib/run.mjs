@@ -68,7 +68,8 @@ function showLife(title, started, output) {
     const tail = stripVTControlCharacters(output().slice(-2000)).trim()
     const last = tail.slice(Math.max(tail.lastIndexOf('\n'), tail.lastIndexOf('\r')) + 1).trim()
     const line = `kvx: ${title} … ${elapsed(started)}${last === '' ? '' : `  ${last}`}`
-    if (terminal) process.stderr.write(`\r\x1b[K${line.slice(0, (process.stderr.columns || 80) - 1)}`)
+    if (terminal)
+      process.stderr.write(`\r\x1b[K${line.slice(0, (process.stderr.columns || 80) - 1)}`)
     else process.stderr.write(`${line.slice(0, 160)}\n`)
   }
   if (terminal) show()

@@ -41,8 +41,8 @@ class Api {
   Api& operator=(const Api&) = delete;
   virtual ~Api() = default;
 
-  // Null when it failed. `name` is host:port with a metadata server, else the host alone. `discover`: finds the RDMA
-  // devices and installs the transports for them.
+  // Null when it failed. `name` is host:port with a metadata server, else the host alone.
+  // `discover`: finds the RDMA devices and installs the transports for them.
   virtual EngineHandle create(const std::string& metadata, const std::string& name,
                               const std::string& host, uint16_t port, bool discover) = 0;
   virtual bool install_transport(EngineHandle engine, const std::string& protocol) = 0;

@@ -96,6 +96,8 @@ class CApi final : public Api {
 
 }  // namespace
 
-std::unique_ptr<Api> make_c_api(void* library) { return std::make_unique<CApi>(library); }
+std::unique_ptr<Api> make_c_api(void* library) {
+  return std::make_unique<CApi>(library);
+}
 
 }  // namespace kvx::mooncake

@@ -1,6 +1,7 @@
-// The C++ methods of mooncake::TransferEngine, which every wheel's engine.so exports. No header of Mooncake is used:
-// the class is a thin holder of a pointer, strings and vectors are libstdc++'s, and the one layout that differs
-// between versions, that of a request, is measured (self_test.h) before anything is sent.
+// The C++ methods of mooncake::TransferEngine, which every wheel's engine.so exports. No header of
+// Mooncake is used: the class is a thin holder of a pointer, strings and vectors are libstdc++'s,
+// and the one layout that differs between versions, that of a request, is measured (self_test.h)
+// before anything is sent.
 #include <cstring>
 #include <string>
 #include <vector>
@@ -24,7 +25,8 @@ struct CxxTransferStatus {
   int state;
   uint64_t bytes;
 };
-// std::vector<T> of a T whose size is only known at run time. Passed by reference, never destroyed by Mooncake.
+// std::vector<T> of a T whose size is only known at run time. Passed by reference, never destroyed
+// by Mooncake.
 struct RawVector {
   const std::byte *begin, *end, *capacity;
 };
@@ -50,7 +52,8 @@ class CxxApi final : public Api {
     resolve(library, kCxxMark, construct_);
     resolve(library, "_ZN8mooncake14TransferEngineD1Ev", destruct_);
     resolve(library, "_ZN8mooncake14TransferEngine4initERK" KVX_STRING "S8_S8_m", init_);
-    resolve(library, "_ZN8mooncake14TransferEngine16installTransportERK" KVX_STRING "PPv", install_);
+    resolve(library, "_ZN8mooncake14TransferEngine16installTransportERK" KVX_STRING "PPv",
+            install_);
     resolve(library, "_ZN8mooncake14TransferEngine17getLocalIpAndPortB5cxx11Ev", address_);
     resolve(library, "_ZN8mooncake14TransferEngine19registerLocalMemoryEPvmRK" KVX_STRING "bb",
             register_);
@@ -58,10 +61,11 @@ class CxxApi final : public Api {
     resolve(library, "_ZN8mooncake14TransferEngine11openSegmentERK" KVX_STRING, open_);
     resolve(library, "_ZN8mooncake14TransferEngine16syncSegmentCacheERK" KVX_STRING, sync_);
     resolve(library, "_ZN8mooncake14TransferEngine15allocateBatchIDEm", allocate_);
-    resolve(library,
-            "_ZN8mooncake14TransferEngine14submitTransferEmRKSt6vectorINS_9Transport15TransferReques"
-            "tESaIS3_EE",
-            submit_);
+    resolve(
+        library,
+        "_ZN8mooncake14TransferEngine14submitTransferEmRKSt6vectorINS_9Transport15TransferReques"
+        "tESaIS3_EE",
+        submit_);
     resolve(library,
             "_ZN8mooncake14TransferEngine17getTransferStatusEmmRNS_9Transport14TransferStatusE",
             status_);
@@ -99,8 +103,8 @@ class CxxApi final : public Api {
     std::vector<std::byte> list(requests.size() * request_bytes_);
     for (size_t i = 0; i < requests.size(); i++) {
       const Request& one = requests[i];
-      const RequestHead head{static_cast<uint32_t>(one.operation), 0, one.source, one.segment,
-                             one.target, one.bytes};
+      const RequestHead head{
+          static_cast<uint32_t>(one.operation), 0, one.source, one.segment, one.target, one.bytes};
       std::memcpy(&list[i * request_bytes_], &head, sizeof head);
     }
     return submit_raw(engine, batch, list);
@@ -142,6 +146,8 @@ class CxxApi final : public Api {
 
 }  // namespace
 
-std::unique_ptr<Api> make_cxx_api(void* library) { return std::make_unique<CxxApi>(library); }
+std::unique_ptr<Api> make_cxx_api(void* library) {
+  return std::make_unique<CxxApi>(library);
+}
 
 }  // namespace kvx::mooncake

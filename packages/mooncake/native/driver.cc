@@ -22,8 +22,9 @@ namespace {
 constexpr const char* kUnavailable = "ERR_KVX_BACKEND_UNAVAILABLE";
 constexpr const char* kConnectFailed = "ERR_KVX_CONNECT_FAILED";
 
-// A connection that the system gave up (after 100 s at the very least, 15 minutes by default) ends in FAILED as well,
-// and then nothing is known of the target. One that the target closed fails much sooner.
+// A connection that the system gave up (after 100 s at the very least, 15 minutes by default) ends
+// in FAILED as well, and then nothing is known of the target. One that the target closed fails much
+// sooner.
 constexpr auto kFailureProves = std::chrono::seconds(60);
 
 // Requests to one peer at once. Mooncake queues so many; what comes on top fails after a second.
@@ -75,8 +76,8 @@ struct EngineAddress {
   }
 };
 
-// Registered by every engine, read by whoever connects: ports are used again by other processes and by later engines
-// of this one, and they may have memory at the same addresses.
+// Registered by every engine, read by whoever connects: ports are used again by other processes and
+// by later engines of this one, and they may have memory at the same addresses.
 struct alignas(64) Card {
   char generation[64] = {};
   bool operator==(const Card&) const = default;
@@ -128,9 +129,8 @@ class MooncakeDriver final : public Driver {
       address = regions_.at(id);
       regions_.erase(id);
     }
-    calling("ERR_KVX_MEMORY", "Mooncake could not deregister the memory", [&] {
-      return api_.deregister_memory(engine_, reinterpret_cast<void*>(address));
-    });
+    calling("ERR_KVX_MEMORY", "Mooncake could not deregister the memory",
+            [&] { return api_.deregister_memory(engine_, reinterpret_cast<void*>(address)); });
   }
 
   PeerId connect(const PeerAddress& peer, Clock::time_point deadline,
@@ -239,7 +239,7 @@ class MooncakeDriver final : public Driver {
     size_t requests = 0;
     size_t left = 0;  // tasks from the first to this one have not been seen finished
     Clock::time_point posted;
-    std::string reason;    // not empty: a task failed
+    std::string reason;     // not empty: a task failed
     bool unproven = false;  // failed in a way after which bytes may still land
     bool told = false;      // kFailed is answered once; then the rest is waited for
   };
@@ -257,8 +257,8 @@ class MooncakeDriver final : public Driver {
   };
 
   EngineHandle create(const Options& options) {
-    // RDMA devices are found by Mooncake, which also knows which one is near which memory; the environment is the
-    // only way to name them that both faces have.
+    // RDMA devices are found by Mooncake, which also knows which one is near which memory; the
+    // environment is the only way to name them that both faces have.
     static std::mutex environment;
     const std::lock_guard lock(environment);
     const std::string devices = options.text("devices");
@@ -269,7 +269,8 @@ class MooncakeDriver final : public Driver {
     std::string name = host;
     uint16_t port = 0;
     if (metadata != kPeerToPeer) {
-      // There the name is the key under which the server knows the engine, and the port is not chosen by Mooncake.
+      // There the name is the key under which the server knows the engine, and the port is not
+      // chosen by Mooncake.
       port = free_port();
       name += ":" + std::to_string(port);
       address_.name = name;
@@ -327,7 +328,8 @@ class MooncakeDriver final : public Driver {
     std::string why = "code " + std::to_string(code);
     if (code == -7) why = "it overlaps memory that is registered already";
     if (code == -1) why = "Mooncake calls the range invalid";
-    return DriverError("ERR_KVX_MEMORY", "Mooncake refused to register memory " + what + ": " + why + ".");
+    return DriverError("ERR_KVX_MEMORY",
+                       "Mooncake refused to register memory " + what + ": " + why + ".");
   }
 
   // --- Connecting ---
@@ -364,8 +366,8 @@ class MooncakeDriver final : public Driver {
                                               " did not answer in time. Is the process stopped, or "
                                               "the port blocked by a firewall?");
       }
-      opening->ended_wake.wait_until(lock,
-                                     std::min(deadline, Clock::now() + std::chrono::milliseconds(20)));
+      opening->ended_wake.wait_until(
+          lock, std::min(deadline, Clock::now() + std::chrono::milliseconds(20)));
     }
     const int64_t segment = opening->segment;
     const std::string failure = opening->failure;
@@ -424,7 +426,8 @@ class MooncakeDriver final : public Driver {
       transfer.posted = Clock::now();
       const int result = api_.submit(engine_, transfer.batch, requests);
       if (result == 0) return transfer;
-      const std::string reason = "Mooncake refused the transfer with code " + std::to_string(result);
+      const std::string reason =
+          "Mooncake refused the transfer with code " + std::to_string(result);
       // It can be freed only when nothing of it is on its way.
       if (api_.free_batch(engine_, transfer.batch) == 0) throw DriverError(code, reason + ".");
       transfer.reason = reason + " after a part of it was posted.";
@@ -438,8 +441,9 @@ class MooncakeDriver final : public Driver {
     room_.notify_all();
   }
 
-  // From the last task to the first: those that end last are asked first, so that a batch is not walked through
-  // again and again, which Mooncake itself does for every task that it finds completed.
+  // From the last task to the first: those that end last are asked first, so that a batch is not
+  // walked through again and again, which Mooncake itself does for every task that it finds
+  // completed.
   State watch(Transfer& transfer) {
     while (transfer.left > 0) {
       const TaskState state = api_.status(engine_, transfer.batch, transfer.left - 1);
@@ -455,13 +459,16 @@ class MooncakeDriver final : public Driver {
   }
 
   void fail(Transfer& transfer, TaskState state) {
-    // TCP, with the library's own timeouts off: it was never sent, or the target closed the connection, which it does
-    // when its process or engine has ended or when it refuses the address. RDMA: the queue pair is in error.
-    const bool proven = state == TaskState::kFailed && Clock::now() - transfer.posted < kFailureProves;
+    // TCP, with the library's own timeouts off: it was never sent, or the target closed the
+    // connection, which it does when its process or engine has ended or when it refuses the
+    // address. RDMA: the queue pair is in error.
+    const bool proven =
+        state == TaskState::kFailed && Clock::now() - transfer.posted < kFailureProves;
     transfer.unproven = transfer.unproven || !proven;
     if (transfer.reason.empty()) {
-      transfer.reason = "Mooncake reported the transfer as failed: the target's process or engine has ended, "
-                        "its memory is not registered any more, or it cannot be reached.";
+      transfer.reason =
+          "Mooncake reported the transfer as failed: the target's process or engine has ended, "
+          "its memory is not registered any more, or it cannot be reached.";
     }
   }
 
@@ -486,7 +493,8 @@ class MooncakeDriver final : public Driver {
     for (const auto& [id, transfer] : transfers_) unproven = unproven || transfer.unproven;
 
     std::vector<TcpSocket> sockets = tcp_sockets();
-    // The thread that waits for handshakes looks only once a second whether it should end; this wakes it.
+    // The thread that waits for handshakes looks only once a second whether it should end; this
+    // wakes it.
     for (const TcpSocket& socket : sockets) {
       if (socket.listening && socket.local_port == address_.port()) socket.shut_down();
     }
@@ -502,7 +510,8 @@ class MooncakeDriver final : public Driver {
     for (const TcpSocket& socket : sockets) {
       if (socket.listening) ports.push_back(socket.local_port);
     }
-    std::erase_if(sockets, [](const TcpSocket& socket) { return socket.listening; });  // to free the ports
+    std::erase_if(sockets,
+                  [](const TcpSocket& socket) { return socket.listening; });  // to free the ports
     for (const uint16_t port : ports) reserve_port(port);
     if (!tcp_ || !unsettled) return;
     std::erase_if(sockets, [&](const TcpSocket& socket) {

@@ -71,7 +71,9 @@ void append(std::string& bytes, const T& value) {
   bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
 }
 
-void align(std::string& bytes, size_t to) { bytes.resize((bytes.size() + to - 1) / to * to); }
+void align(std::string& bytes, size_t to) {
+  bytes.resize((bytes.size() + to - 1) / to * to);
+}
 
 }  // namespace
 
@@ -80,9 +82,8 @@ ElfFile::ElfFile(const std::string& path) {
   if (!file) refuse(path, std::string("cannot be read: ") + std::strerror(errno));
   bytes_.assign(std::istreambuf_iterator<char>(file), {});
   const auto header = read_at<Elf64_Ehdr>(bytes_, 0, path);
-  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 ||
-      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
-      header.e_type != ET_DYN) {
+  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64 ||
+      header.e_ident[EI_DATA] != ELFDATA2LSB || header.e_type != ET_DYN) {
     refuse(path, "is no shared library");
   }
   if (header.e_machine != kMachine) refuse(path, "was built for another kind of processor");
@@ -136,7 +137,8 @@ ElfFile::ElfFile(const std::string& path) {
   };
   for (const uint64_t at : needed) needed_.push_back(text(at));
 
-  // The number of dynamic symbols is only written down in the section headers; a library's are never stripped.
+  // The number of dynamic symbols is only written down in the section headers; a library's are
+  // never stripped.
   uint64_t count = 0;
   for (uint32_t i = 0; i < header.e_shnum; i++) {
     const auto section =
@@ -175,7 +177,9 @@ std::vector<std::string> ElfFile::wanted_at_load() const {
   return names;
 }
 
-std::vector<std::string> ElfFile::needed() const { return needed_; }
+std::vector<std::string> ElfFile::needed() const {
+  return needed_;
+}
 
 // One read-only and executable segment with all tables and code, one writable segment for the data.
 std::string make_stand_in(const StandIn& stand_in) {
@@ -236,7 +240,8 @@ std::string make_stand_in(const StandIn& stand_in) {
     symbol.st_name = names[i];
     const bool is_data = i < stand_in.data.size();
     symbol.st_info = ELF64_ST_INFO(STB_GLOBAL, is_data ? STT_OBJECT : STT_FUNC);
-    symbol.st_shndx = is_data ? 2 : 1;  // any defined section: the loader only asks whether it is one
+    symbol.st_shndx =
+        is_data ? 2 : 1;  // any defined section: the loader only asks whether it is one
     symbol.st_value =
         is_data ? data_at + i * kDataBytes : code_at + (i - stand_in.data.size()) * body_step;
     symbol.st_size = is_data ? kDataBytes : body.size();
@@ -296,8 +301,8 @@ void* load_image(const std::string& image, const std::string& name) {
   const std::string path = "/proc/self/fd/" + std::to_string(fd);
   void* handle = written == image.size() ? dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL) : nullptr;
   const char* reason = handle ? nullptr : dlerror();
-  // The descriptor stays open when it worked: the loader remembers the library by this path, and would take
-  // another one at the same path for it.
+  // The descriptor stays open when it worked: the loader remembers the library by this path, and
+  // would take another one at the same path for it.
   if (handle) return handle;
   close(fd);
   throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE", reason ? reason : "The memory file is full.");

@@ -1,9 +1,11 @@
-// Reading and making ELF shared objects, as far as loading a Python extension outside of Python needs it.
+// Reading and making ELF shared objects, as far as loading a Python extension outside of Python
+// needs it.
 //
-// mooncake/engine.so of a wheel is a CPython extension. Its functions bind lazily, so nearly all of the interpreter
-// may be absent; only the data it points to (`PyType_Type` and some 30 others) must exist when it is loaded. Which
-// ones is written in the file itself. So a library with exactly those symbols is made in memory for the very file
-// that is about to be loaded: no compiler, no Python and no fixed list of symbols is needed.
+// mooncake/engine.so of a wheel is a CPython extension. Its functions bind lazily, so nearly all of
+// the interpreter may be absent; only the data it points to (`PyType_Type` and some 30 others) must
+// exist when it is loaded. Which ones is written in the file itself. So a library with exactly
+// those symbols is made in memory for the very file that is about to be loaded: no compiler, no
+// Python and no fixed list of symbols is needed.
 #pragma once
 
 #include <cstdint>

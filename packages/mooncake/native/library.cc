@@ -15,20 +15,23 @@ namespace {
   throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE", message);
 }
 
-// Mooncake reads its environment when it is loaded or when an engine is made; so this comes before both.
+// Mooncake reads its environment when it is loaded or when an engine is made; so this comes before
+// both.
 void prepare_environment() {
-  // One connection for every request otherwise: slow, the ports run out, and destroying a stalled engine takes a
-  // minute instead of 68 ms.
+  // One connection for every request otherwise: slow, the ports run out, and destroying a stalled
+  // engine takes a minute instead of 68 ms.
   setenv("MC_TCP_ENABLE_CONNECTION_POOL", "1", 1);
   // The driver never has more under way (kMostInFlight).
   setenv("MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER", "1024", 1);
-  // kvx has deadlines of its own. With Mooncake's, a connection would be closed on the writer's side while bytes of
-  // it still wait in a stopped target, and FAILED would not mean that nothing can land any more.
+  // kvx has deadlines of its own. With Mooncake's, a connection would be closed on the writer's
+  // side while bytes of it still wait in a stopped target, and FAILED would not mean that nothing
+  // can land any more.
   setenv("MC_TCP_STATUS_TIMEOUT_SEC", "100000000", 1);
   setenv("MC_TCP_PROGRESS_TIMEOUT_SEC", "100000000", 1);
 }
 
-// Every function fails: what is called on a machine without RDMA devices and without a metadata server.
+// Every function fails: what is called on a machine without RDMA devices and without a metadata
+// server.
 struct Replaceable {
   const char* soname;
   const char* package;
@@ -62,17 +65,17 @@ bool is_needed(const ElfFile& file, const std::string& soname) {
 
 // What must be loaded before the library, so that the loader takes it instead of searching.
 void load_companions(const ElfFile& file, bool needs_all, std::vector<std::string>& stand_ins) {
-  // The real one is a Go runtime with signal handlers, five threads and 15 MB. Metadata in etcd is refused before
-  // it could be asked for.
+  // The real one is a Go runtime with signal handlers, five threads and 15 MB. Metadata in etcd is
+  // refused before it could be asked for.
   if (is_needed(file, "libetcd_wrapper.so")) {
-    static void* const etcd = load_image(
-        make_stand_in({"libetcd_wrapper.so",
-                       {},
-                       {},
-                       {"NewEtcdClient", "EtcdPutWrapper", "EtcdGetWrapper", "EtcdDeleteWrapper",
-                        "EtcdCloseWrapper"},
-                       -1}),
-        "kvx-etcd");
+    static void* const etcd =
+        load_image(make_stand_in({"libetcd_wrapper.so",
+                                  {},
+                                  {},
+                                  {"NewEtcdClient", "EtcdPutWrapper", "EtcdGetWrapper",
+                                   "EtcdDeleteWrapper", "EtcdCloseWrapper"},
+                                  -1}),
+                   "kvx-etcd");
     (void)etcd;
   }
   for (const Replaceable& one : replaceable()) {
@@ -114,7 +117,8 @@ void* load_python_extension(const ElfFile& file, const std::string& path) {
   for (const std::string& name : file.wanted_at_load()) {
     if (name.starts_with("Py") || name.starts_with("_Py")) python.data.push_back(name);
   }
-  // The library is a dependency of the stand-in, so that it finds the symbols there and nobody else does.
+  // The library is a dependency of the stand-in, so that it finds the symbols there and nobody else
+  // does.
   load_image(make_stand_in(python), "kvx-python");
   return dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
 }
@@ -126,13 +130,15 @@ std::unique_ptr<Library> load(const std::string& path, bool needs_all) {
   if (file.defines(kCMark)) {
     library->face = Face::kCFunctions;
   } else if (!file.defines(kCxxMark)) {
-    unavailable(path + " is not Mooncake's transfer engine: it has neither the C functions nor the "
-                       "C++ class.");
+    unavailable(path +
+                " is not Mooncake's transfer engine: it has neither the C functions nor the "
+                "C++ class.");
   }
   // Versions without it say COMPLETED before the bytes are visible to the target.
   if (!file.contains("MC_TCP_STATUS_TIMEOUT_SEC")) {
-    unavailable(path + " is too old: it reports a write as completed before the target has it. "
-                       "0.3.12.post1 is the oldest version that can be used.");
+    unavailable(path +
+                " is too old: it reports a write as completed before the target has it. "
+                "0.3.12.post1 is the oldest version that can be used.");
   }
   prepare_environment();
   load_companions(file, needs_all, library->stand_ins);
@@ -142,8 +148,7 @@ std::unique_ptr<Library> load(const std::string& path, bool needs_all) {
     const char* reason = dlerror();
     unavailable(explain(reason ? reason : path + " could not be loaded"));
   }
-  library->api =
-      library->face == Face::kCFunctions ? make_c_api(handle) : make_cxx_api(handle);
+  library->api = library->face == Face::kCFunctions ? make_c_api(handle) : make_cxx_api(handle);
   library->log_level = static_cast<int*>(dlsym(handle, "_ZN3fLI17FLAGS_minloglevelE"));
   return library;
 }

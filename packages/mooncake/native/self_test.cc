@@ -20,7 +20,8 @@ constexpr auto kPatience = std::chrono::seconds(5);
   throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE", "The library failed its self-test: " + why);
 }
 
-// Never destroyed, as the memory is never freed: that would take a second each, and the process ends soon.
+// Never destroyed, as the memory is never freed: that would take a second each, and the process
+// ends soon.
 EngineHandle make_engine(Library& library, std::vector<std::byte>& memory) {
   Api& api = *library.api;
   quiet(library);
@@ -34,9 +35,9 @@ EngineHandle make_engine(Library& library, std::vector<std::byte>& memory) {
   return engine;
 }
 
-// 64 requests of `bytes` bytes fit into a batch for 64 only when `bytes` is their true size: code 2 says that there are
-// too many. From large to small the first other answer is a hit; it is refused for its unknown target segment, so
-// nothing is ever sent.
+// 64 requests of `bytes` bytes fit into a batch for 64 only when `bytes` is their true size: code 2
+// says that there are too many. From large to small the first other answer is a hit; it is refused
+// for its unknown target segment, so nothing is ever sent.
 size_t measure_request(Api& api, EngineHandle engine) {
   constexpr size_t kRequests = 64, kTooMany = 2;
   for (size_t bytes = 256; bytes >= 40; bytes -= 8) {
@@ -108,8 +109,9 @@ size_t self_test(Library& library) {
                                          static_cast<uint64_t>(segment),
                                          address(&target[kBytes + kPieceRoom]), kPieceRoom}};
   if (completes(api, writer, outside) || target != expected) {
-    refuse("it writes to memory that was never registered. 0.3.12.post1 is the oldest version that "
-           "can be used.");
+    refuse(
+        "it writes to memory that was never registered. 0.3.12.post1 is the oldest version that "
+        "can be used.");
   }
   return request_bytes;
 }

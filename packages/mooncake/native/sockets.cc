@@ -100,14 +100,16 @@ void keep_from_children() {
   }
 }
 
-void TcpSocket::shut_down() const { shutdown(descriptor.number(), SHUT_RDWR); }
+void TcpSocket::shut_down() const {
+  shutdown(descriptor.number(), SHUT_RDWR);
+}
 
 std::vector<TcpSocket> tcp_sockets() {
   std::vector<TcpSocket> sockets;
   for (const int number : open_descriptors()) {
     // Asked of the duplicate: the number itself may be closed and given out again at any moment.
     Descriptor descriptor(fcntl(number, F_DUPFD_CLOEXEC, 3));
-    struct stat status {};
+    struct stat status{};
     const int own = descriptor.number();
     if (own < 0 || fstat(own, &status) != 0 || !S_ISSOCK(status.st_mode) || !is_tcp(own)) continue;
     const Endpoint peer = endpoint(own, getpeername);
@@ -122,7 +124,7 @@ std::vector<TcpSocket> closed_since(std::vector<TcpSocket> before) {
   // A duplicate of ours is in the list too: a socket that is open elsewhere has its inode twice.
   std::vector<ino_t> inodes;
   for (const int number : open_descriptors()) {
-    struct stat status {};
+    struct stat status{};
     if (fstat(number, &status) == 0 && S_ISSOCK(status.st_mode)) inodes.push_back(status.st_ino);
   }
   std::erase_if(before, [&](const TcpSocket& socket) {
@@ -156,7 +158,8 @@ std::vector<ino_t> tcp_inodes() {
   return inodes;
 }
 
-void interrupt_connections(const std::string& host, uint16_t port, const std::vector<ino_t>& before) {
+void interrupt_connections(const std::string& host, uint16_t port,
+                           const std::vector<ino_t>& before) {
   for (const TcpSocket& socket : tcp_sockets()) {
     if (socket.peer_port != port || (is_numeric(host) && socket.peer_host != host)) continue;
     if (std::find(before.begin(), before.end(), socket.inode) != before.end()) continue;
@@ -192,8 +195,8 @@ void reserve_port(uint16_t port) {
     v4.sin_port = htons(port);
     bytes = sizeof(sockaddr_in);
   }
-  // On for the bind, since connections of the former owner may still be in TIME_WAIT; off afterwards, so that nobody
-  // else can bind it, whatever they set.
+  // On for the bind, since connections of the former owner may still be in TIME_WAIT; off
+  // afterwards, so that nobody else can bind it, whatever they set.
   const int on = 1, off = 0;
   setsockopt(descriptor.number(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (bind(descriptor.number(), reinterpret_cast<const sockaddr*>(&address), bytes) != 0) return;

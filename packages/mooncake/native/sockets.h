@@ -1,9 +1,11 @@
-// The TCP sockets of this process. Mooncake owns its sockets and tells nothing about them; the system does.
+// The TCP sockets of this process. Mooncake owns its sockets and tells nothing about them; the
+// system does.
 //
-// Why kvx needs to know: what was written to a socket lies in the target's receive buffer until the target's engine
-// reads it. A target that was stopped (SIGSTOP, a debugger, a frozen container) does that when it goes on, however
-// long ago the writer closed its end. So closing a writer proves nothing by itself. What does prove it is that the
-// *target* closes its end: it does so after it has read everything.
+// Why kvx needs to know: what was written to a socket lies in the target's receive buffer until the
+// target's engine reads it. A target that was stopped (SIGSTOP, a debugger, a frozen container)
+// does that when it goes on, however long ago the writer closed its end. So closing a writer proves
+// nothing by itself. What does prove it is that the *target* closes its end: it does so after it
+// has read everything.
 #pragma once
 
 #include <netinet/in.h>
@@ -47,26 +49,30 @@ struct TcpSocket {
 
 std::vector<TcpSocket> tcp_sockets();
 
-// Mooncake's sockets would be inherited by programs that the host starts, and a connection that such a program holds
-// does not end with its engine.
+// Mooncake's sockets would be inherited by programs that the host starts, and a connection that
+// such a program holds does not end with its engine.
 void keep_from_children();
 
 // Those of `before` that the process has closed since.
 std::vector<TcpSocket> closed_since(std::vector<TcpSocket> before);
 
-// Ends our side of every connection and waits until the other side has closed too. Answers how many did not.
-size_t await_peer_close(const std::vector<TcpSocket>& connections, std::chrono::milliseconds patience);
+// Ends our side of every connection and waits until the other side has closed too. Answers how many
+// did not.
+size_t await_peer_close(const std::vector<TcpSocket>& connections,
+                        std::chrono::milliseconds patience);
 
-// Makes whoever waits in a read or write on a connection to this peer return. Connections that were there `before` are
-// left alone: they are somebody else's.
-void interrupt_connections(const std::string& host, uint16_t port, const std::vector<ino_t>& before);
+// Makes whoever waits in a read or write on a connection to this peer return. Connections that were
+// there `before` are left alone: they are somebody else's.
+void interrupt_connections(const std::string& host, uint16_t port,
+                           const std::vector<ino_t>& before);
 std::vector<ino_t> tcp_inodes();
 
 // A port on which nothing listens at the moment.
 uint16_t free_port();
 
-// Keeps the port from being used again, by this process or another, while the process lives (or until many others
-// were reserved after it): a writer of the engine that had it must not reach whoever comes next.
+// Keeps the port from being used again, by this process or another, while the process lives (or
+// until many others were reserved after it): a writer of the engine that had it must not reach
+// whoever comes next.
 void reserve_port(uint16_t port);
 
 }  // namespace kvx::mooncake

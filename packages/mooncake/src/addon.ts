@@ -21,7 +21,9 @@ export interface Binding extends EngineBinding {
 /** @throws KvxError `ERR_KVX_BACKEND_UNAVAILABLE` on other platforms, or when it is not built */
 export function binding(): Binding {
   if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) {
-    throw unavailable(`Mooncake exists for Linux on x86-64 and arm64; this is ${process.platform} on ${process.arch}.`)
+    throw unavailable(
+      `Mooncake exists for Linux on x86-64 and arm64; this is ${process.platform} on ${process.arch}.`,
+    )
   }
   return loadAddon<Binding>(new URL('..', import.meta.url), '@kvx/mooncake')
 }

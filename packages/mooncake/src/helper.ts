@@ -14,7 +14,9 @@ async function examine({ options, library }: Task): Promise<Verdict> {
     const self = { generation, address: engine.address, regions: [] }
     await engine.connect(self, { timeoutMs: 10_000 }).catch((error: unknown) => {
       const why = (error as Error).message
-      throw new Error(`This machine does not reach itself by the hostname '${options.hostname}': ${why}`)
+      throw new Error(
+        `This machine does not reach itself by the hostname '${options.hostname}': ${why}`,
+      )
     })
     await engine.close() // takes its entries from a metadata server
   } catch (error) {

@@ -42,7 +42,10 @@ async function select(
     const verdict = await examined(options, library, anew)
     if (!('reason' in verdict)) {
       for (const soname of verdict.standIns) {
-        tried.push({ what: soname, reason: 'it is missing; TCP without a metadata server works without it' })
+        tried.push({
+          what: soname,
+          reason: 'it is missing; TCP without a metadata server works without it',
+        })
       }
       return { options, library, requestBytes: verdict.requestBytes, face: verdict.face }
     }
@@ -68,7 +71,8 @@ function examined(options: CheckedOptions, library: Library, anew: boolean): Pro
 
 async function withoutRdma(devices: readonly string[] | undefined): Promise<string | undefined> {
   const present = await readdir('/sys/class/infiniband').catch((): string[] => [])
-  if (present.length === 0) return "this machine has no RDMA device (/sys/class/infiniband); use protocol 'tcp'"
+  if (present.length === 0)
+    return "this machine has no RDMA device (/sys/class/infiniband); use protocol 'tcp'"
   const missing = (devices ?? []).filter((name) => !present.includes(name))
   if (missing.length === 0) return undefined
   return `there is no device ${missing.join(', ')}; there are ${present.join(', ')}`
@@ -95,16 +99,24 @@ async function probe(options?: MooncakeOptions): Promise<Probe> {
     }
   } catch (error) {
     const reason = (error as Error).message
-    return { available: false, tried: [...tried, { what: '@kvx/mooncake', reason }], remedy: reason }
+    return {
+      available: false,
+      tried: [...tried, { what: '@kvx/mooncake', reason }],
+      remedy: reason,
+    }
   }
 }
 
 function remedy(tried: readonly Attempt[]): string {
-  const packages = new Set(tried.flatMap(({ reason }) => /apt install ([\w.-]+)/.exec(reason)?.[1] ?? []))
-  if (packages.size > 0) return `Install the missing system libraries (Debian: apt install ${[...packages].join(' ')}).`
+  const packages = new Set(
+    tried.flatMap(({ reason }) => /apt install ([\w.-]+)/.exec(reason)?.[1] ?? []),
+  )
+  if (packages.size > 0)
+    return `Install the missing system libraries (Debian: apt install ${[...packages].join(' ')}).`
   const found = tried.find(({ what }) => what.endsWith('.so') && isAbsolute(what))
   if (found !== undefined) return found.reason
-  if (tried.some(({ what }) => what === 'RDMA')) return "Use protocol 'tcp', or a machine with an RDMA device."
+  if (tried.some(({ what }) => what === 'RDMA'))
+    return "Use protocol 'tcp', or a machine with an RDMA device."
   return `Install it with: ${install}`
 }
 

@@ -68,7 +68,11 @@ async function* places(
   )
   for (const { folder } of plainLast) yield join(folder, 'mooncake')
   if (wanted !== undefined) return
-  for (const folder of ['/usr/local/lib', `/usr/lib/${process.arch === 'x64' ? 'x86_64' : 'aarch64'}-linux-gnu`, '/usr/lib']) {
+  for (const folder of [
+    '/usr/local/lib',
+    `/usr/lib/${process.arch === 'x64' ? 'x86_64' : 'aarch64'}-linux-gnu`,
+    '/usr/lib',
+  ]) {
     const path = join(folder, 'libtransfer_engine.so')
     if (await isFile(path)) yield path
   }

@@ -48,13 +48,21 @@ const whole = (least: number, most: number) =>
 
 const schema = v.strictObject({
   protocol: v.optional(v.picklist(['tcp', 'rdma'], "must be 'tcp' or 'rdma'")),
-  devices: v.optional(v.pipe(v.array(device, 'must be a list'), v.minLength(1, 'must name a device'))),
+  devices: v.optional(
+    v.pipe(v.array(device, 'must be a list'), v.minLength(1, 'must name a device')),
+  ),
   hostname: v.optional(
     v.pipe(
       text,
       v.maxLength(253, 'is too long'),
-      v.regex(/^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$/, 'must be a host name or an IPv4 address, without a port'),
-      v.check((host) => host !== '0.0.0.0', 'must be an address that peers can connect to, not 0.0.0.0'),
+      v.regex(
+        /^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$/,
+        'must be a host name or an IPv4 address, without a port',
+      ),
+      v.check(
+        (host) => host !== '0.0.0.0',
+        'must be an address that peers can connect to, not 0.0.0.0',
+      ),
     ),
   ),
   metadataServer: v.optional(
@@ -91,7 +99,10 @@ const variables: Readonly<Record<Name, string>> = {
  *
  * @throws KvxError `ERR_KVX_INVALID_OPTION`, which names the option or variable
  */
-export function checkOptions(options: unknown, env: NodeJS.ProcessEnv = process.env): CheckedOptions {
+export function checkOptions(
+  options: unknown,
+  env: NodeJS.ProcessEnv = process.env,
+): CheckedOptions {
   checkEnvironment(env)
   const given = check(options ?? {}, (option) => `The option '${option}' of the backend 'mooncake'`)
   const found: Record<string, unknown> = {}
@@ -143,7 +154,9 @@ const settled: Readonly<Record<string, string>> = {
 
 /** Those that were something else. */
 export function overridden(env: NodeJS.ProcessEnv = process.env): string[] {
-  return Object.keys(settled).filter((name) => env[name] !== undefined && env[name] !== settled[name])
+  return Object.keys(settled).filter(
+    (name) => env[name] !== undefined && env[name] !== settled[name],
+  )
 }
 
 function parse(option: Name, value: string): unknown {
@@ -152,12 +165,16 @@ function parse(option: Name, value: string): unknown {
   return value
 }
 
-function check(options: unknown, subject: (option: string) => string): v.InferOutput<typeof schema> {
+function check(
+  options: unknown,
+  subject: (option: string) => string,
+): v.InferOutput<typeof schema> {
   const result = v.safeParse(schema, options)
   if (result.success) return result.output
   const [issue] = result.issues
   const option = v.getDotPath(issue)?.split('.')[0]
-  if (option === undefined) throw invalid(`The options of the backend 'mooncake' must be an object.`)
+  if (option === undefined)
+    throw invalid(`The options of the backend 'mooncake' must be an object.`)
   if (!Object.hasOwn(schema.entries, option)) {
     const known = Object.keys(schema.entries).join(', ')
     throw invalid(`The backend 'mooncake' has no option '${option}'. It has: ${known}.`)
@@ -175,5 +192,7 @@ function invalid(message: string): KvxError {
 
 function defaultHostname(): string {
   const addresses = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
-  return addresses.find(({ family, internal }) => family === 'IPv4' && !internal)?.address ?? '127.0.0.1'
+  return (
+    addresses.find(({ family, internal }) => family === 'IPv4' && !internal)?.address ?? '127.0.0.1'
+  )
 }

@@ -29,7 +29,16 @@ beforeAll(async () => {
   })
   libraryPath = join(folder, 'mooncake', 'libtransfer_engine.so')
   const standIn = join(scratch, 'ascend_transport.so')
-  execFileSync('cc', ['-x', 'c', '/dev/null', '-shared', '-fPIC', '-Wl,-soname,ascend_transport.so', '-o', standIn])
+  execFileSync('cc', [
+    '-x',
+    'c',
+    '/dev/null',
+    '-shared',
+    '-fPIC',
+    '-Wl,-soname,ascend_transport.so',
+    '-o',
+    standIn,
+  ])
   vi.stubEnv('LD_PRELOAD', standIn)
 }, 300_000)
 
@@ -58,7 +67,10 @@ test('the C functions move the same bytes, and the probe says that they are used
   const address = await target.open(options)
   await writer.open(options)
   await writer.ask('randomize')
-  await writer.ask('write', { peer: address, plan: scattered(pages, size / pages, (page) => pages - 1 - page) })
+  await writer.ask('write', {
+    peer: address,
+    plan: scattered(pages, size / pages, (page) => pages - 1 - page),
+  })
   const source = (await writer.ask('bytes')) as Uint8Array
   const expected = Buffer.alloc(size)
   const bytes = size / pages

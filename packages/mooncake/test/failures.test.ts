@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process'
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { isKvxError, type Transfer } from '@kvx/core/backend'
 import { allocate } from '@kvx/native'
@@ -24,15 +24,25 @@ async function linked(value: number) {
   memory.view(0, size).fill(value)
   await engine.register(memory)
   const link = await engine.connect(target)
-  return { peer, target, engine, memory, link }
+  return {
+    peer,
+    target,
+    engine,
+    memory,
+    link,
+    [Symbol.asyncDispose]: () => peer[Symbol.asyncDispose](),
+  }
 }
 
-async function rejection(promise: Promise<unknown>): Promise<{ code: string; ms: number; message: string }> {
+async function rejection(
+  promise: Promise<unknown>,
+): Promise<{ code: string; ms: number; message: string }> {
   const begin = performance.now()
   try {
     await promise
   } catch (error) {
-    if (isKvxError(error)) return { code: error.code, message: error.message, ms: performance.now() - begin }
+    if (isKvxError(error))
+      return { code: error.code, message: error.message, ms: performance.now() - begin }
     throw error
   }
   throw new Error('It was expected to reject.')
@@ -61,6 +71,24 @@ async function untilDestroyed(address: Uint8Array): Promise<void> {
   }
 }
 
+/** TCP ports on which this process listens. */
+function listeningPorts(): number[] {
+  const own = new Set<string>()
+  for (const number of readdirSync('/proc/self/fd')) {
+    try {
+      own.add(/^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${number}`))?.[1] ?? '')
+    } catch {
+      // The descriptor of the folder itself.
+    }
+  }
+  const listen = '0A'
+  return ['tcp', 'tcp6']
+    .flatMap((name) => readFileSync(`/proc/net/${name}`, 'utf8').split('\n').slice(1))
+    .map((line) => line.trim().split(/\s+/))
+    .filter(([, , , state, , , , , , inode]) => state === listen && own.has(inode ?? ''))
+    .map(([, local]) => Number.parseInt(local?.split(':')[1] ?? '', 16))
+}
+
 /** Stops the peer once bytes of the transfer are in it, so that more of them are on their way. */
 async function stopMidway(peer: Peer, write: () => Transfer): Promise<Transfer> {
   peer.signal('SIGSTOP')
@@ -70,7 +98,8 @@ async function stopMidway(peer: Peer, write: () => Transfer): Promise<Transfer> 
 }
 
 test('a target that is killed during a write fails it soon, settles it, and a new target can be used', async () => {
-  const { peer, engine, link } = await linked(1)
+  await using both = await linked(1)
+  const { peer, engine, link } = both
   const first = await stopMidway(peer, () => link.write(everything, { deadlineMs: 20_000 }))
   const outcome = rejection(first.done)
   peer.signal('SIGKILL')
@@ -87,7 +116,8 @@ test('a target that is killed during a write fails it soon, settles it, and a ne
 })
 
 test('a write to a dead target fails before its deadline', async () => {
-  const { peer, engine, link } = await linked(1)
+  await using both = await linked(1)
+  const { peer, engine, link } = both
   await peer[Symbol.asyncDispose]()
   const { done, settled } = link.write(everything, { deadlineMs: 20_000 })
   const { code, ms } = await rejection(done)
@@ -98,9 +128,11 @@ test('a write to a dead target fails before its deadline', async () => {
 })
 
 test('a stopped target makes done reject at the deadline and not settle; when it goes on, all of it settles', async () => {
-  const { peer, engine, link } = await linked(2)
-  await using _ = peer
-  const { done, settled } = await stopMidway(peer, () => link.write(everything, { deadlineMs: 1000 }))
+  await using both = await linked(2)
+  const { peer, engine, link } = both
+  const { done, settled } = await stopMidway(peer, () =>
+    link.write(everything, { deadlineMs: 1000 }),
+  )
   const { code, ms } = await rejection(done)
   expect(code).toBe('ERR_KVX_TRANSFER_TIMEOUT')
   expect(ms).toBeGreaterThan(900)
@@ -113,13 +145,14 @@ test('a stopped target makes done reject at the deadline and not settle; when it
 })
 
 test('while one target is stopped, another one is written to without delay', async () => {
-  const { peer, engine, link } = await linked(3)
-  await using _ = peer
+  await using both = await linked(3)
+  const { peer, engine, link } = both
   await using other = new Peer(size)
   const second = await engine.connect(await other.open())
   const stuck = await stopMidway(peer, () => link.write(everything, { deadlineMs: 20_000 }))
   const begin = performance.now()
-  for (let round = 0; round < 5; round++) await second.write(everything, { deadlineMs: 10_000 }).done
+  for (let round = 0; round < 5; round++)
+    await second.write(everything, { deadlineMs: 10_000 }).done
   expect(performance.now() - begin).toBeLessThan(5000)
   expect(await isPending(stuck.done)).toBe(true)
   peer.signal('SIGCONT')
@@ -128,8 +161,8 @@ test('while one target is stopped, another one is written to without delay', asy
 })
 
 test('connecting to a stopped process fails at its timeout, and holds up nobody meanwhile', async () => {
-  const { peer, engine } = await linked(3)
-  await using _ = peer
+  await using both = await linked(3)
+  const { engine } = both
   await using stopped = new Peer(mebi)
   const address = await stopped.open()
   await using other = new Peer(size)
@@ -149,9 +182,11 @@ test('connecting to a stopped process fails at its timeout, and holds up nobody 
 })
 
 test('a writer that closes while its target is stopped says that it cannot promise anything', async () => {
-  const { peer, engine, link } = await linked(4)
-  await using _ = peer
-  const { done, settled } = await stopMidway(peer, () => link.write(everything, { deadlineMs: 500 }))
+  await using both = await linked(4)
+  const { peer, engine, link } = both
+  const { done, settled } = await stopMidway(peer, () =>
+    link.write(everything, { deadlineMs: 500 }),
+  )
   await rejection(done)
   const { message } = await rejection(engine.close())
   expect(message).toMatch(/may still land.*has not read everything/)
@@ -159,9 +194,11 @@ test('a writer that closes while its target is stopped says that it cannot promi
 })
 
 test('a writer that closes settles what it wrote once the target has read the rest of it', async () => {
-  const { peer, engine, link } = await linked(5)
-  await using _ = peer
-  const { done, settled } = await stopMidway(peer, () => link.write(everything, { deadlineMs: 500 }))
+  await using both = await linked(5)
+  const { peer, engine, link } = both
+  const { done, settled } = await stopMidway(peer, () =>
+    link.write(everything, { deadlineMs: 500 }),
+  )
   await rejection(done)
   const closed = engine.close()
   await untilDestroyed(engine.address)
@@ -175,9 +212,11 @@ test('a writer that closes settles what it wrote once the target has read the re
 })
 
 test('bytes of a failed write do land later when the target does not close its engine, which is why pages are quarantined', async () => {
-  const { peer, engine, link } = await linked(8)
-  await using _ = peer
-  const { done, settled } = await stopMidway(peer, () => link.write(everything, { deadlineMs: 500 }))
+  await using both = await linked(8)
+  const { peer, engine, link } = both
+  const { done, settled } = await stopMidway(peer, () =>
+    link.write(everything, { deadlineMs: 500 }),
+  )
   await rejection(done)
   const filled = peer.ask('fill', { value: 9 })
   peer.signal('SIGCONT')
@@ -188,9 +227,11 @@ test('bytes of a failed write do land later when the target does not close its e
 })
 
 test('after a stopped target has closed its engine, no byte of an earlier write lands in its memory', async () => {
-  const { peer, engine, link } = await linked(8)
-  await using _ = peer
-  const { done, settled } = await stopMidway(peer, () => link.write(everything, { deadlineMs: 500 }))
+  await using both = await linked(8)
+  const { peer, engine, link } = both
+  const { done, settled } = await stopMidway(peer, () =>
+    link.write(everything, { deadlineMs: 500 }),
+  )
   await rejection(done)
   const fenced = peer.ask('fenceAndFill', { value: 9 })
   peer.signal('SIGCONT')
@@ -200,7 +241,9 @@ test('after a stopped target has closed its engine, no byte of an earlier write 
 
   // The same memory under a new generation: the old link does not reach it, a new one does.
   const next = await peer.open()
-  expect((await rejection(link.write(everything, { deadlineMs: 5000 }).done)).code).toBe('ERR_KVX_TRANSFER_FAILED')
+  expect((await rejection(link.write(everything, { deadlineMs: 5000 }).done)).code).toBe(
+    'ERR_KVX_TRANSFER_FAILED',
+  )
   expect(await peer.ask('others', { value: 9 })).toBe(0)
   const again = await engine.connect(next)
   await again.write(everything).done
@@ -209,8 +252,8 @@ test('after a stopped target has closed its engine, no byte of an earlier write 
 })
 
 test('an address of an engine that was closed is refused, also when its process lives on', async () => {
-  const { peer, target, engine } = await linked(1)
-  await using _ = peer
+  await using both = await linked(1)
+  const { peer, target, engine } = both
   await peer.ask('close')
   await peer.open()
   const { code, message } = await rejection(engine.connect(target, { timeoutMs: 5000 }))
@@ -221,10 +264,7 @@ test('an address of an engine that was closed is refused, also when its process 
 
 test('the ports of a closed engine are not given out again while its process lives', async () => {
   const engine = await openEngine()
-  const { pid } = process
-  const listening = (): Set<string> =>
-    new Set(execFileSync('ss', ['-Hltnp'], { encoding: 'utf8' }).split('\n').filter((line) => line.includes(`pid=${String(pid)},`)).flatMap((line) => /:(\d+)\s/.exec(line)?.[1] ?? []))
-  const ports = [...listening()].map(Number)
+  const ports = listeningPorts()
   expect(ports.length).toBeGreaterThanOrEqual(2)
   await engine.close()
   for (const port of ports) {
@@ -243,17 +283,19 @@ test('the ports of a closed engine are not given out again while its process liv
 })
 
 test('an engine of another generation at the same address is noticed', async () => {
-  const { peer, target, engine } = await linked(1)
-  await using _ = peer
-  const { code, message } = await rejection(engine.connect({ ...target, generation: 'f'.repeat(32) }))
+  await using both = await linked(1)
+  const { target, engine } = both
+  const { code, message } = await rejection(
+    engine.connect({ ...target, generation: 'f'.repeat(32) }),
+  )
   expect(code).toBe('ERR_KVX_CONNECT_FAILED')
   expect(message).toMatch(/another engine than the one that was meant/)
   await engine.close()
 })
 
 test('more pieces than Mooncake queues for one peer all arrive, however slow the peer is', async () => {
-  const { peer, engine, link } = await linked(6)
-  await using _ = peer
+  await using both = await linked(6)
+  const { peer, engine, link } = both
   const transfer = await stopMidway(peer, () => link.write(reversed(8192), { deadlineMs: 30_000 }))
   // Longer than Mooncake lets a request wait for a place in its queue.
   await new Promise((resolve) => setTimeout(resolve, 1500))

@@ -26,7 +26,8 @@ function fakeWheel(name: string, content: string | Buffer, version?: string): st
   const folder = join(scratch, name, 'mooncake')
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, 'engine.so'), content)
-  if (version !== undefined) mkdirSync(join(scratch, name, `mooncake_transfer_engine-${version}.dist-info`))
+  if (version !== undefined)
+    mkdirSync(join(scratch, name, `mooncake_transfer_engine-${version}.dist-info`))
   return folder
 }
 
@@ -49,7 +50,16 @@ describe('metadata that would end the process is refused before Mooncake sees it
 })
 
 describe('a host name that Mooncake would take for something else is refused', () => {
-  test.each(['', 'host:1234', 'a:b:c', '::1', '0.0.0.0', 'with blank', 'nul\0byte', 'x'.repeat(300)])('%j', async (hostname) => {
+  test.each([
+    '',
+    'host:1234',
+    'a:b:c',
+    '::1',
+    '0.0.0.0',
+    'with blank',
+    'nul\0byte',
+    'x'.repeat(300),
+  ])('%j', async (hostname) => {
     await expect(openEngine({ hostname })).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_OPTION' })
   })
 })
@@ -64,7 +74,9 @@ test('an option that does not exist is named, with those that do', async () => {
 
 test('a variable stands in for an option, and an option goes before it', async () => {
   vi.stubEnv('KVX_MOONCAKE_METADATA_SERVER', 'etcd://127.0.0.1')
-  await expect(openEngine()).rejects.toThrow(/The variable KVX_MOONCAKE_METADATA_SERVER must be P2PHANDSHAKE/)
+  await expect(openEngine()).rejects.toThrow(
+    /The variable KVX_MOONCAKE_METADATA_SERVER must be P2PHANDSHAKE/,
+  )
   vi.stubEnv('KVX_MOONCAKE_METADATA_SERVER', '')
   vi.stubEnv('KVX_MOONCAKE_LIBRARY', '/nowhere/engine.so')
   await expect(openEngine()).rejects.toThrow(/nowhere/)
@@ -79,7 +91,9 @@ test('a variable of Mooncake that breaks what done promises is refused', async (
 test('a host name by which the machine does not reach itself is refused with the reason', async () => {
   await expect(openEngine({ hostname: 'no-such-host.invalid' })).rejects.toMatchObject({
     code: 'ERR_KVX_BACKEND_UNAVAILABLE',
-    message: expect.stringMatching(/does not reach itself by the hostname 'no-such-host.invalid'/) as string,
+    message: expect.stringMatching(
+      /does not reach itself by the hostname 'no-such-host.invalid'/,
+    ) as string,
   })
 })
 
@@ -100,7 +114,11 @@ test('RDMA on a machine without a device is refused, and says what to do', async
 describe('a library that is none is refused with the reason', () => {
   test.each([
     ['a text', 'hello', /is cut short|is no shared library/],
-    ['a library that was cut short', Buffer.from('\x7fELF\x02\x01\x01' + '\0'.repeat(9) + '\x03\0\x3e\0', 'latin1'), /is cut short/],
+    [
+      'a library that was cut short',
+      Buffer.from('\x7fELF\x02\x01\x01' + '\0'.repeat(9) + '\x03\0\x3e\0', 'latin1'),
+      /is cut short/,
+    ],
   ])('%s', async (name, content, reason) => {
     const libraryPath = fakeWheel(name, content)
     await expect(openEngine({ ...loopback, libraryPath })).rejects.toThrow(reason)
@@ -108,8 +126,10 @@ describe('a library that is none is refused with the reason', () => {
 
   test('a shared library of somebody else', async () => {
     const libraryPath = process.report.getReport() as unknown as { sharedObjects: string[] }
-    const libc = libraryPath.sharedObjects.find((path) => /libc\.so/.test(path)) ?? ''
-    await expect(openEngine({ ...loopback, libraryPath: libc })).rejects.toThrow(/is not Mooncake's transfer engine/)
+    const libc = libraryPath.sharedObjects.find((path) => path.includes('libc.so')) ?? ''
+    await expect(openEngine({ ...loopback, libraryPath: libc })).rejects.toThrow(
+      /is not Mooncake's transfer engine/,
+    )
   })
 
   test('a version below the floor, without loading it', async () => {
@@ -123,8 +143,21 @@ describe('a library that is none is refused with the reason', () => {
     // It has Mooncake's name and marks, and exits as soon as an engine is made.
     const folder = fakeWheel('deadly', '')
     const names = [
-      ...['destroyTransferEngine', 'installTransport', 'getLocalIpAndPort', 'registerLocalMemory', 'unregisterLocalMemory'],
-      ...['openSegment', 'syncSegmentCache', 'allocateBatchID', 'submitTransfer', 'getTransferStatus', 'freeBatchID'],
+      ...[
+        'destroyTransferEngine',
+        'installTransport',
+        'getLocalIpAndPort',
+        'registerLocalMemory',
+        'unregisterLocalMemory',
+      ],
+      ...[
+        'openSegment',
+        'syncSegmentCache',
+        'allocateBatchID',
+        'submitTransfer',
+        'getTransferStatus',
+        'freeBatchID',
+      ],
     ]
     const source =
       '#include <stdio.h>\n#include <stdlib.h>\nconst char* mark = "MC_TCP_STATUS_TIMEOUT_SEC";\n' +
@@ -135,13 +168,17 @@ describe('a library that is none is refused with the reason', () => {
     const probe = await mooncake.probe({ libraryPath: library })
     expect(probe.available).toBe(false)
     expect(probe.remedy).toMatch(/was ended by SIGABRT; this process was spared.*going down/)
-    await expect(openEngine({ ...loopback, libraryPath: library })).rejects.toThrow(/was ended by SIGABRT/)
+    await expect(openEngine({ ...loopback, libraryPath: library })).rejects.toThrow(
+      /was ended by SIGABRT/,
+    )
   })
 })
 
 test('a wheel is only offered in versions and flavours that are known', () => {
   expect(wheelSpec({ flavour: 'cuda13' })).toMatchObject({ version: '0.3.14', flavour: 'cuda13' })
-  expect(() => wheelSpec({ flavour: 'npu' })).toThrow(/no flavour 'npu'.*non-cuda, cuda, cuda13, rocm/)
+  expect(() => wheelSpec({ flavour: 'npu' })).toThrow(
+    /no flavour 'npu'.*non-cuda, cuda, cuda13, rocm/,
+  )
   expect(() => wheelSpec({ version: '0.3.11' })).toThrow(/too old.*Known are: 0\.3\.13\.post1/)
 })
 
@@ -173,7 +210,11 @@ describe('memory and peers that cannot be are refused', () => {
     ['bytes that are no text', '\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8\xf7\xf6'],
   ])('an address with %s', async (_, address) => {
     const engine = await openEngine()
-    const peer = { generation: 'a'.repeat(32), address: Buffer.from(address, 'latin1'), regions: [] }
+    const peer = {
+      generation: 'a'.repeat(32),
+      address: Buffer.from(address, 'latin1'),
+      regions: [],
+    }
     await expect(engine.connect(peer, { timeoutMs: 5000 })).rejects.toMatchObject({
       code: 'ERR_KVX_CONNECT_FAILED',
       message: expect.stringMatching(/malformed/) as string,
@@ -183,7 +224,11 @@ describe('memory and peers that cannot be are refused', () => {
 
   test('a descriptor of another length', async () => {
     const engine = await openEngine()
-    const peer = { generation: 'a'.repeat(32), address: engine.address, regions: [new Uint8Array(11)] }
+    const peer = {
+      generation: 'a'.repeat(32),
+      address: engine.address,
+      regions: [new Uint8Array(11)],
+    }
     await expect(engine.connect(peer)).rejects.toThrow(/descriptor of the peer is malformed/)
     await engine.close()
   })
@@ -191,7 +236,9 @@ describe('memory and peers that cannot be are refused', () => {
   test('a peer at which nobody listens', async () => {
     const engine = await openEngine()
     const address = Buffer.concat([Buffer.alloc(8, 1), Buffer.from('127.0.0.1:9')])
-    await expect(engine.connect({ generation: 'a'.repeat(32), address, regions: [] })).rejects.toMatchObject({
+    await expect(
+      engine.connect({ generation: 'a'.repeat(32), address, regions: [] }),
+    ).rejects.toMatchObject({
       code: 'ERR_KVX_CONNECT_FAILED',
       message: expect.stringMatching(/cannot be reached/) as string,
     })
@@ -204,7 +251,11 @@ describe('memory and peers that cannot be are refused', () => {
     await writer.register(from)
     const region = await owner.register(to)
     const { generation } = owner.identity
-    const link = await writer.connect({ generation, address: owner.address, regions: [region.descriptor] })
+    const link = await writer.connect({
+      generation,
+      address: owner.address,
+      regions: [region.descriptor],
+    })
     await region.deregister()
     from.view(0, 65536).fill(1)
     const { done, settled } = link.write({

@@ -54,7 +54,11 @@ export class Peer implements AsyncDisposable {
   ask(name: string, parameters: Record<string, unknown> = {}): Promise<unknown> {
     const number = ++this.#number
     return new Promise((resolve, reject) => {
-      const answered = (message: { number: number; result?: unknown; error?: { message: string } }): void => {
+      const answered = (message: {
+        number: number
+        result?: unknown
+        error?: { message: string }
+      }): void => {
         if (message.number !== number) return
         end()
         if (message.error === undefined) resolve(message.result)

@@ -6,7 +6,11 @@ export function wholePages(pages: number, pageBytes: number): TransferPlan {
 }
 
 /** Page `p` goes to page `target(p)`, each as a piece of its own. */
-export function scattered(pages: number, pageBytes: number, target: (page: number) => number): TransferPlan {
+export function scattered(
+  pages: number,
+  pageBytes: number,
+  target: (page: number) => number,
+): TransferPlan {
   const groups = Array.from({ length: pages }, (_, page) => [page, target(page), 1]).flat()
   return {
     lanes: Float64Array.from([0, 0, 0, 0, pageBytes, pageBytes, pageBytes, 1, 0, 0]),

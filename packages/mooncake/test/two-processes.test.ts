@@ -29,14 +29,24 @@ const plans = fc
     runs: fc.tuple(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 4 })),
     pages: fc.integer({ min: 1, max: 40 }),
     groups: fc.array(
-      fc.record({ source: fc.nat(39), destination: fc.nat(39), count: fc.integer({ min: 1, max: 8 }) }),
+      fc.record({
+        source: fc.nat(39),
+        destination: fc.nat(39),
+        count: fc.integer({ min: 1, max: 8 }),
+      }),
       { minLength: 1, maxLength: 12 },
     ),
   })
   .map(({ pageBytes, runs, pages, groups }) => {
     const lanes = pageBytes.map((bytes, k): Lane => {
       const perPage = Math.min(runs[k] ?? 1, bytes)
-      return { from: (k * size) / 2, to: (k * size) / 2, pageBytes: bytes, runs: perPage, run: Math.ceil(bytes / perPage / 2) }
+      return {
+        from: (k * size) / 2,
+        to: (k * size) / 2,
+        pageBytes: bytes,
+        runs: perPage,
+        run: Math.ceil(bytes / perPage / 2),
+      }
     })
     // Destination pages that two groups share would make the outcome depend on their order.
     const taken = new Set<number>()
@@ -51,7 +61,13 @@ const plans = fc
   })
   .filter(({ groups }) => groups.length > 0)
 
-function encode({ lanes, groups }: { lanes: Lane[]; groups: { source: number; destination: number; count: number }[] }): TransferPlan {
+function encode({
+  lanes,
+  groups,
+}: {
+  lanes: Lane[]
+  groups: { source: number; destination: number; count: number }[]
+}): TransferPlan {
   return {
     lanes: Float64Array.from(
       lanes.flatMap(({ from, to, pageBytes, run, runs }) => {
@@ -59,7 +75,9 @@ function encode({ lanes, groups }: { lanes: Lane[]; groups: { source: number; de
         return [0, 0, from, to, pageBytes, pageBytes, run, runs, stride, stride]
       }),
     ),
-    groups: Int32Array.from(groups.flatMap(({ source, destination, count }) => [source, destination, count])),
+    groups: Int32Array.from(
+      groups.flatMap(({ source, destination, count }) => [source, destination, count]),
+    ),
     blocks: Int32Array.from([0, groups.length, 0, lanes.length]),
   }
 }
@@ -124,7 +142,10 @@ test('regions of the writer are told apart by their number', async () => {
   first.view(0, 4096).fill(1)
   second.view(8192, 4096).fill(2)
   await Promise.all([link.write(page(0, 0, 4096)).done, link.write(page(1, 8192, 0)).done])
-  const read = Buffer.from((await peer.ask('read', { offset: 0, length: 8192 })) as string, 'base64')
+  const read = Buffer.from(
+    (await peer.ask('read', { offset: 0, length: 8192 })) as string,
+    'base64',
+  )
   expect([read[0], read[4095], read[4096], read[8191]]).toEqual([2, 2, 1, 1])
   await engine.close()
 })

@@ -72,13 +72,20 @@ void Door::remove_region(RegionId id) {
 
 bool Door::fenced(const Generation& generation) {
   const std::lock_guard lock(mutex_);
-  barred_.insert(generation);
   // Asked here and not left to the thread, so that the answer is never older than the question.
-  return std::none_of(writers_.begin(), writers_.end(), [&](const auto& entry) {
+  const bool over = std::none_of(writers_.begin(), writers_.end(), [&](const auto& entry) {
     const Writer& writer = entry.second;
     return writer.generation == generation && !has_exited(writer.process.pidfd.get()) &&
            !has_ended(writer.socket.get());
   });
+  // A writer whose every connection has ended may come back: what it writes then is a new
+  // agreement. One that was never here may still be on its way with an old one.
+  if (over && admitted_.contains(generation)) {
+    barred_.erase(generation);
+  } else {
+    barred_.insert(generation);
+  }
+  return over;
 }
 
 void Door::run() {
@@ -162,6 +169,7 @@ bool Door::take_hello(Writer& writer) {
     }
     // Before the files leave: from here on the writer counts as able to write.
     writer.generation.assign(hello.writer.data(), hello.writer.size());
+    admitted_.insert(writer.generation);
   } else {
     std::strncpy(reply.reason.data(), reason.c_str(), reply.reason.size() - 1);
   }

@@ -59,6 +59,7 @@ class Door {
   std::map<RegionId, File> files_;
   std::map<int, Writer> writers_;  // by socket
   std::set<Generation> barred_;
+  std::set<Generation> admitted_;  // that were let in at some time
 
   std::thread thread_;
 };

@@ -190,7 +190,9 @@ export function isErrorCode(value: unknown): value is ErrorCode {
 /** A `KvxError` of this or another copy of the package. */
 export function isKvxError(value: unknown): value is KvxError {
   return (
-    value instanceof Error && value.name === 'KvxError' && isErrorCode((value as { code?: unknown }).code)
+    value instanceof Error &&
+    value.name === 'KvxError' &&
+    isErrorCode((value as { code?: unknown }).code)
   )
 }
 

@@ -1,5 +1,6 @@
 /** Where the protocol meets the world: engines, sockets and the bootstrap. Nothing else of the manager does I/O. */
 import {
+  isKvxError,
   toKvxError,
   KvxError,
   type Link,
@@ -103,7 +104,14 @@ export class PrefillEffects {
     try {
       this.#log.warn({}, 'replacing the transfer engine: writes to a silent peer do not end')
       this.#links.clear()
-      await this.#open.engine.close()
+      await this.#open.engine.close().catch((error: unknown) => {
+        // It is closed, but cannot promise for its targets' memory: what did not settle is never called drained.
+        if (!isKvxError(error) || error.code !== 'ERR_KVX_INVALID_STATE') throw error
+        this.#log.warn(
+          { error },
+          'some writes cannot be shown to have ended; their pages stay taken',
+        )
+      })
       this.#open = await this.#reopen()
       const { generation } = this.#open.address
       this.#emit({ type: 'engine.recycled', generation })

@@ -3,7 +3,7 @@ import type { Deadlines, Limits } from '../manager/types.ts'
 
 /** Milliseconds. All are on by default. */
 export const defaultDeadlines: Readonly<Deadlines> = {
-  hello: 10_000,
+  hello: 15_000,
   reserve: 10_000,
   pairing: 60_000,
   progress: 300_000,

@@ -257,7 +257,8 @@ export function watchLinks(step: DecodeStep): void {
       )
       continue
     }
-    if (link.status === 'ready' && isPingDue) {
+    // Also while it is greeted: a prefill that replaces its engine answers hello late, but it lives.
+    if (link.status !== 'connecting' && isPingDue) {
       link.pinged = step.now
       sendTo(step, link, { k: 'ping', live: link.legs.size })
     }

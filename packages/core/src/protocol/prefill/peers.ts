@@ -3,7 +3,7 @@ import { KvxError, type ErrorCode } from '../../backend/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
 import { count, rankName, sameBytes, sameRank } from '../keys.ts'
 import { clip, protocolVersion, type MessageOf } from '../messages.ts'
-import { pump } from './pieces.ts'
+import { pump, settleAbandoned } from './pieces.ts'
 import { peerName, refuse, sendTo } from './send.ts'
 import type { Peer, PrefillEvent, PrefillStep } from './state.ts'
 import { failTransfer, pair, repeatOutcome } from './transfers.ts'
@@ -35,6 +35,7 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     if (generation !== hello.gen) {
       known.generation = hello.gen
       failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', 'replaced its transfer engine')
+      settleAbandoned(step, known)
     }
     if (known.link !== 'lost')
       step.out.push({ do: 'closeLink', peer: known.incarnation, generation })

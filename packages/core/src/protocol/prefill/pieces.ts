@@ -5,12 +5,16 @@ import { finishIfLanded, failSender, tellSettled } from './senders.ts'
 import type { Peer, Piece, PrefillStep, Transfer } from './state.ts'
 import { drain } from './transfers.ts'
 
-export function enqueue(step: PrefillStep, piece: Omit<Piece, 'id' | 'status' | 'failedAt'>): void {
+export function enqueue(
+  step: PrefillStep,
+  piece: Omit<Piece, 'id' | 'status' | 'failedAt' | 'abandoned'>,
+): void {
   const queued: Piece = {
     ...piece,
     id: step.state.nextPiece++,
     status: 'queued',
     failedAt: undefined,
+    abandoned: false,
   }
   step.state.pieces.set(queued.id, queued)
   piece.transfer.unsettled++
@@ -87,6 +91,13 @@ export function onPieceSettled(step: PrefillStep, id: number): void {
   peer.inFlight -= piece.bytes
   settle(step, piece)
   pump(step, peer)
+}
+
+/** The target has closed the engine that abandoned pieces were written into: nothing of them can land any more. */
+export function settleAbandoned(step: PrefillStep, peer: Peer): void {
+  for (const piece of [...step.state.pieces.values()]) {
+    if (piece.abandoned && piece.transfer.peer === peer) onPieceSettled(step, piece.id)
+  }
 }
 
 /** Cancels what is posted, and drops what is not. */

@@ -39,7 +39,7 @@ export function watchStuck(step: PrefillStep): void {
 function stuckPieces(step: PrefillStep): Piece[] {
   const since = step.now - step.state.self.deadlines.drain
   return [...step.state.pieces.values()].filter(
-    ({ failedAt }) => failedAt !== undefined && failedAt <= since,
+    ({ failedAt, abandoned }) => failedAt !== undefined && failedAt <= since && !abandoned,
   )
 }
 
@@ -57,9 +57,14 @@ function running(step: PrefillStep): Sender[] {
   )
 }
 
-/** The old engine is closed, so everything of it has settled. */
+/**
+ * The old engine is closed, so what failed in it has settled, or settles in a moment, or never will: then the engine
+ * could not make sure that the target has read what was sent to it. Closing another engine would not help; those
+ * pages stay taken until the decode side has got its own back by its own fence, a new generation of its engine.
+ */
 export function onRecycled(step: PrefillStep, generation: string): void {
   const { state } = step
+  for (const piece of state.pieces.values()) if (piece.status !== 'queued') piece.abandoned = true
   state.generation = generation
   state.recycle = undefined
   // What waits goes on when its link is open.

@@ -147,6 +147,8 @@ export interface Piece {
   status: 'queued' | 'posted' | 'done' | 'failed'
   /** When it failed or was cancelled; it may still land until it settles. */
   failedAt: number | undefined
+  /** Its engine was closed, and could not promise that the target has read everything. */
+  abandoned: boolean
 }
 
 export type PrefillEvent =
