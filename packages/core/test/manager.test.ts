@@ -66,6 +66,20 @@ test('a reserve may come before its prefill leg, and is parked', async () => {
   await receiver.done
 })
 
+test('nothing can be written to a request that has ended', async () => {
+  const { prefill, decode, from } = await pair()
+  const digest = promptDigest(ids(4))
+  const receiver = decode.receive(1n, { from, tokens: 4, digest })
+  const sender = prefill.send(1n, { tokens: 4, digest })
+  await receiver.reserve({ pages: Int32Array.of(3) })
+  await sender.reserved()
+  await sender.write({ start: 0, pages: Int32Array.of(0) })
+  await sender.finish()
+  const ended = { code: 'ERR_KVX_INVALID_STATE' }
+  await expect(sender.write({ start: 0, pages: Int32Array.of(0) })).rejects.toMatchObject(ended)
+  await expect(sender.finish()).rejects.toMatchObject(ended)
+})
+
 test('a layer range after the other may be sent', async () => {
   const { prefill, decode, from } = await pair()
   const digest = promptDigest(ids(8))

@@ -172,7 +172,7 @@ class Sender implements KVSender {
   }
 
   async write(chunk: Chunk, { signal }: WaitOptions = {}): Promise<void> {
-    if (this.error) throw this.error
+    this.#checkLive()
     const write = this.#nextWrite++
     const posted = new Deferred<void>()
     this.#writes.set(write, posted)
@@ -186,9 +186,16 @@ class Sender implements KVSender {
     last: { state?: Readonly<Record<string, Int32Array>>; aux?: Aux } = {},
     { signal }: WaitOptions = {},
   ): Promise<TransferSummary> {
-    if (this.error) throw this.error
+    this.#checkLive()
     this.#emit({ type: 'host.finish', state: last.state ?? {}, aux: last.aux ?? {} })
     return orAborted(this.#finished.promise, signal)
+  }
+
+  /** Once a request has ended nobody would answer. */
+  #checkLive(): void {
+    if (this.error) throw this.error
+    if (this.#poll !== KVPoll.Success) return
+    throw new KvxError('ERR_KVX_INVALID_STATE', `Room ${roomKey(this.room, this.index)} has ended.`)
   }
 
   abort(reason = 'aborted by the host'): void {
