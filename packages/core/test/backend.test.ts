@@ -1,0 +1,84 @@
+/** Is a backend found from where the host is, and does each way of failing say what to do? */
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { errorTable, isKvxError, KvxError, loadBackend, toKvxError } from '../src/backend/index.ts'
+import { Loopback } from './support/loopback.ts'
+
+const good = (name: string, version = 1) => `export default {
+  [Symbol.for('@kvx/backend')]: ${String(version)},
+  name: '${name}',
+  probe: async () => ({ available: true, tried: [] }),
+  open: async () => { throw new Error('not needed') },
+}`
+
+let host = ''
+
+beforeAll(async () => {
+  host = await mkdtemp(join(tmpdir(), 'kvx-host-'))
+  const add = async (name: string, source: string) => {
+    const folder = join(host, 'node_modules', name)
+    await mkdir(folder, { recursive: true })
+    const manifest = { name, version: '1.0.0', type: 'module', exports: './index.js' }
+    await writeFile(join(folder, 'package.json'), JSON.stringify(manifest))
+    await writeFile(join(folder, 'index.js'), source)
+  }
+  await add('@kvx/fast', good('fast'))
+  await add('their-engine', good('their-engine'))
+  await add('no-engine', 'export default { name: "no-engine" }')
+  await add('old-engine', good('old-engine', 7))
+  await add('broken-engine', 'throw new Error("libfast.so is missing")')
+  await writeFile(join(host, 'local.mjs'), good('local'))
+})
+
+afterAll(() => rm(host, { recursive: true, force: true }))
+
+test.each([
+  ['a short name', 'fast', 'fast'],
+  ['the name of any package', 'their-engine', 'their-engine'],
+  ['a path', './local.mjs', 'local'],
+])('%s is found from the folder of the host', async (_what, name, expected) => {
+  expect((await loadBackend(name, { from: host })).name).toBe(expected)
+})
+
+test('a backend object is taken as it is', async () => {
+  const { backend } = new Loopback()
+  expect(await loadBackend(backend, { from: host })).toBe(backend)
+})
+
+test.each([
+  ['missing', 'absent', 'ERR_KVX_BACKEND_NOT_INSTALLED', 'npm install @kvx/absent'],
+  ['a module of Node itself', 'zlib', 'ERR_KVX_BACKEND_NOT_INSTALLED', 'npm install @kvx/zlib'],
+  ['no backend', 'no-engine', 'ERR_KVX_BACKEND_INVALID', "Symbol.for('@kvx/backend')"],
+  ['of another contract version', 'old-engine', 'ERR_KVX_BACKEND_INVALID', 'version 7'],
+  ['broken', 'broken-engine', 'ERR_KVX_BACKEND_UNAVAILABLE', 'libfast.so is missing'],
+])('a package that is %s is refused with what to do', async (_what, name, code, text) => {
+  const failure = await loadBackend(name, { from: host }).catch((error: unknown) => error)
+  expect(failure).toMatchObject({ code, message: expect.stringContaining(text) as string })
+})
+
+test('an error of another copy of the package is known by its name and code', () => {
+  const foreign = Object.assign(new Error('x'), { name: 'KvxError', code: 'ERR_KVX_TIMEOUT' })
+  expect(isKvxError(foreign)).toBe(true)
+  expect(toKvxError(foreign)).toBe(foreign)
+  expect(isKvxError(Object.assign(new Error('x'), { name: 'KvxError', code: 'ERR_OTHER' }))).toBe(
+    false,
+  )
+})
+
+test('anything else becomes the cause of a KvxError, which knows whether to try again', () => {
+  const cause = new Error('socket hang up')
+  const error = toKvxError(cause, 'ERR_KVX_TRANSFER_FAILED', {
+    phase: 'transfer',
+    peer: 'decode-0',
+  })
+  expect(error).toMatchObject({
+    code: 'ERR_KVX_TRANSFER_FAILED',
+    cause,
+    phase: 'transfer',
+    peer: 'decode-0',
+  })
+  expect(error.retryable).toBe(errorTable.ERR_KVX_TRANSFER_FAILED.retryable)
+  expect(new KvxError('ERR_KVX_PLAN_INVALID', 'x').retryable).toBe(false)
+})
