@@ -2,6 +2,7 @@ import * as v from 'valibot'
 import { type Log } from '../backend/contract.ts'
 import { KvxError } from '../backend/errors.ts'
 import { ControlClient } from '../control/index.ts'
+import { Deferred } from '../deferred.ts'
 import { replySchema, type BootstrapReply } from './messages.ts'
 
 /** A connection to a bootstrap service that delivers only answers of the right form. */
@@ -35,31 +36,19 @@ export function connect(options: {
  * A result that is waited for until a deadline. Then the last failed attempt decides what is told: what the
  * service answered, or that it is not reachable. Another token is told at once.
  */
-export class Wait<T> {
-  readonly promise: Promise<T>
-  readonly resolve: (value: T) => void
-  readonly reject: (reason: KvxError) => void
+export class Wait<T> extends Deferred<T> {
   readonly #bootstrap: string
   readonly #timer: NodeJS.Timeout
   readonly #signal: AbortSignal | undefined
   #last: KvxError | undefined
 
   constructor(bootstrap: string, timeoutMs: number, signal: AbortSignal | undefined) {
-    let resolve!: (value: T) => void
-    let reject!: (reason: KvxError) => void
-    this.promise = new Promise<T>((yes, no) => {
-      resolve = yes
-      reject = no
-    })
-    // Whoever waits sees the rejection; nobody waits when connecting throws.
-    this.promise.catch(() => undefined)
-    this.resolve = resolve
-    this.reject = reject
+    super()
     this.#bootstrap = bootstrap
     this.#timer = setTimeout(() => {
       const last = this.#last
       const answered = last !== undefined && last.code !== 'ERR_KVX_PEER_LOST'
-      reject(answered ? last : unreachable(bootstrap, last))
+      this.reject(answered ? last : unreachable(bootstrap, last))
     }, timeoutMs)
     this.#signal = signal
     signal?.addEventListener('abort', this.#aborted, { once: true })

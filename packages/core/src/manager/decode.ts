@@ -10,7 +10,7 @@ import {
   type DecodeState,
 } from '../protocol/index.ts'
 import { checkRequest, until } from './check.ts'
-import { Deferred, orAborted } from './deferred.ts'
+import { Deferred, orAborted } from '../deferred.ts'
 import { DecodeEffects, type DecodeNews, type OpenEngine } from './effects.ts'
 import { Loop } from './loop.ts'
 import {

@@ -11,7 +11,7 @@ import {
   type PrefillState,
 } from '../protocol/index.ts'
 import { checkRequest, until } from './check.ts'
-import { Deferred, orAborted } from './deferred.ts'
+import { Deferred, orAborted } from '../deferred.ts'
 import { PrefillEffects, type OpenEngine, type PrefillNews } from './effects.ts'
 import { Loop } from './loop.ts'
 import {

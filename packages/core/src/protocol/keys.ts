@@ -1,5 +1,5 @@
 import type { KvxError } from '../backend/index.ts'
-import type { Rank } from './messages.ts'
+import { clip, type Rank } from './messages.ts'
 
 /** What pairs the two legs of a request. */
 export function roomKey(room: bigint, index: number): string {
@@ -23,7 +23,7 @@ export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
 export function failureFields(error: KvxError) {
   return {
     code: error.code,
-    text: error.message.slice(0, 2_000),
+    text: clip(error.message),
     ...(error.phase === undefined ? {} : { phase: error.phase }),
     ...(error.peer === undefined ? {} : { peer: error.peer.slice(0, 200) }),
     ...(error.rank === undefined ? {} : { rank: error.rank.slice(0, 200) }),
