@@ -10,7 +10,7 @@ const mayImport = {
   mori: ['@kvx/core/backend', '@kvx/native'],
   mooncake: ['@kvx/core/backend', '@kvx/native'],
   conformance: ['@kvx/core', '@kvx/core/backend'],
-  simulator: ['@kvx/core', '@kvx/core/backend'],
+  simulator: ['@kvx/core', '@kvx/core/backend', '@kvx/core/protocol'],
   llama: ['@kvx/core', '@kvx/core/backend', '@kvx/native'],
   server: ['@kvx/core', '@kvx/core/backend', '@kvx/native', '@kvx/llama'],
 }
