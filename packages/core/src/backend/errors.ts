@@ -4,154 +4,259 @@
  */
 
 interface ErrorFact {
-  /** One sentence for the generated table in docs/errors.md. */
+  /** One sentence; this and the rest make the table of docs/errors.md. */
   readonly summary: string
   /** Whether the same request may succeed when it is tried again. */
   readonly retryable: boolean
+  /** Where a request may end with it. None: it arises outside of a transfer. */
+  readonly phases: readonly Phase[]
+  /** What a person who gets it should do. */
+  readonly advice: string
 }
+
+/** Where in the life of a request an error arose. */
+export const phaseTable = {
+  open: 'before any request: a backend, a model, memory or an address is being opened',
+  bootstrap: 'decode asks the bootstrap service for the ranks of the prefill instance',
+  hello: 'decode and a prefill rank greet each other, and their engines are connected',
+  reserve: 'decode asks prefill to write into its pages; prefill waits for that',
+  parked: 'decode has reserved, and the prefill leg of the room is not there yet',
+  paired: 'both legs are there, and decode is to give its pages',
+  transfer: 'bytes move',
+  complete: 'everything was sent: manifest, checksums and acknowledgement',
+  decode: 'tokens are generated from what has arrived',
+} as const satisfies Record<string, string>
+
+export type Phase = keyof typeof phaseTable
 
 /** The closed set of codes. Adding one is a minor change, removing or renaming one a major change. */
 export const errorTable = {
   ERR_KVX_INVALID_ARGUMENT: {
     summary: 'A value given by the caller is out of range or malformed.',
     retryable: false,
+    phases: ['open', 'reserve', 'complete'],
+    advice: 'Correct the value that the message names.',
   },
   ERR_KVX_INVALID_OPTION: {
     summary: 'An option is unknown or its value does not fit.',
     retryable: false,
+    phases: ['open'],
+    advice: 'Correct the option that the message names; docs/configuration.md lists them.',
   },
   ERR_KVX_INVALID_STATE: {
     summary: 'The call does not fit the present state of the object.',
     retryable: false,
+    phases: ['hello'],
+    advice:
+      'Call in the order that the docstring gives. From a peer it means “say hello again”, which kvx does by itself.',
   },
   ERR_KVX_BACKEND_NOT_INSTALLED: {
     summary: 'The package of the transfer backend is not installed.',
     retryable: false,
+    phases: ['open'],
+    advice: 'Run the `npm install` line of the message.',
   },
   ERR_KVX_BACKEND_INVALID: {
     summary: 'The package was found but is no backend of this contract version.',
     retryable: false,
+    phases: ['open'],
+    advice: 'Install a version of the backend that fits this @kvx/core.',
   },
   ERR_KVX_BACKEND_UNAVAILABLE: {
     summary: 'The backend cannot run here: its library, addon or device is missing or refused.',
     retryable: false,
+    phases: ['open'],
+    advice: 'Read what was tried in the message; `kvx doctor` and `kvx backend install` help.',
   },
   ERR_KVX_MEMORY: {
     summary: 'Memory could not be allocated, mapped or registered.',
     retryable: false,
+    phases: ['open'],
+    advice: 'Free memory, or raise the limit that the message names (`ulimit -l`, `/dev/shm`).',
   },
   ERR_KVX_PLAN_INVALID: {
     summary:
       'A transfer plan names bytes outside the registered regions, or numbers that are not non-negative integers.',
     retryable: false,
+    phases: ['transfer'],
+    advice: 'Check the layout that the host gave: a tensor of it lies outside of its memory.',
   },
   ERR_KVX_CONNECT_FAILED: {
     summary: 'The engine could not be connected to the peer.',
     retryable: true,
+    phases: ['hello'],
+    advice: 'Is the peer running, and can its transfer port be reached from here?',
   },
   ERR_KVX_TRANSFER_FAILED: {
     summary: 'The engine reported that a transfer failed.',
     retryable: true,
+    phases: ['parked', 'transfer'],
+    advice: 'Try again. If it comes back, the reason of the engine is in the message.',
   },
   ERR_KVX_TRANSFER_TIMEOUT: {
     summary: 'A transfer did not end before its deadline.',
     retryable: true,
+    phases: ['transfer'],
+    advice: 'Try again; raise the deadline `transfer` when the network is only slow.',
   },
   ERR_KVX_PEER_LOST: {
     summary: 'The peer died, was replaced, or has been silent for longer than the deadline.',
     retryable: true,
+    phases: ['hello', 'parked', 'transfer'],
+    advice: 'Try again, with another instance if there is one. The message names the peer.',
   },
   ERR_KVX_CLOSED: {
     summary: 'The object was closed while the call was waiting, or before it.',
     retryable: false,
+    phases: ['reserve', 'transfer'],
+    advice: 'Send the request to another instance: this one is ending.',
   },
   ERR_KVX_ABORTED: {
     summary: 'The request was aborted by its caller or by the other side.',
     retryable: false,
+    phases: ['open', 'bootstrap', 'hello', 'reserve', 'parked', 'transfer', 'complete', 'decode'],
+    advice: 'Nothing: somebody wanted it so. The message says who and why.',
   },
-  ERR_KVX_TIMEOUT: { summary: 'A wait of the protocol ended at its deadline.', retryable: true },
+  ERR_KVX_TIMEOUT: {
+    summary: 'A wait of the protocol ended at its deadline.',
+    retryable: true,
+    phases: ['hello', 'reserve', 'parked', 'paired', 'transfer', 'complete'],
+    advice:
+      'See the phase: `reserve` and `parked` mean that the other leg did not come, the others that the peer is slow. Each deadline can be raised.',
+  },
   ERR_KVX_ADDRESS_UNAVAILABLE: {
     summary: 'The address to listen on is in use, or does not belong to this machine.',
     retryable: false,
+    phases: ['open'],
+    advice: 'Choose another host or port, or 0 for any free port.',
   },
   ERR_KVX_BOOTSTRAP_UNREACHABLE: {
     summary:
       'The bootstrap service did not answer: not running, another address, or another token.',
     retryable: true,
+    phases: ['bootstrap'],
+    advice:
+      'Check address and port of the prefill instance, and that both sides have the same token.',
   },
   ERR_KVX_BOOTSTRAP_INCOMPLETE: {
     summary: 'The prefill instance has not registered all of its ranks.',
     retryable: true,
+    phases: ['bootstrap'],
+    advice:
+      'Wait until all ranks of the prefill instance run; the message says how many are missing.',
   },
-  ERR_KVX_UNAUTHORIZED: { summary: 'The peer does not hold the same token.', retryable: false },
+  ERR_KVX_UNAUTHORIZED: {
+    summary: 'The peer does not hold the same token.',
+    retryable: false,
+    phases: ['hello'],
+    advice: 'Give both sides the same token (`KVX_TOKEN`, `--token-file`).',
+  },
   ERR_KVX_VERSION_MISMATCH: {
     summary: 'Both sides speak different protocol versions.',
     retryable: false,
+    phases: ['hello'],
+    advice: 'Run the same version of kvx on both sides.',
   },
   ERR_KVX_BACKEND_MISMATCH: {
     summary: 'Both sides use different transfer backends, or versions that do not fit.',
     retryable: false,
+    phases: ['hello'],
+    advice: 'Give both sides the same `--transfer-backend`, in versions that fit.',
   },
   ERR_KVX_LAYOUT_MISMATCH: {
     summary: 'The layouts of both sides do not fit: layers, heads, dtype or order.',
     retryable: false,
+    phases: ['bootstrap', 'hello'],
+    advice: 'Load the same model, with the same dtype of the cache, on both sides.',
   },
-  ERR_KVX_PAGE_SIZE_MISMATCH: { summary: 'Both sides use different page sizes.', retryable: false },
+  ERR_KVX_PAGE_SIZE_MISMATCH: {
+    summary: 'Both sides use different page sizes.',
+    retryable: false,
+    phases: ['hello'],
+    advice: 'Give both sides the same `--page-size`.',
+  },
   ERR_KVX_SESSION_MISMATCH: {
     summary: 'A known incarnation was named without its session.',
     retryable: false,
+    phases: ['hello'],
+    advice:
+      'Nothing, if it is one’s own process: restart it. Otherwise somebody with the token pretends to be another.',
   },
   ERR_KVX_PROTOCOL: {
     summary: 'A peer sent a message that breaks the protocol.',
     retryable: false,
+    phases: ['bootstrap', 'hello', 'reserve', 'complete'],
+    advice: 'Run the same version of kvx on both sides; if it is the same, please report it.',
   },
   ERR_KVX_ROOM_IN_USE: {
     summary: 'The room (with index and rank) already belongs to a live request.',
     retryable: false,
+    phases: ['reserve'],
+    advice: 'Use a new room for each request: a router draws them at random.',
   },
   ERR_KVX_PROMPT_MISMATCH: {
     summary: 'Prefill and decode were given different prompts for one room.',
     retryable: false,
+    phases: ['reserve'],
+    advice: 'Send both legs of a room the same prompt.',
   },
   ERR_KVX_OVER_LIMIT: {
     summary: 'A limit on parked or live requests is reached.',
     retryable: true,
+    phases: ['hello', 'reserve'],
+    advice: 'Try again later, or with another instance; the limits are in docs/configuration.md.',
   },
-  ERR_KVX_STALE: { summary: 'The epoch is at or below the watermark and over.', retryable: true },
+  ERR_KVX_STALE: {
+    summary: 'The epoch is at or below the watermark and over.',
+    retryable: true,
+    phases: ['hello', 'reserve'],
+    advice: 'Try again. kvx itself tries three times with new epochs first.',
+  },
   ERR_KVX_OUTCOME_LOST: {
     summary: 'The request is over on the other side, and its outcome is not known any more.',
     retryable: true,
+    phases: ['transfer'],
+    advice: 'Try again: nothing that arrived is used.',
   },
   ERR_KVX_MANIFEST_MISMATCH: {
     summary: 'What arrived is not what the manifest says.',
     retryable: true,
+    phases: ['complete'],
+    advice: 'Try again; if it comes back, please report it.',
   },
   ERR_KVX_CHECKSUM_MISMATCH: {
     summary: 'A page that landed differs from the page that was sent.',
     retryable: true,
+    phases: ['complete'],
+    advice: 'Try again; if it comes back, suspect the memory, the network card or the engine.',
   },
-  ERR_KVX_POOL_EXHAUSTED: { summary: 'There are not enough free pages.', retryable: true },
-  ERR_KVX_MODEL: { summary: 'The model file is missing, damaged or not usable.', retryable: false },
+  ERR_KVX_POOL_EXHAUSTED: {
+    summary: 'There are not enough free pages.',
+    retryable: true,
+    phases: [],
+    advice: 'Try again later; give the pool more pages or allow fewer requests at a time.',
+  },
+  ERR_KVX_MODEL: {
+    summary: 'The model file is missing, damaged or not usable.',
+    retryable: false,
+    phases: ['open', 'decode'],
+    advice: 'Check the model file that the message names, or pull it again with `kvx model pull`.',
+  },
   ERR_KVX_MODEL_STATE: {
     summary: 'A saved model state does not have the geometry of the model.',
     retryable: false,
+    phases: [],
+    advice: 'Run the same model and the same kvx on both sides.',
   },
-  ERR_KVX_INTERNAL: { summary: 'A defect of kvx. Please report it.', retryable: false },
+  ERR_KVX_INTERNAL: {
+    summary: 'A defect of kvx. Please report it.',
+    retryable: false,
+    phases: ['complete'],
+    advice: 'Report it, with the log.',
+  },
 } as const satisfies Record<string, ErrorFact>
 
 export type ErrorCode = keyof typeof errorTable
-
-/** Where in the life of a request an error arose. */
-export type Phase =
-  | 'open'
-  | 'bootstrap'
-  | 'hello'
-  | 'reserve'
-  | 'parked'
-  | 'paired'
-  | 'transfer'
-  | 'complete'
-  | 'decode'
 
 export interface KvxErrorOptions {
   cause?: unknown
