@@ -1,22 +1,18 @@
 import { randomBytes } from 'node:crypto'
+import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { silentLog, type KvxError } from '@kvx/core/backend'
 import { BootstrapServer } from '../src/bootstrap/server.ts'
-import { type RankCoordinates, type RankRecord } from '../src/bootstrap/messages.ts'
+import { type InstanceRecord, type RankRecord } from '../src/bootstrap/messages.ts'
 import { readInstance } from '../src/bootstrap/read.ts'
 import { registerRank, type RegisterOptions } from '../src/bootstrap/register.ts'
+import { RankTable } from '../src/bootstrap/table.ts'
+import { Waits } from '../src/bootstrap/waits.ts'
+import { watchInstance, type WatchOptions } from '../src/bootstrap/watch.ts'
+import { makeRank } from '../src/protocol/rank.ts'
 import { cleanup, Journal, openClient, openServer, token } from './control-helpers.ts'
 
-const single: RankCoordinates = {
-  tp: 0,
-  tpSize: 1,
-  pp: 0,
-  ppSize: 1,
-  cp: 0,
-  cpSize: 1,
-  dp: 0,
-  dpSize: 1,
-}
+const single = makeRank(4)
 
 function record(changes: Partial<RankRecord> = {}): RankRecord {
   return {
@@ -222,9 +218,25 @@ test('a topology that contradicts the live ranks is refused until they are gone'
   await expect(register(server.address, other, { timeoutMs: 300 })).rejects.toMatchObject({
     code: 'ERR_KVX_PROTOCOL',
     message: expect.stringContaining(
-      'has the topology tp4/pp1/cp1/dp1, rank tp0/pp0/cp0/dp0 has tp2/pp1/cp1/dp1',
+      'has the topology tp4/pp1/cp1/dp1 with layers 0-4, rank tp0/pp0/cp0/dp0 has tp2/pp1/cp1/dp1 with layers 0-4',
     ) as string,
   })
+})
+
+test('ranks that split the layers differently are not of one instance', async () => {
+  const server = await openBootstrap()
+  const stage = (pp: number, stages: number[]) =>
+    record({ rank: makeRank(4, { pp, ppSize: 2, stages }) })
+  await register(server.address, stage(0, [0, 2, 4]), { leaseMs: 60_000 })
+  await expect(
+    register(server.address, stage(1, [0, 3, 4]), { timeoutMs: 300 }),
+  ).rejects.toMatchObject({
+    code: 'ERR_KVX_PROTOCOL',
+    message: expect.stringContaining('pp2/cp1/dp1 with layers 0-3-4') as string,
+  })
+  const second = stage(1, [0, 2, 4])
+  await register(server.address, second)
+  expect((await read(server.address)).ranks).toHaveLength(2)
 })
 
 test('without a name the instance that changed last is read', async () => {
@@ -293,6 +305,9 @@ test('a malformed address is refused', async () => {
 
 test.each([
   ['a rank outside its topology', { rank: { ...single, tp: 1 } }],
+  ['a rank without a layer', { rank: { ...single, stages: [0, 0] } }],
+  ['a rank without its stage', { rank: { ...single, pp: 1, ppSize: 2 } }],
+  ['a rank of more layers than there can be', { rank: { ...single, stages: [0, 65_537] } }],
   ['an endpoint without a port', { endpoint: 'tcp://127.0.0.1' }],
   ['an incarnation that is none', { incarnation: 'me' }],
 ])('%s cannot be registered', async (_, changes) => {
@@ -326,4 +341,292 @@ test('a service that answers nonsense is not believed', async () => {
   await expect(readSoon(server.endpoint)).rejects.toMatchObject({
     code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
   })
+})
+
+function watch(bootstrap: string, options: Partial<WatchOptions> = {}) {
+  const reads = new Journal<InstanceRecord>()
+  const failures = new Journal<KvxError>()
+  const watching = watchInstance({
+    bootstrap,
+    token,
+    onRead: reads.add,
+    onFailed: failures.add,
+    log: silentLog,
+    ...options,
+  })
+  cleanup(() => {
+    watching.close()
+  })
+  return { reads, failures, watching }
+}
+
+/** No answer may be the work of this deadline: only a change can end such a wait within a test. */
+const untilNews = { waitMs: 60_000 }
+
+test('a watch tells the present state and then every change as it happens', async () => {
+  const server = await openBootstrap()
+  const old = record()
+  await register(server.address, old)
+  const { reads, failures } = watch(server.address, untilNews)
+  expect((await reads.count(1))[0]?.ranks).toEqual([old])
+  const fresh = record({ endpoint: 'tcp://127.0.0.1:4001' })
+  await register(server.address, fresh)
+  const [before, after] = await reads.count(2)
+  expect(after?.ranks).toEqual([fresh])
+  expect(after?.revision).toBeGreaterThan(before?.revision ?? 0)
+  expect(failures.entries).toEqual([])
+})
+
+test('a watch says that ranks are missing, and tells the instance when the last one comes', async () => {
+  const server = await openBootstrap()
+  const { reads, failures } = watch(server.address, untilNews)
+  const at = (tp: number) => record({ rank: { ...single, tp, tpSize: 2 } })
+  const ranks = [at(0), at(1)] as const
+  expect((await failures.count(1))[0]).toMatchObject({
+    code: 'ERR_KVX_BOOTSTRAP_INCOMPLETE',
+    message: expect.stringContaining('none of its ranks has registered') as string,
+  })
+  await register(server.address, ranks[0])
+  expect((await failures.count(2))[1]?.message).toContain('1 of its 2 ranks have registered')
+  const last = await register(server.address, ranks[1])
+  expect((await reads.count(1))[0]?.ranks).toEqual(ranks)
+  await last.close()
+  expect((await failures.count(3))[2]?.message).toContain('1 of its 2 ranks have registered')
+})
+
+test('a watch of a named instance is not told of others', async () => {
+  const server = await openBootstrap()
+  const mine = record({ instance: 'mine' })
+  await register(server.address, mine)
+  const { reads } = watch(server.address, { ...untilNews, instance: 'mine' })
+  await reads.count(1)
+  const latest = watch(server.address, untilNews)
+  await register(server.address, record({ instance: 'other' }))
+  await latest.reads.find(({ instance }) => instance === 'other')
+  await register(server.address, { ...mine, endpoint: 'tcp://127.0.0.1:4001' })
+  expect((await reads.count(2)).map(({ instance }) => instance)).toEqual(['mine', 'mine'])
+})
+
+test('a watch outlives its service and tells what the next one knows', async () => {
+  const first = await openBootstrap()
+  await register(first.address, record())
+  const { reads, failures } = watch(first.address, untilNews)
+  const [before] = await reads.count(1)
+  await first.close()
+  expect(await failures.find()).toMatchObject({
+    code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
+    peer: first.address,
+    phase: 'bootstrap',
+  })
+  await openBootstrap({ port: first.port })
+  const fresh = record()
+  await register(first.address, fresh)
+  const found = await reads.find(({ ranks }) => ranks[0]?.incarnation === fresh.incarnation)
+  expect(found.service).not.toBe(before?.service)
+})
+
+test('a watch that was told of a failure is told of the same state again', async () => {
+  const rank = record()
+  const found = {
+    instance: 'a',
+    service: '0'.repeat(32),
+    revision: 7,
+    complete: true,
+    ranks: [rank],
+  }
+  const { server, messages } = await openServer({
+    onMessage: (connection, message) => {
+      messages.add({ connection, message })
+      if (message.waitMs === undefined) connection.send({ v: 1, kind: 'instance', found })
+    },
+  })
+  const { reads, failures } = watch(server.endpoint, untilNews)
+  const { connection } = await messages.find(({ message }) => message.waitMs === 60_000)
+  connection.close()
+  await failures.find()
+  expect((await reads.count(2)).map(({ revision }) => revision)).toEqual([7, 7])
+})
+
+test('a service that is not there is told at every attempt, until it is there', async () => {
+  const gone = await openBootstrap()
+  await gone.close()
+  const { reads, failures } = watch(gone.address)
+  for (const failure of await failures.count(3)) {
+    expect(failure).toMatchObject({
+      code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
+      cause: { code: 'ERR_KVX_PEER_LOST', message: `Nothing answers at ${gone.address}.` },
+    })
+  }
+  await openBootstrap({ port: gone.port })
+  const rank = record()
+  await register(gone.address, rank)
+  expect((await reads.find()).ranks).toEqual([rank])
+})
+
+test('a watch with another token is told so and reads nothing', async () => {
+  const server = await openBootstrap()
+  await register(server.address, record())
+  const { reads, failures } = watch(server.address, { token: 'another token' })
+  expect(await failures.find()).toMatchObject({
+    code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
+    cause: { code: 'ERR_KVX_UNAUTHORIZED' },
+  })
+  expect(reads.entries).toEqual([])
+})
+
+test('a service that never answers is noticed and asked again', async () => {
+  const { server, messages } = await openServer()
+  const { reads, failures } = watch(server.endpoint, { silentMs: 50 })
+  expect(await failures.find()).toMatchObject({
+    code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
+    message: expect.stringContaining('has not answered for 0.05 s') as string,
+  })
+  const asked = await messages.count(3)
+  expect(new Set(asked.map(({ connection }) => connection.id)).size).toBe(1)
+  expect(reads.entries).toEqual([])
+})
+
+test('a service that does not let questions wait is asked with growing pauses', async () => {
+  const asked = new Journal<number>()
+  const { server } = await openServer({
+    onMessage: (connection, message) => {
+      if (message.waitMs !== undefined) asked.add(performance.now())
+      connection.send({ v: 1, kind: 'instance' })
+    },
+  })
+  watch(server.endpoint)
+  const times = await asked.count(4)
+  const gaps = times.slice(1).map((time, i) => time - (times[i] ?? 0))
+  // Each pause is at least half of 100, 200, 400 ms; a timer may be a millisecond early.
+  expect(gaps.every((gap, i) => gap >= 50 * 2 ** i - 2)).toBe(true)
+})
+
+test('a refused watch says why and asks again', async () => {
+  const { server, messages } = await openServer({
+    onMessage: (connection, message) => {
+      messages.add({ connection, message })
+      connection.send({ v: 1, kind: 'refused', reason: 'full', text: 'too much to tell' })
+    },
+  })
+  const { failures } = watch(server.endpoint)
+  expect(await failures.find()).toMatchObject({
+    code: 'ERR_KVX_PROTOCOL',
+    message: expect.stringContaining('too much to tell') as string,
+  })
+  await messages.count(2)
+})
+
+test('a closed watch is told nothing more', async () => {
+  const server = await openBootstrap()
+  const closed = watch(server.address, untilNews)
+  await closed.failures.find()
+  closed.watching.close()
+  closed.watching.close()
+  const open = watch(server.address, untilNews)
+  await open.failures.find()
+  await register(server.address, record())
+  await open.reads.find()
+  expect(closed.reads.entries).toEqual([])
+  expect(closed.failures.entries).toHaveLength(1)
+})
+
+test('a question waits no longer than it was allowed to', async () => {
+  const server = await openBootstrap()
+  const { client, up, messages } = openClient(server.address)
+  await up()
+  client.send({ v: 1, kind: 'read', waitMs: 20 })
+  expect(await messages.find()).toEqual({ v: 1, kind: 'instance' })
+})
+
+test('of each connection only the last question waits', async () => {
+  const server = await openBootstrap()
+  const { client, up, messages } = openClient(server.address)
+  await up()
+  for (let i = 0; i < 3; i++) client.send({ v: 1, kind: 'read', waitMs: 60_000 })
+  client.send({ v: 1, kind: 'register', record: record(), leaseMs: 60_000 })
+  const kinds = (await messages.count(2)).map(({ kind }) => kind)
+  expect(kinds).toEqual(['instance', 'registered'])
+  client.send({ v: 1, kind: 'deregister', record: record() })
+  expect((await messages.count(3))[2]).toMatchObject({ kind: 'deregistered' })
+})
+
+/** What can happen to a table and to those who wait for it. */
+const happening = fc.oneof(
+  fc.record({
+    do: fc.constant('put' as const),
+    instance: fc.constantFrom('a', 'b'),
+    tp: fc.nat(1),
+    incarnation: fc.constantFrom('0'.repeat(32), '1'.repeat(32)),
+  }),
+  fc.record({
+    do: fc.constant('remove' as const),
+    instance: fc.constantFrom('a', 'b'),
+    tp: fc.nat(1),
+    incarnation: fc.constantFrom('0'.repeat(32), '1'.repeat(32)),
+  }),
+  fc.record({
+    do: fc.constant('ask' as const),
+    asker: fc.nat(3),
+    instance: fc.constantFrom('a', 'b', undefined),
+  }),
+  fc.record({ do: fc.constant('leave' as const), asker: fc.nat(3) }),
+)
+
+test('whoever waits is answered when, and only when, there is something that he does not know', () => {
+  fc.assert(
+    fc.property(fc.array(happening, { maxLength: 60 }), (happenings) => {
+      const service = 'f'.repeat(32)
+      const table: RankTable = new RankTable(service, () => {
+        waits.look()
+      })
+      const waits = new Waits(table)
+      const stateOf = (found: InstanceRecord | undefined) =>
+        found && { service: found.service, revision: found.revision }
+      const askers = Array.from({ length: 4 }, () => ({
+        known: undefined as ReturnType<typeof stateOf>,
+        /** Whose instance is asked for, while an answer is awaited. */
+        waiting: undefined as { instance: string | undefined } | undefined,
+      }))
+      for (const one of happenings) {
+        if (one.do === 'put' || one.do === 'remove') {
+          const { instance, tp, incarnation } = one
+          const rank = record({ instance, incarnation, rank: { ...single, tp, tpSize: 2 } })
+          if (one.do === 'put') table.put(rank, 600_000, 'register')
+          else table.remove(rank)
+        } else {
+          const asker = askers[one.asker]
+          if (asker === undefined) continue
+          if (one.do === 'leave') {
+            waits.drop(asker)
+            asker.waiting = undefined
+            continue
+          }
+          const { instance } = one
+          const { known } = asker
+          asker.waiting = { instance }
+          waits.ask(
+            {
+              ...{ v: 1, kind: 'read', waitMs: 60_000 },
+              ...(instance === undefined ? {} : { instance }),
+              ...(known === undefined ? {} : { since: known }),
+            },
+            {
+              connection: asker,
+              answer: (found) => {
+                expect(asker.waiting).toEqual({ instance })
+                expect(stateOf(found)).not.toEqual(known)
+                asker.known = stateOf(found)
+                asker.waiting = undefined
+              },
+            },
+          )
+        }
+        for (const { known, waiting } of askers) {
+          if (waiting) expect(stateOf(table.read(waiting.instance))).toEqual(known)
+        }
+      }
+      waits.clear()
+      table.clear()
+    }),
+  )
 })

@@ -1,38 +1,32 @@
 import * as v from 'valibot'
 import { parseEndpoint } from '../control/index.ts'
+import { maxRanks, rankObjection } from '../protocol/rank.ts'
 
 /** Version of the messages below. */
 export const bootstrapVersion = 1
 
-const axis = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65_535))
-const axisSize = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65_536))
+const natural = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65_536))
 const name = v.pipe(v.string(), v.minLength(1), v.maxLength(256))
 const hex32 = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/))
 const version = v.literal(bootstrapVersion)
 
 const rankSchema = v.pipe(
   v.object({
-    tp: axis,
-    tpSize: axisSize,
-    pp: axis,
-    ppSize: axisSize,
-    cp: axis,
-    cpSize: axisSize,
-    dp: axis,
-    dpSize: axisSize,
+    tp: natural,
+    tpSize: natural,
+    pp: natural,
+    ppSize: natural,
+    cp: natural,
+    cpSize: natural,
+    dp: natural,
+    dpSize: natural,
+    stages: v.pipe(v.array(natural), v.maxLength(maxRanks + 1), v.readonly()),
   }),
   v.check(
-    (rank) =>
-      rank.tp < rank.tpSize &&
-      rank.pp < rank.ppSize &&
-      rank.cp < rank.cpSize &&
-      rank.dp < rank.dpSize,
-    'a coordinate is not below its size',
+    (rank) => rankObjection(rank) === undefined,
+    ({ input }) => rankObjection(input) ?? '',
   ),
 )
-
-/** Coordinates of a rank within its instance: tensor, pipeline, context and data parallel. */
-export type RankCoordinates = v.InferOutput<typeof rankSchema>
 
 export const recordSchema = v.object({
   /** Name of the instance that the rank belongs to. */
@@ -52,6 +46,7 @@ export const recordSchema = v.object({
 /** What one rank publishes about itself. */
 export type RankRecord = v.InferOutput<typeof recordSchema>
 
+const revision = v.pipe(v.number(), v.integer(), v.minValue(0))
 const leaseMs = v.pipe(v.number(), v.integer(), v.minValue(50), v.maxValue(600_000))
 
 export const requestSchema = v.variant('kind', [
@@ -61,8 +56,17 @@ export const requestSchema = v.variant('kind', [
   v.object({ v: version, kind: v.literal('renew'), record: recordSchema, leaseMs }),
   v.object({ v: version, kind: v.literal('deregister'), record: recordSchema }),
   /** Without a name: the instance that changed last. */
-  v.object({ v: version, kind: v.literal('read'), instance: v.optional(name) }),
+  v.object({
+    v: version,
+    kind: v.literal('read'),
+    instance: v.optional(name),
+    /** What the asker knows already; without it, that there is no such instance. */
+    since: v.optional(v.object({ service: hex32, revision })),
+    /** For how long the answer may wait for news. Without it, it comes at once. */
+    waitMs: v.optional(v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(60_000))),
+  }),
 ])
+export type ReadRequest = Extract<BootstrapRequest, { kind: 'read' }>
 export type BootstrapRequest = v.InferOutput<typeof requestSchema>
 
 const instanceSchema = v.object({
@@ -70,10 +74,10 @@ const instanceSchema = v.object({
   /** Identifies one run of the service: revisions of different runs cannot be compared. */
   service: hex32,
   /** Grows with every change of the instance's ranks. */
-  revision: v.pipe(v.number(), v.integer(), v.minValue(0)),
+  revision,
   /** Every rank of the topology is registered. */
   complete: v.boolean(),
-  ranks: v.pipe(v.array(recordSchema), v.maxLength(4_096)),
+  ranks: v.pipe(v.array(recordSchema), v.maxLength(maxRanks)),
 })
 
 /** The registered ranks of one instance. */

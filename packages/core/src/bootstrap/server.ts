@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import * as v from 'valibot'
 import { type Log } from '../backend/contract.ts'
-import { ControlServer, type Connection, type Message } from '../control/index.ts'
+import { toKvxError } from '../backend/errors.ts'
+import { ControlServer, type Connection } from '../control/index.ts'
 import {
   bootstrapVersion,
   requestSchema,
@@ -9,6 +10,7 @@ import {
   type BootstrapRequest,
 } from './messages.ts'
 import { RankTable } from './table.ts'
+import { Waits } from './waits.ts'
 
 export interface BootstrapServerOptions {
   host: string
@@ -18,7 +20,7 @@ export interface BootstrapServerOptions {
   log: Log
 }
 
-/** Where the ranks of a prefill instance register and decode ranks look them up. */
+/** Where the ranks of a prefill instance register, and decode ranks watch them. */
 export class BootstrapServer {
   readonly host: string
   readonly port: number
@@ -26,10 +28,12 @@ export class BootstrapServer {
   readonly address: string
   readonly #server: ControlServer
   readonly #table: RankTable
+  readonly #waits: Waits
 
-  private constructor(server: ControlServer, table: RankTable) {
+  private constructor(server: ControlServer, table: RankTable, waits: Waits) {
     this.#server = server
     this.#table = table
+    this.#waits = waits
     this.host = server.host
     this.port = server.port
     this.address = server.endpoint
@@ -37,21 +41,34 @@ export class BootstrapServer {
 
   /** @throws KvxError `ERR_KVX_ADDRESS_UNAVAILABLE`, `ERR_KVX_INVALID_OPTION` */
   static async open(options: BootstrapServerOptions): Promise<BootstrapServer> {
-    const table = new RankTable(randomBytes(16).toString('hex'))
+    const table = new RankTable(randomBytes(16).toString('hex'), () => {
+      waits.look()
+    })
+    const waits = new Waits(table)
     const server = await ControlServer.bind({
       ...options,
       onMessage: (connection, message) => {
-        reply(connection, answer(table, message))
+        const parsed = v.safeParse(requestSchema, message)
+        if (parsed.success) {
+          serve(table, waits, connection, parsed.output)
+        } else {
+          const text = `The request does not fit: ${v.summarize(parsed.issues)}`
+          reply(connection, malformed(text))
+        }
       },
       onMalformed: (connection, error) => {
-        reply(connection, { kind: 'refused', reason: 'malformed', text: error.message })
+        reply(connection, malformed(error.message))
+      },
+      onClose: (connection) => {
+        waits.drop(connection)
       },
     })
-    return new BootstrapServer(server, table)
+    return new BootstrapServer(server, table, waits)
   }
 
   /** Stops at once and frees the port. Idempotent. */
   close(): Promise<void> {
+    this.#waits.clear()
     this.#table.clear()
     return this.#server.close()
   }
@@ -59,28 +76,43 @@ export class BootstrapServer {
 
 type Reply = BootstrapReply extends infer R ? (R extends unknown ? Omit<R, 'v'> : never) : never
 
-function reply(connection: Connection, message: Reply): void {
-  connection.send({ v: bootstrapVersion, ...message })
-}
-
-function answer(table: RankTable, message: Message): Reply {
-  const parsed = v.safeParse(requestSchema, message)
-  if (!parsed.success) {
-    const text = `The request does not fit: ${v.summarize(parsed.issues)}`.slice(0, 1_024)
-    return { kind: 'refused', reason: 'malformed', text }
-  }
-  return serve(table, parsed.output)
-}
-
-function serve(table: RankTable, request: BootstrapRequest): Reply {
+function serve(
+  table: RankTable,
+  waits: Waits,
+  connection: Connection,
+  request: BootstrapRequest,
+): void {
   switch (request.kind) {
     case 'register':
-    case 'renew':
-      return table.put(request.record, request.leaseMs, request.kind) ?? { kind: 'registered' }
+    case 'renew': {
+      const refusal = table.put(request.record, request.leaseMs, request.kind)
+      reply(connection, refusal ?? { kind: 'registered' })
+      return
+    }
     case 'deregister':
       table.remove(request.record)
-      return { kind: 'deregistered' }
+      reply(connection, { kind: 'deregistered' })
+      return
     case 'read':
-      return { kind: 'instance', found: table.read(request.instance) }
+      waits.ask(request, {
+        connection,
+        answer: (found) => {
+          reply(connection, { kind: 'instance', found })
+        },
+      })
   }
+}
+
+function reply(connection: Connection, message: Reply): void {
+  try {
+    connection.send({ v: bootstrapVersion, ...message })
+  } catch (error) {
+    // Thousands of ranks with the longest names do not fit into one message.
+    const { message: text } = toKvxError(error)
+    connection.send({ v: bootstrapVersion, kind: 'refused', reason: 'full', text })
+  }
+}
+
+function malformed(text: string): Reply {
+  return { kind: 'refused', reason: 'malformed', text: text.slice(0, 1_024) }
 }

@@ -1,11 +1,15 @@
 import * as v from 'valibot'
 import { type Log } from '../backend/contract.ts'
-import { KvxError } from '../backend/errors.ts'
+import { isKvxError, KvxError } from '../backend/errors.ts'
 import { ControlClient } from '../control/index.ts'
 import { Deferred } from '../deferred.ts'
 import { replySchema, type BootstrapReply } from './messages.ts'
 
-/** A connection to a bootstrap service that delivers only answers of the right form. */
+/**
+ * A connection to a bootstrap service that delivers only answers of the right form. `onDown` is told of
+ * every attempt that failed and of every connection that ended, as `ERR_KVX_BOOTSTRAP_UNREACHABLE`.
+ * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed address or an empty token
+ */
 export function connect(options: {
   bootstrap: string
   token: string
@@ -19,7 +23,9 @@ export function connect(options: {
     token: options.token,
     log: options.log,
     onUp: options.onUp,
-    onDown: options.onDown,
+    onDown: (reason) => {
+      options.onDown(unreachable(options.bootstrap, reason))
+    },
     onMessage: (message) => {
       const parsed = v.safeParse(replySchema, message)
       if (parsed.success) options.onReply(parsed.output)
@@ -33,8 +39,8 @@ export function connect(options: {
 }
 
 /**
- * A result that is waited for until a deadline. Then the last failed attempt decides what is told: what the
- * service answered, or that it is not reachable. Another token is told at once.
+ * A result that is waited for until a deadline. Then the last failed attempt is told. Another token is told
+ * at once.
  */
 export class Wait<T> extends Deferred<T> {
   readonly #bootstrap: string
@@ -46,9 +52,7 @@ export class Wait<T> extends Deferred<T> {
     super()
     this.#bootstrap = bootstrap
     this.#timer = setTimeout(() => {
-      const last = this.#last
-      const answered = last !== undefined && last.code !== 'ERR_KVX_PEER_LOST'
-      this.reject(answered ? last : unreachable(bootstrap, last))
+      this.reject(this.#last ?? unreachable(bootstrap))
     }, timeoutMs)
     this.#signal = signal
     signal?.addEventListener('abort', this.#aborted, { once: true })
@@ -57,7 +61,8 @@ export class Wait<T> extends Deferred<T> {
 
   readonly failedAttempt = (reason: KvxError): void => {
     this.#last = reason
-    if (reason.code === 'ERR_KVX_UNAUTHORIZED') this.reject(unreachable(this.#bootstrap, reason))
+    if (isKvxError(reason.cause) && reason.cause.code === 'ERR_KVX_UNAUTHORIZED')
+      this.reject(reason)
   }
 
   end(): void {
@@ -79,7 +84,7 @@ export class Wait<T> extends Deferred<T> {
   }
 }
 
-function unreachable(bootstrap: string, cause: KvxError | undefined): KvxError {
+export function unreachable(bootstrap: string, cause?: KvxError): KvxError {
   return new KvxError(
     'ERR_KVX_BOOTSTRAP_UNREACHABLE',
     `The bootstrap service at ${bootstrap} is not reachable: ${cause?.message ?? 'it did not answer in time.'} ` +

@@ -1,11 +1,5 @@
-import {
-  type BootstrapReply,
-  type InstanceRecord,
-  type RankCoordinates,
-  type RankRecord,
-} from './messages.ts'
-
-const maxRecords = 4_096
+import { maxRanks, rankCount, rankName, type Rank } from '../protocol/rank.ts'
+import { type BootstrapReply, type InstanceRecord, type RankRecord } from './messages.ts'
 
 interface Entry {
   readonly record: RankRecord
@@ -22,14 +16,19 @@ type Refusal = Omit<Extract<BootstrapReply, { kind: 'refused' }>, 'v'>
 /** Who is registered, by instance and rank coordinates. Each entry ends with its lease. */
 export class RankTable {
   readonly #service: string
+  readonly #onChange: () => void
   readonly #instances = new Map<string, Instance>()
   #records = 0
   /** One count for all instances, so that the highest revision is the latest change. */
   #revision = 0
 
-  /** @param service identifies this run of the service */
-  constructor(service: string) {
+  /**
+   * @param service identifies this run of the service
+   * @param onChange called after each change of a revision
+   */
+  constructor(service: string, onChange: () => void) {
     this.#service = service
+    this.#onChange = onChange
   }
 
   /** Registers or renews for `leaseMs`; a renewal does not displace another incarnation. */
@@ -38,7 +37,7 @@ export class RankTable {
       ranks: new Map<string, Entry>(),
       revision: 0,
     }
-    const key = rankKey(record.rank)
+    const key = rankName(record.rank)
     const present = instance.ranks.get(key)
     if (
       kind === 'renew' &&
@@ -50,17 +49,17 @@ export class RankTable {
         `Rank ${key} of '${record.instance}' is registered by a newer process.`,
       )
     }
-    const size = sizeKey(record.rank)
+    const topology = topologyOf(record.rank)
     for (const [otherKey, other] of instance.ranks) {
-      if (otherKey !== key && sizeKey(other.record.rank) !== size) {
+      if (otherKey !== key && topologyOf(other.record.rank) !== topology) {
         return refusal(
           'topology',
-          `Rank ${key} of '${record.instance}' has the topology ${size}, rank ${otherKey} has ${sizeKey(other.record.rank)}.`,
+          `Rank ${key} of '${record.instance}' has the topology ${topology}, rank ${otherKey} has ${topologyOf(other.record.rank)}.`,
         )
       }
     }
-    if (present === undefined && this.#records >= maxRecords) {
-      return refusal('full', `The bootstrap service holds ${maxRecords} ranks already.`)
+    if (present === undefined && this.#records >= maxRanks) {
+      return refusal('full', `The bootstrap service holds ${maxRanks} ranks already.`)
     }
     const expiry = setTimeout(() => {
       this.#remove(record)
@@ -86,11 +85,12 @@ export class RankTable {
     const instance = found === undefined ? undefined : this.#instances.get(found)
     if (found === undefined || instance === undefined) return undefined
     const ranks = [...instance.ranks.values()].map(({ record }) => record)
+    const [first] = ranks
     return {
       instance: found,
       service: this.#service,
       revision: instance.revision,
-      complete: ranks.length === rankCount(ranks[0]?.rank),
+      complete: first !== undefined && ranks.length === rankCount(first.rank),
       ranks,
     }
   }
@@ -105,33 +105,26 @@ export class RankTable {
 
   #remove(record: RankRecord): void {
     const instance = this.#instances.get(record.instance)
-    const key = rankKey(record.rank)
+    const key = rankName(record.rank)
     const present = instance?.ranks.get(key)
     if (instance === undefined || present?.record.incarnation !== record.incarnation) return
     clearTimeout(present.expiry)
     instance.ranks.delete(key)
     this.#records -= 1
-    this.#changed(instance)
     if (instance.ranks.size === 0) this.#instances.delete(record.instance)
+    this.#changed(instance)
   }
 
   #changed(instance: Instance): void {
     this.#revision += 1
     instance.revision = this.#revision
+    this.#onChange()
   }
 }
 
-/** Ranks that an instance of this topology has. */
-export function rankCount(rank: RankCoordinates | undefined): number {
-  return rank === undefined ? 0 : rank.tpSize * rank.ppSize * rank.cpSize * rank.dpSize
-}
-
-function rankKey({ tp, pp, cp, dp }: RankCoordinates): string {
-  return `tp${tp}/pp${pp}/cp${cp}/dp${dp}`
-}
-
-function sizeKey({ tpSize, ppSize, cpSize, dpSize }: RankCoordinates): string {
-  return `tp${tpSize}/pp${ppSize}/cp${cpSize}/dp${dpSize}`
+function topologyOf({ tpSize, ppSize, cpSize, dpSize, stages }: Rank): string {
+  const layers = stages.join('-')
+  return `tp${tpSize}/pp${ppSize}/cp${cpSize}/dp${dpSize} with layers ${layers}`
 }
 
 function sameRecord(a: RankRecord, b: RankRecord): boolean {
@@ -139,10 +132,10 @@ function sameRecord(a: RankRecord, b: RankRecord): boolean {
     a.incarnation === b.incarnation &&
     a.endpoint === b.endpoint &&
     a.backend === b.backend &&
-    sizeKey(a.rank) === sizeKey(b.rank)
+    topologyOf(a.rank) === topologyOf(b.rank)
   )
 }
 
 function refusal(reason: Refusal['reason'], text: string): Refusal {
-  return { kind: 'refused', reason, text }
+  return { kind: 'refused', reason, text: text.slice(0, 1_024) }
 }
