@@ -1,0 +1,50 @@
+/**
+ * `node tools/docs/generate.mjs --check | --write`: the parts of docs/ that are made from source code,
+ * between `<!-- generated: NAME -->` and `<!-- end: NAME -->`. Also checks what the docs promise of the
+ * code: every error code is used and none outside of the table, every cited test exists. Needs built packages.
+ */
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { format, resolveConfig } from 'prettier'
+import { filesBelow, root } from '../lib/repository.mjs'
+import { citationProblems } from './citations.mjs'
+import { environmentProblems, flagTables } from './command.mjs'
+import { errorCodeProblems, errorTables } from './errors.mjs'
+import { settingTables } from './settings.mjs'
+
+const mode = process.argv[2]
+if (mode !== '--check' && mode !== '--write') {
+  console.error('usage: node tools/docs/generate.mjs --check | --write')
+  process.exit(2)
+}
+
+const tables = { ...errorTables, ...settingTables, ...flagTables }
+const problems = []
+
+for (const file of filesBelow(['docs', 'README.md', 'SECURITY.md'])) {
+  if (!file.endsWith('.md')) continue
+  const text = readFileSync(join(root, file), 'utf8')
+  if (text.includes('<!-- generated: ')) await renew(file, text)
+  problems.push(...citationProblems(file, text))
+}
+problems.push(...errorCodeProblems())
+problems.push(...environmentProblems(['docs/configuration.md', ...filesBelow(['docs/engines'])]))
+
+async function renew(file, text) {
+  const marks = /(<!-- generated: (\S+) -->\n)[^]*?(\n<!-- end: \2 -->)/g
+  const filled = text.replace(marks, (_all, begin, name, end) => {
+    const table = tables[name]
+    if (table === undefined) problems.push(`${file}: nothing generates '${name}'.`)
+    return `${begin}\n${table?.() ?? ''}\n${end}`
+  })
+  const fresh = await format(filled, {
+    ...(await resolveConfig(join(root, file))),
+    parser: 'markdown',
+  })
+  if (fresh === text) return
+  if (mode === '--write') writeFileSync(join(root, file), fresh)
+  else problems.push(`${file} is not what the code says: run node tools/docs/generate.mjs --write.`)
+}
+
+for (const problem of problems) console.log(problem)
+if (problems.length > 0) process.exitCode = 1
