@@ -1,0 +1,105 @@
+// One of the two processes of the benchmark: `side.mjs prefill|decode`, told what to do by run.mjs.
+import { readdirSync, readFileSync } from 'node:fs'
+import { Dealer, Router } from 'zeromq'
+import { decodeMessage } from '../dist/control/codec.js'
+import { openBareDecode, openBarePrefill } from './bare.mjs'
+import { movedBytes, openDecode, openPrefill } from './rooms.mjs'
+
+const role = process.argv[2]
+const token = 'a token for the benchmark'
+
+let messages = 0
+let recorded
+for (const socket of [Dealer, Router]) {
+  const { send } = socket.prototype
+  Object.defineProperty(socket.prototype, 'send', {
+    value(parts) {
+      messages++
+      recorded?.push(Array.isArray(parts) ? parts.at(-1) : parts)
+      return send.call(this, parts)
+    },
+  })
+}
+
+/** Processor time in µs by thread: that of JavaScript, of zeromq, of the engine, and the rest. */
+function cpu() {
+  const times = { js: 0, zeromq: 0, engine: 0, rest: 0 }
+  for (const task of readdirSync('/proc/self/task')) {
+    const name = readFileSync(`/proc/self/task/${task}/comm`, 'utf8')
+    const [ns] = readFileSync(`/proc/self/task/${task}/schedstat`, 'utf8').split(' ')
+    const kind =
+      Number(task) === process.pid
+        ? 'js'
+        : name.startsWith('ZMQ')
+          ? 'zeromq'
+          : name.startsWith('kvx') || name.startsWith('shm')
+            ? 'engine'
+            : 'rest'
+    times[kind] += Number(ns) / 1000
+  }
+  const { user, system } = process.cpuUsage()
+  return { ...times, all: user + system }
+}
+
+const kinds = {}
+let begun
+const commands = {
+  async open({ kvx, bare }) {
+    if (role === 'prefill') {
+      kinds.kvx = await openPrefill(token)
+      kinds.bare = await openBarePrefill()
+      return { kvx: kinds.kvx.address, bare: kinds.bare.address }
+    }
+    kinds.kvx = await openDecode(token, kvx)
+    kinds.bare = await openBareDecode(bare)
+    return undefined
+  },
+  begin() {
+    begun = { cpu: cpu(), messages }
+  },
+  /** Each lane has one request after the other; both sides count rooms alike. */
+  async run({ kind, lanes, requests, firstRoom }) {
+    const side = kinds[kind]
+    if (side.request === undefined) return
+    const lane = async (index) => {
+      for (let i = index; i < requests; i += lanes) await side.request(index, BigInt(firstRoom + i))
+    }
+    await Promise.all(Array.from({ length: lanes }, (_, index) => lane(index)))
+  },
+  end() {
+    const now = cpu()
+    return {
+      messages: messages - begun.messages,
+      cpu: Object.fromEntries(Object.entries(now).map(([k, v]) => [k, v - begun.cpu[k]])),
+    }
+  },
+  record() {
+    recorded = []
+  },
+  /** Frames sent since `record`, but for signs of life. */
+  recorded() {
+    const frames = recorded.map((frame) => Buffer.from(frame).toString('base64'))
+    recorded = undefined
+    return frames.filter((frame) => !['ping', 'pong'].includes(decoded(frame).k))
+  },
+  play({ own, others }) {
+    kinds.bare.play(own.map(decoded), others.length)
+  },
+  moved: ({ lanes }) => movedBytes(kinds.kvx.bytes, lanes).toString('base64'),
+  async close() {
+    await kinds.kvx.close()
+    kinds.bare.close()
+    process.disconnect()
+  },
+}
+
+const decoded = (frame) => decodeMessage(Buffer.from(frame, 'base64'))
+
+process.on('message', ({ command, id, ...rest }) => {
+  Promise.resolve()
+    .then(() => commands[command](rest))
+    .then(
+      (result) => process.connected && process.send({ id, result }),
+      (error) => process.send({ id, error: String(error.stack) }),
+    )
+})
