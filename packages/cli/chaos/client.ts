@@ -1,0 +1,100 @@
+/** One completion, asked for over a connection of its own, and everything that can become of it. */
+import { request } from 'node:http'
+
+export interface ErrorBody {
+  readonly code: string
+  readonly message: string
+  readonly phase?: string | null
+  readonly peer?: string | null
+  readonly rank?: string | null
+  readonly retryable?: boolean
+}
+
+export type Outcome =
+  | { readonly kind: 'ok'; readonly tokens: readonly number[] }
+  | {
+      readonly kind: 'error'
+      readonly status: number
+      readonly error: ErrorBody
+      readonly tokens: readonly number[]
+    }
+  /** The connection ended before the answer did. */
+  | { readonly kind: 'broken'; readonly reason: string; readonly tokens: readonly number[] }
+  /** Nobody accepted the connection: there was no request. */
+  | { readonly kind: 'refused' }
+  /** We closed the connection. */
+  | { readonly kind: 'aborted' }
+  /** Nothing came within `patienceMs`. */
+  | { readonly kind: 'hung'; readonly tokens: readonly number[] }
+
+interface Event {
+  readonly error?: ErrorBody
+  readonly choices?: readonly { readonly token_ids?: readonly number[] }[]
+}
+
+/** Never rejects. */
+export function ask(
+  url: string,
+  body: { readonly stream: boolean; readonly [field: string]: unknown },
+  { signal, patienceMs }: { signal: AbortSignal; patienceMs: number },
+): Promise<Outcome> {
+  return new Promise((resolve) => {
+    const tokens: number[] = []
+    let text = ''
+    let done = false
+    let failure: ErrorBody | undefined
+    const end = (outcome: Outcome) => {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', abort)
+      resolve(outcome)
+      call.destroy()
+    }
+    const call = request(`${url}/v1/completions`, {
+      method: 'POST',
+      agent: false,
+      headers: { 'content-type': 'application/json' },
+    })
+    const timer = setTimeout(() => {
+      end({ kind: 'hung', tokens })
+    }, patienceMs)
+    const abort = () => {
+      end({ kind: 'aborted' })
+    }
+    signal.addEventListener('abort', abort, { once: true })
+    const broken = (cause: NodeJS.ErrnoException) => {
+      if (failure) end({ kind: 'error', status: 200, error: failure, tokens })
+      else if (cause.code === 'ECONNREFUSED') end({ kind: 'refused' })
+      else end({ kind: 'broken', reason: cause.code ?? cause.message, tokens })
+    }
+    call.on('error', broken)
+    call.on('response', (response) => {
+      const status = response.statusCode ?? 0
+      const take = (event: Event) => {
+        failure ??= event.error
+        tokens.push(...(event.choices?.[0]?.token_ids ?? []))
+      }
+      response.setEncoding('utf8').on('data', (part: string) => {
+        text += part
+        if (!body.stream || status !== 200) return
+        for (let at = text.indexOf('\n\n'); at >= 0; at = text.indexOf('\n\n')) {
+          const data = text.slice('data: '.length, at)
+          text = text.slice(at + 2)
+          if (data === '[DONE]') done = true
+          else take(JSON.parse(data) as Event)
+        }
+      })
+      response.on('error', broken)
+      response.on('end', () => {
+        try {
+          if (status !== 200 || !body.stream) take(JSON.parse(text) as Event)
+        } catch {
+          failure ??= { code: 'unreadable', message: text.slice(0, 200) }
+        }
+        if (failure) end({ kind: 'error', status, error: failure, tokens })
+        else if (body.stream && !done) end({ kind: 'broken', reason: 'ended early', tokens })
+        else end({ kind: 'ok', tokens })
+      })
+    })
+    call.end(JSON.stringify({ ...body, temperature: 0, return_token_ids: true }))
+  })
+}

@@ -1,0 +1,131 @@
+/** A prefill worker, a decode worker and a router as processes, at addresses that outlive them. */
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import type { LoggedEvent } from './phases.ts'
+import { KvxProcess } from './process.ts'
+import type { Random } from './random.ts'
+import { workerArgs } from './settings.ts'
+
+export const roles = ['prefill', 'decode', 'router'] as const
+export type Role = (typeof roles)[number]
+
+type Watcher = (role: Role, event: LoggedEvent) => void
+
+export class Cluster {
+  readonly backend: string
+  readonly prefillUrl: string
+  readonly decodeUrl: string
+  readonly routerUrl: string
+  readonly bootstrapPort: number
+  /** Every process that was ever started. */
+  readonly started: KvxProcess[] = []
+  readonly #args: Readonly<Record<Role, readonly string[]>>
+  readonly #env: Readonly<Record<string, string>>
+  readonly #folder: string
+  readonly #now = new Map<Role, KvxProcess>()
+  readonly #watchers = new Set<Watcher>()
+
+  private constructor(
+    backend: string,
+    [prefill, bootstrap, decode, router]: readonly [number, number, number, number],
+    env: Readonly<Record<string, string>>,
+    folder: string,
+  ) {
+    this.backend = backend
+    this.#env = env
+    this.#folder = folder
+    this.bootstrapPort = bootstrap
+    const url = (port: number) => `http://127.0.0.1:${String(port)}`
+    ;[this.prefillUrl, this.decodeUrl, this.routerUrl] = [url(prefill), url(decode), url(router)]
+    this.#args = {
+      prefill: workerArgs('prefill', backend, prefill, bootstrap),
+      decode: workerArgs('decode', backend, decode, bootstrap),
+      router: [
+        ...['router', '--port', String(router), '--decode', this.decodeUrl],
+        ...['--prefill', `${this.prefillUrl},${String(bootstrap)}`],
+      ],
+    }
+  }
+
+  /** @param folder gets the log of every process */
+  static async open(
+    random: Random,
+    backend: string,
+    env: Readonly<Record<string, string>>,
+    folder: string,
+  ): Promise<Cluster> {
+    const ports: number[] = []
+    while (ports.length < 4) {
+      // Below the ports that systems choose for connections: no stranger takes one between two lives.
+      const port = random.integer(18_000, 31_000)
+      if (!ports.includes(port) && (await isFree(port))) ports.push(port)
+    }
+    const cluster = new Cluster(backend, ports as [number, number, number, number], env, folder)
+    await Promise.all(roles.map((role) => cluster.start(role).ready))
+    return cluster
+  }
+
+  /** The present process of a role. */
+  process(role: Role): KvxProcess {
+    return this.#now.get(role)!
+  }
+
+  /** Starts a role at its addresses; its predecessor must be gone. */
+  start(role: Role): KvxProcess {
+    const life = this.started.filter(({ name }) => name.startsWith(role)).length + 1
+    const name = `${role}-${String(life)}`
+    const started = new KvxProcess({
+      name,
+      args: this.#args[role],
+      env: this.#env,
+      logFile: join(this.#folder, `${name}.log`),
+      onEvent: (event) => {
+        for (const watcher of [...this.#watchers]) watcher(role, event)
+      },
+    })
+    this.started.push(started)
+    this.#now.set(role, started)
+    return started
+  }
+
+  /** Calls `watcher` at each event of a worker until the function that it returns is called. */
+  watch(watcher: Watcher): () => void {
+    this.#watchers.add(watcher)
+    return () => this.#watchers.delete(watcher)
+  }
+
+  /** How many pages of a worker are in which state. */
+  async pages(role: 'prefill' | 'decode'): Promise<Record<string, number>> {
+    const url = role === 'prefill' ? this.prefillUrl : this.decodeUrl
+    const response = await fetch(`${url}/metrics`, { signal: AbortSignal.timeout(5_000) })
+    const rows = (await response.text()).matchAll(
+      /^(?:kvx_pages\{state="(\w+)"\}|kvx_(requests_live)) (\d+)$/gm,
+    )
+    return Object.fromEntries(
+      [...rows].map(([, state, live, value]) => [state ?? live, Number(value)]),
+    ) as Record<string, number>
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(
+      this.started.map(async (one) => {
+        if (one.running) one.signal('SIGKILL')
+        await one.gone
+      }),
+    )
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer()
+      .once('error', () => {
+        resolve(false)
+      })
+      .listen(port, '127.0.0.1', () => {
+        server.close(() => {
+          resolve(true)
+        })
+      })
+  })
+}

@@ -1,0 +1,145 @@
+/** Requests that run all the time, and what became of each. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { ask, type Outcome } from './client.ts'
+import type { Question } from './questions.ts'
+import type { Random } from './random.ts'
+import { lanes, patienceMs } from './settings.ts'
+
+export interface Asked {
+  readonly number: number
+  readonly question: Question
+  /** The tokens of a whole answer. */
+  readonly expected: readonly number[]
+  readonly startedAt: number
+  /** To one worker, not through the router. */
+  readonly direct: boolean
+  readonly abort: AbortController
+  /** Set once it has ended. */
+  endedAt?: number
+  outcome?: Outcome
+}
+
+/** Milliseconds until a lane whose request failed asks again. */
+const pauseMs = 150
+
+export class Load {
+  /** Every request so far, in the order in which they began. */
+  readonly asked: Asked[] = []
+  readonly #url: string
+  readonly #questions: readonly Question[]
+  readonly #random: Random
+  readonly #listeners = new Set<(asked: Asked) => void>()
+  #running: Promise<unknown> | undefined
+  #stopping = false
+
+  constructor(url: string, questions: readonly Question[], random: Random) {
+    this.#url = url
+    this.#questions = questions
+    this.#random = random
+  }
+
+  start(): void {
+    this.#stopping = false
+    this.#running = Promise.all(
+      Array.from({ length: lanes }, async () => {
+        while (!this.#stopping) {
+          const { outcome } = await this.#askOne()
+          if (outcome?.kind !== 'ok') await sleep(pauseMs)
+        }
+      }),
+    )
+  }
+
+  /** Resolves when the last request has ended. */
+  async stop(): Promise<void> {
+    this.#stopping = true
+    await this.#running
+  }
+
+  /** Asks `count` questions, as many at a time as there are lanes. */
+  async askSome(count: number): Promise<Asked[]> {
+    let left = count
+    const answers: Asked[] = []
+    await Promise.all(
+      Array.from({ length: lanes }, async () => {
+        while (left-- > 0) answers.push(await this.#askOne())
+      }),
+    )
+    return answers
+  }
+
+  /** The live request through the router with a prompt of so many tokens: no two have as many. */
+  live(tokens: number): Asked | undefined {
+    return this.asked.findLast(
+      ({ question, endedAt, direct }) =>
+        endedAt === undefined && !direct && question.prompt.length === tokens,
+    )
+  }
+
+  /** A question that nobody asks at the moment. */
+  idleQuestion(): Question {
+    const busy = new Set(
+      this.asked.filter(({ endedAt }) => endedAt === undefined).map(({ question }) => question),
+    )
+    return this.#random.pick(this.#questions.filter((question) => !busy.has(question)))
+  }
+
+  /** Asks one worker for its half of a request. */
+  askWorker(
+    url: string,
+    question: Question,
+    expected: readonly number[],
+    bootstrap: object,
+  ): Promise<Asked> & { asked: Asked } {
+    return this.#ask(url, question, expected, bootstrap)
+  }
+
+  /** Resolves with the first request that ends and fits; rejects with the signal's reason. */
+  next(fits: (asked: Asked) => boolean, signal: AbortSignal): Promise<Asked> {
+    return new Promise((resolve, reject) => {
+      const listener = (asked: Asked) => {
+        if (!fits(asked)) return
+        this.#listeners.delete(listener)
+        resolve(asked)
+      }
+      this.#listeners.add(listener)
+      signal.addEventListener('abort', () => {
+        this.#listeners.delete(listener)
+        reject(signal.reason as Error)
+      })
+    })
+  }
+
+  #askOne(): Promise<Asked> {
+    const question = this.idleQuestion()
+    return this.#ask(this.#url, question, question.answer, undefined)
+  }
+
+  #ask(
+    url: string,
+    question: Question,
+    expected: readonly number[],
+    bootstrap: object | undefined,
+  ): Promise<Asked> & { asked: Asked } {
+    const { prompt, maxTokens } = question
+    const abort = new AbortController()
+    const asked: Asked = {
+      number: this.asked.length + 1,
+      question,
+      expected,
+      startedAt: Date.now(),
+      direct: bootstrap !== undefined,
+      abort,
+    }
+    this.asked.push(asked)
+    const stream = this.#random.next() < 0.75
+    const body = { prompt, max_tokens: maxTokens, stream, ...bootstrap }
+    const ended = ask(url, body, { signal: abort.signal, patienceMs }).then((outcome) => {
+      asked.outcome = outcome
+      asked.endedAt = Date.now()
+      for (const listener of [...this.#listeners]) listener(asked)
+      return asked
+    })
+    return Object.assign(ended, { asked })
+  }
+}

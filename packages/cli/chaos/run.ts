@@ -1,0 +1,278 @@
+/** A run: rounds of faults under load, and after each round everything as it was. */
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Cluster } from './cluster.ts'
+import { judge, type Verdict, type Window } from './judge.ts'
+import { Load, type Asked } from './load.ts'
+import { phases, type Phase } from './phases.ts'
+import { drawPlan, type Fault } from './plan.ts'
+import { random } from './random.ts'
+import { answerAlone, type Question } from './questions.ts'
+import { afterRound, gaugesMs, recoveryMs } from './settings.ts'
+import { Striker, type Struck } from './strike.ts'
+
+export interface Options {
+  readonly engines: readonly string[]
+  /** In all, shared evenly between the engines. */
+  readonly faults: number
+  readonly seed: number
+  /** Each phase is hit at least so often, if need be by more faults. */
+  readonly leastPerPhase: number
+  /** For the logs of all processes. */
+  readonly folder: string
+  readonly progress: (line: string) => void
+}
+
+export interface Made {
+  readonly engine: string
+  readonly fault: Fault
+  readonly phase: Phase | undefined
+}
+
+export interface Report {
+  readonly made: Made[]
+  readonly verdicts: Verdict[]
+  /** One sentence each; details are in the folder. */
+  readonly failures: string[]
+  /** Milliseconds. */
+  readonly took: number
+}
+
+/** A run gives up after so many failures: the next ones would say the same. */
+const mostFailures = 5
+
+export async function runChaos(options: Options): Promise<Report> {
+  const begun = Date.now()
+  const report: Report = { made: [], verdicts: [], failures: [], took: 0 }
+  // Found by it in the end: a process that outlives the run, or a child that one has left behind.
+  const mark = `${String(process.pid)}-${String(begun)}`
+  const env = { KVX_TOKEN: `token-${mark}`, KVX_CHAOS: mark }
+  await mkdir(options.folder, { recursive: true })
+  options.progress('asking a standalone worker every question once')
+  const questions = await answerAlone(options.seed, env, options.folder)
+  const share = Math.ceil(options.faults / options.engines.length)
+  for (const [i, engine] of options.engines.entries()) {
+    const count = Math.min(share, options.faults - i * share)
+    await new EngineRun(engine, count, options, questions, env, report).run()
+  }
+  return { ...report, took: Date.now() - begun }
+}
+
+class EngineRun {
+  readonly #engine: string
+  readonly #count: number
+  readonly #options: Options
+  readonly #questions: readonly Question[]
+  readonly #env: Readonly<Record<string, string>>
+  readonly #report: Report
+  #folder = ''
+  #cluster!: Cluster
+  #load!: Load
+  #striker!: Striker
+  #atRest: readonly Record<string, number>[] = []
+  #windows: Window[] = []
+
+  constructor(
+    engine: string,
+    count: number,
+    options: Options,
+    questions: readonly Question[],
+    env: Readonly<Record<string, string>>,
+    report: Report,
+  ) {
+    this.#engine = engine
+    this.#count = count
+    this.#options = options
+    this.#questions = questions
+    this.#env = env
+    this.#report = report
+  }
+
+  async run(): Promise<void> {
+    const { seed, leastPerPhase } = this.#options
+    const chance = random(seed)
+    const plan = drawPlan(chance, this.#count)
+    let broken = true
+    for (let number = 1; ; number++) {
+      const round = plan.shift() ?? this.#missing(leastPerPhase)
+      if (round.length === 0 || this.#report.failures.length >= mostFailures) break
+      if (broken) await this.#open(number)
+      broken = !(await this.#round(number, round))
+      if (broken) await this.#cluster.close()
+    }
+    if (!broken) await this.#cluster.close()
+  }
+
+  /** Faults for the phases that have been hit too seldom. */
+  #missing(least: number): Fault[] {
+    const hits = (phase: Phase) =>
+      this.#report.made.filter((made) => made.engine === this.#engine && made.phase === phase)
+        .length
+    return phases
+      .filter((phase) => hits(phase) < least)
+      .flatMap((aim): Fault[] =>
+        aim === 'before hello'
+          ? [
+              { kind: 'kill', victim: 'decode', aim: 'reserved' },
+              { kind: 'kill', victim: 'prefill', aim },
+            ]
+          : [{ kind: 'kill', victim: 'prefill', aim }],
+      )
+  }
+
+  async #open(number: number): Promise<void> {
+    const chance = random(this.#options.seed + number)
+    this.#folder = join(this.#options.folder, `${this.#engine}-from-round-${String(number)}`)
+    await mkdir(this.#folder, { recursive: true })
+    this.#cluster = await Cluster.open(chance, this.#engine, this.#env, this.#folder)
+    this.#load = new Load(this.#cluster.routerUrl, this.#questions, chance)
+    this.#striker = new Striker(this.#cluster, this.#load, chance)
+    this.#atRest = await this.#pages()
+  }
+
+  /** Whether the deployment can be used for the next. */
+  async #round(number: number, faults: readonly Fault[]): Promise<boolean> {
+    const { progress } = this.#options
+    const first = this.#load.asked.length
+    const begun = Date.now()
+    this.#windows = []
+    const problems: string[] = []
+    this.#load.start()
+    try {
+      await this.#faults(faults)
+    } catch (cause) {
+      problems.push(String(cause))
+    }
+    await this.#load.stop()
+    problems.push(...this.#judgeSince(first))
+    if (problems.length === 0) {
+      problems.push(...(await this.#differenceAtRest()))
+      const before = this.#load.asked.length
+      this.#windows = []
+      await this.#load.askSome(afterRound)
+      problems.push(...this.#judgeSince(before).map((problem) => `after the round: ${problem}`))
+      if (problems.length === 0) problems.push(...(await this.#differenceAtRest()))
+    }
+    const asked = this.#load.asked.slice(first)
+    progress(
+      `  round ${String(number)} of ${this.#engine}: ${String(asked.length)} requests, ${((Date.now() - begun) / 1000).toFixed(1)} s${problems.length === 0 ? '' : `, ${String(problems.length)} FAILURES`}`,
+    )
+    if (problems.length > 0) await this.#fail(number, faults, problems)
+    return problems.length === 0
+  }
+
+  async #faults(faults: readonly Fault[]): Promise<void> {
+    let pending: Struck[] = []
+    let since = this.#load.asked.length
+    for (const [i, fault] of faults.entries()) {
+      if (fault.aim === 'before hello') await Promise.all(pending.map((one) => one.restarting))
+      const struck = await this.#striker.strike(fault)
+      pending.push(struck)
+      this.#windows.push(struck.window)
+      this.#report.made.push({ engine: this.#engine, fault, phase: struck.phase })
+      if (faults[i + 1]?.aim !== 'before hello') {
+        await this.#recover(pending)
+        pending = []
+      }
+      const line = [
+        `${String(this.#report.made.length).padStart(3)}/${String(this.#options.faults)}`,
+        this.#engine.padEnd(8),
+        fault.kind.padEnd(16),
+        fault.victim.padEnd(7),
+        (struck.phase ?? `none (aimed: ${fault.aim})`).padEnd(20),
+        this.#tally(since),
+      ]
+      this.#options.progress(line.join('  '))
+      since = this.#load.asked.length
+    }
+  }
+
+  /** Until all processes run and a request that began after that has succeeded. */
+  async #recover(struck: readonly Struck[]): Promise<void> {
+    await Promise.all(struck.map(({ repaired }) => repaired))
+    const now = Date.now()
+    const harmless = struck.every(({ window }) => window.mayAffect !== 'all')
+    if (!harmless) {
+      const signal = AbortSignal.timeout(recoveryMs)
+      await this.#load
+        .next(
+          ({ startedAt, direct, outcome }) => startedAt >= now && !direct && outcome?.kind === 'ok',
+          signal,
+        )
+        .catch(() => {
+          throw new Error(`no request succeeded within ${String(recoveryMs)} ms after the repair`)
+        })
+    }
+    for (const { window } of struck) window.until = Date.now()
+  }
+
+  /** What has ended since, in a few words. */
+  #tally(first: number): string {
+    const counts = new Map<string, number>()
+    for (const { outcome } of this.#load.asked.slice(first)) {
+      const name =
+        outcome === undefined
+          ? 'running'
+          : outcome.kind === 'error'
+            ? outcome.error.code
+            : outcome.kind
+      counts.set(name, (counts.get(name) ?? 0) + 1)
+    }
+    return [...counts].map(([name, count]) => `${name} ${String(count)}`).join(', ')
+  }
+
+  #judgeSince(first: number): string[] {
+    const problems: string[] = []
+    for (const asked of this.#load.asked.slice(first)) {
+      const verdict = judge(asked, this.#windows)
+      this.#report.verdicts.push(verdict)
+      if (verdict.kind === 'wrong') problems.push(this.#describe(asked, verdict.why))
+    }
+    return problems
+  }
+
+  #describe({ number, question, startedAt, endedAt = 0, direct }: Asked, why: string): string {
+    const times = `${new Date(startedAt).toISOString()} to ${new Date(endedAt).toISOString()}`
+    return `request ${String(number)}${direct ? ' (one leg)' : ''} of ${String(question.prompt.length)} tokens, ${times}: ${why}`
+  }
+
+  async #pages(): Promise<Record<string, number>[]> {
+    return Promise.all([this.#cluster.pages('prefill'), this.#cluster.pages('decode')])
+  }
+
+  async #differenceAtRest(): Promise<string[]> {
+    const wanted = JSON.stringify(this.#atRest)
+    const end = Date.now() + gaugesMs
+    for (;;) {
+      const now = JSON.stringify(await this.#pages())
+      if (now === wanted) return []
+      if (Date.now() > end) return [`pages are ${now} without load, but were ${wanted}`]
+      await sleep(50)
+    }
+  }
+
+  async #fail(
+    number: number,
+    faults: readonly Fault[],
+    problems: readonly string[],
+  ): Promise<void> {
+    const { seed, progress } = this.#options
+    const name = join(this.#folder, `failure-in-round-${String(number)}.txt`)
+    const windows = this.#windows.map(
+      ({ fault, from, until }) =>
+        `${new Date(from).toISOString()} to ${Number.isFinite(until) ? new Date(until).toISOString() : 'the end'}: ${fault.kind} ${fault.victim}, aimed at ${fault.aim}`,
+    )
+    const text = [
+      `seed ${String(seed)}, engine ${this.#engine}, round ${String(number)}`,
+      ...['', 'planned:', ...faults.map((f) => `  ${f.kind} ${f.victim}, ${f.aim}`)],
+      ...['', 'faults, until requests succeeded again:', ...windows.map((line) => `  ${line}`)],
+      ...['', 'failures:', ...problems.map((line) => `  ${line}`), ''],
+    ].join('\n')
+    await writeFile(name, text)
+    for (const problem of problems.slice(0, 5)) progress(`  FAILURE: ${problem}`)
+    this.#report.failures.push(
+      `${this.#engine}, round ${String(number)}: ${problems[0]!}${problems.length > 1 ? ` and ${String(problems.length - 1)} more` : ''} (${name})`,
+    )
+  }
+}

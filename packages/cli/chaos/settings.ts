@@ -1,0 +1,60 @@
+/** The deployment under test: small chunks, short deadlines, room for all requests at once. */
+
+/** Requests that run all the time. */
+export const lanes = 8
+
+/** Requests that have to succeed after each round. */
+export const afterRound = 20
+
+/** Milliseconds, for the workers. */
+export const deadlines = {
+  hello: 5_000,
+  reserve: 4_000,
+  pairing: 6_000,
+  progress: 15_000,
+  transfer: 3_000,
+  linger: 5_000,
+  peerSilent: 3_000,
+  ping: 500,
+  drain: 1_000,
+  recycle: 2_000,
+} as const
+
+/** Milliseconds within which a request that a fault has hit must have its error. */
+export const errorWithinMs = 15_000
+
+/** Milliseconds without an end after which a request counts as hanging. */
+export const patienceMs = 45_000
+
+/** Milliseconds within which the deployment must answer again once all processes run. */
+export const recoveryMs = 20_000
+
+/** Milliseconds within which pages must be where they were at the start, without load. */
+export const gaugesMs = 20_000
+
+/** Milliseconds within which a process that was asked to end has answered what it had begun. */
+export const drainMs = 20_000
+
+/** Milliseconds that a short freeze lasts: nobody may take it for the end. */
+export const shortFreezeMs = 600
+
+/** Milliseconds that a long freeze lasts: everybody must have taken it for the end. */
+export const longFreezeMs = deadlines.peerSilent + 1_500
+
+const engine = [
+  ...['--context-length', '256', '--max-running-requests', String(lanes + 2)],
+  ...['--chunked-prefill-size', '16'],
+]
+
+export function workerArgs(
+  mode: 'prefill' | 'decode' | 'null',
+  backend: string,
+  port: number,
+  bootstrapPort: number,
+): string[] {
+  return [
+    ...['serve', '--disaggregation-mode', mode, '--port', String(port)],
+    ...['--disaggregation-bootstrap-port', String(bootstrapPort)],
+    ...['--transfer-backend', backend, ...engine],
+  ]
+}
