@@ -141,7 +141,9 @@ test('a client that nobody answers is told that, again and again', async () => {
 })
 
 test('a service that does not speak the protocol is told as a refused handshake', async () => {
-  const web = createServer((socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'))
+  const web = createServer((socket) => {
+    socket.on('error', () => undefined).end('HTTP/1.1 400 Bad Request\r\n\r\n')
+  })
   await new Promise<void>((resolve) => web.listen(0, '127.0.0.1', resolve))
   cleanup(() => {
     web.close()

@@ -163,11 +163,13 @@ export class ControlClient {
           break
         case 'handshake:error:other':
           this.#handshaking = false
-          // EAGAIN: no answer within `handshakeInterval`. Else the peer hung up.
+          // EAGAIN: no answer within `handshakeInterval`. ECONNRESET: it died, or has too many callers. Else it hung up.
           this.#down(
             event.error.code === 'EAGAIN'
               ? lost(`${this.endpoint} accepted the connection, but did not answer.`)
-              : this.#unauthorized(event.error),
+              : event.error.code === 'ECONNRESET'
+                ? lost(`${this.endpoint} ended the connection before it was made.`)
+                : this.#unauthorized(event.error),
           )
           break
         case 'handshake:error:auth':

@@ -4,12 +4,12 @@ import { Context, Router } from 'zeromq'
 import { type Log } from '../backend/contract.ts'
 import { KvxError, toKvxError } from '../backend/errors.ts'
 import { decodeMessage, encodeMessage, type Message } from './codec.ts'
+import { BackDoor, Gate, maxStrangers } from './gate.ts'
 import { deploymentKeys } from './keys.ts'
 import {
   closeFrame,
   defaultLivenessMs,
   formatEndpoint,
-  parseEndpoint,
   probeFrame,
   socketOptions,
 } from './socket.ts'
@@ -50,25 +50,29 @@ export class ControlServer {
   readonly port: number
   /** `tcp://host:port`, with brackets around an IPv6 address. */
   readonly endpoint: string
+  readonly #gate: Gate
+  readonly #backDoor: BackDoor
   readonly #socket: Router
+  readonly #released: Promise<void>
   readonly #zap: { close(): void }
   readonly #options: ControlServerOptions
   readonly #connections = new Map<string, RouterConnection>()
-  readonly #released: Promise<void>
   #sweep: NodeJS.Timeout | undefined
   #lastDisconnect = 0
   #closing: Promise<void> | undefined
 
-  private constructor(socket: Router, zap: { close(): void }, options: ControlServerOptions) {
-    const bound = parseEndpoint(socket.lastEndpoint ?? '')
-    if (bound === undefined)
-      throw new KvxError('ERR_KVX_INTERNAL', 'libzmq told no bound endpoint.')
-    this.host = bound.host
-    this.port = bound.port
-    this.endpoint = formatEndpoint(bound.host, bound.port)
-    this.#socket = socket
-    this.#zap = zap
+  private constructor(
+    parts: { gate: Gate; backDoor: BackDoor; socket: Router; zap: { close(): void } },
+    options: ControlServerOptions,
+  ) {
+    this.#gate = parts.gate
+    this.#backDoor = parts.backDoor
+    this.#socket = parts.socket
+    this.#zap = parts.zap
     this.#options = options
+    this.host = this.#gate.host
+    this.port = this.#gate.port
+    this.endpoint = formatEndpoint(this.host, this.port)
     this.#released = this.#watch()
     void this.#receive()
   }
@@ -82,24 +86,33 @@ export class ControlServer {
     const address = await resolveHost(options.host, options.port)
     const context = new Context()
     const zap = admitOnly(context, keys.client.publicKey)
+    const livenessMs = options.livenessMs ?? defaultLivenessMs
     const socket = new Router({
-      ...socketOptions(options.livenessMs ?? defaultLivenessMs),
+      ...socketOptions(livenessMs),
       context,
-      ipv6: address.includes(':'),
       mandatory: true,
-      backlog: 128,
+      backlog: maxStrangers,
       curveServer: true,
       curveSecretKey: keys.server.secretKey,
       zapDomain: 'kvx',
     })
+    const backDoor = new BackDoor()
     try {
-      socket.bindSync(formatEndpoint(address, options.port))
+      socket.bindSync(backDoor.endpoint)
+      backDoor.open()
+      const gate = await Gate.open({
+        host: address,
+        port: options.port,
+        backDoor,
+        handshakeMs: livenessMs,
+      })
+      return new ControlServer({ gate, backDoor, socket, zap }, options)
     } catch (cause) {
       socket.close()
       zap.close()
+      backDoor.close()
       throw unavailable(options, cause)
     }
-    return new ControlServer(socket, zap, options)
   }
 
   /** Connections on which something arrived and that have not ended. */
@@ -117,12 +130,12 @@ export class ControlServer {
     clearTimeout(this.#sweep)
     for (const connection of this.#connections.values()) connection.closed = true
     this.#connections.clear()
-    // Not unbound first: zeromq.js does that in another thread while this one reads from the socket,
-    // and libzmq then ends the process by an assertion.
+    await this.#gate.close()
     this.#socket.close()
-    // libzmq releases the port in its own thread and says so in an event.
+    // libzmq ends in its own thread and says so in an event.
     await Promise.race([this.#released, delay(1_000, undefined, { ref: false })])
     this.#zap.close()
+    this.#backDoor.close()
   }
 
   async #receive(): Promise<void> {
@@ -183,7 +196,8 @@ export class ControlServer {
         this.#sweepAfter(20)
       } else if (event.type.startsWith('handshake:error')) {
         this.#options.log.debug({ event: event.type }, 'a client failed to authenticate')
-      } else if (event.type === 'close' && this.#closing !== undefined) {
+      } else if (event.type.startsWith('close') && this.#closing !== undefined) {
+        // Also 'close:error': the file of the back door was removed before.
         return
       }
     }

@@ -21,8 +21,7 @@ export const defaultLivenessMs = 5_000
 
 /**
  * Options that both kinds of socket share. Nothing here ever waits: a send that cannot be queued
- * fails at once. What an unauthenticated peer can hold is one connection for `handshakeInterval`
- * and one frame, which during a handshake is small.
+ * fails at once. What peers without the token can hold is in `gate.ts`.
  */
 export function socketOptions(livenessMs: number) {
   return {
