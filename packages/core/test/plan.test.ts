@@ -9,7 +9,7 @@ import {
   type TransferPlan,
 } from '@kvx/core/backend'
 import { checkLayout, type Layout, type Part, type Tensor } from '../src/layout/index.ts'
-import { checkFit, groupPages, pageChecksums, Planner, planTransfer } from '../src/plan/index.ts'
+import { checkCovered, checkFit, groupPages, pageChecksums, Planner, planTransfer } from '../src/plan/index.ts'
 
 /** A valid layout with one region, its tensors one behind the other in a given order with gaps. */
 function makeLayout(options: {
@@ -418,12 +418,6 @@ test.each<[string, Layout, string, string]>([
     'ERR_KVX_LAYOUT_MISMATCH',
     'The orders within a page of kv layer 0 k differ: prefill has token-major, decode has head-major.',
   ],
-  [
-    'component',
-    other({}, { component: 'swa' }),
-    'ERR_KVX_LAYOUT_MISMATCH',
-    'Prefill does not hold all of swa layer 0 k: decode needs heads 0 to 1, prefill holds none.',
-  ],
 ])(
   'another %s does not fit, and the sentence names both values',
   (_, destination, code, message) => {
@@ -433,23 +427,37 @@ test.each<[string, Layout, string, string]>([
   },
 )
 
-test('a prefill rank that holds only some of the heads does not fit', () => {
-  expect(() => {
-    checkFit(other({}, { heads: [1, 2] }), plain)
-  }).toThrow(
-    expect.objectContaining({
-      message:
-        'Prefill does not hold all of kv layer 0 k: decode needs heads 0 to 1, prefill holds 1 to 1.',
-    }),
-  )
+const first = other({}, { heads: [0, 1] })
+const second = other({}, { heads: [1, 2] })
+
+test.each([
+  ['no rank holds', [], 'Prefill lacks some of kv layer 0 k', 'hold none'],
+  ['some ranks lack', [second], 'Prefill lacks some of kv layer 0 k', 'hold 1 to 1'],
+  ['two ranks both send', [first, plain], 'Prefill sends some twice of kv layer 0 k', '0 to 1'],
+  ['a component is missing', [other({}, { component: 'swa' })], 'Prefill lacks some of kv', 'none'],
+])('what %s is not covered, and the sentence says what', (_, sources, ...texts) => {
+  for (const text of texts) {
+    expect(() => {
+      checkCovered(sources, plain)
+    }).toThrow(
+      expect.objectContaining({
+        code: 'ERR_KVX_LAYOUT_MISMATCH',
+        message: expect.stringContaining(text) as string,
+      }),
+    )
+  }
 })
 
-test('heads in several tensors of prefill fit when together they hold all', () => {
-  const halves = plain.tensors.flatMap((tensor) => [
-    { ...tensor, heads: [1, 2] as const },
-    { ...tensor, heads: [0, 1] as const },
-  ])
-  checkFit(other({ tensors: halves }), plain)
+test('ranks cover a destination when together they hold every head of every layer once', () => {
+  checkCovered([plain], plain)
+  checkCovered([second, first], plain)
+  const layers = (low: number, high: number) =>
+    other({ tensors: plain.tensors.filter(({ layer }) => layer >= low && layer < high) })
+  checkCovered([layers(0, 1), layers(1, plain.layers)], plain)
+})
+
+test('a source that holds more than the destination needs covers it', () => {
+  checkCovered([plain], first)
 })
 
 function memoryOf(bytes: Uint8Array): Memory {

@@ -11,7 +11,7 @@ import {
   packed,
   smallLayout,
 } from './protocol/fixtures.ts'
-import { bootstrap, completeBody, DecodeSide, prefiller } from './protocol/decode-side.ts'
+import { completeBody, DecodeSide, prefiller } from './protocol/decode-side.ts'
 
 const p1 = prefiller(1)
 const failed = {
@@ -55,12 +55,8 @@ const places = {
 
 const events = {
   'the bootstrap answers': (d: DecodeSide) => d.read(p1),
-  'the bootstrap does not answer': (d: DecodeSide) =>
-    d.step({
-      type: 'source.failed',
-      from: bootstrap,
-      error: new KvxError('ERR_KVX_BOOTSTRAP_UNREACHABLE', 'nobody'),
-    }),
+  'the bootstrap does not answer': (d: DecodeSide) => d.sourceFailed(),
+  'the token is another': (d: DecodeSide) => d.sourceFailed('ERR_KVX_UNAUTHORIZED'),
   welcome: (d: DecodeSide) => d.welcome(p1),
   'hello is refused': (d: DecodeSide) =>
     d.message(p1, { k: 'refuse', code: 'ERR_KVX_LAYOUT_MISMATCH', text: 'no' }),
@@ -134,13 +130,8 @@ type Row = readonly [Place, Event, string, readonly string[], readonly string[]]
 const gone = 'gone'
 const rows: readonly Row[] = [
   ['resolving', 'the bootstrap answers', 'resolving', [], []],
-  [
-    'resolving',
-    'the bootstrap does not answer',
-    gone,
-    [],
-    ['failed(BOOTSTRAP_UNREACHABLE)', 'settled'],
-  ],
+  ['resolving', 'the bootstrap does not answer', 'resolving', [], []],
+  ['resolving', 'the token is another', gone, [], ['failed(UNAUTHORIZED)', 'settled']],
   ['resolving', 'the host reserves', 'resolving', [], []],
   ['resolving', 'the host aborts', gone, [], ['failed(ABORTED)', 'settled']],
   [
@@ -156,7 +147,7 @@ const rows: readonly Row[] = [
   ['greeting', 'the host aborts', gone, [], ['failed(ABORTED)', 'settled']],
   ['greeting', 'the connection is lost', 'resolving', [], []],
   ['greeting', 'the connection is refused', gone, [], ['failed(UNAUTHORIZED)', 'settled']],
-  ['greeting', 'prefill was replaced', gone, [], ['failed(PEER_LOST)', 'settled']],
+  ['greeting', 'prefill was replaced', 'resolving', [], []],
   ['greeting', 'the hello deadline passes', gone, [], ['failed(TIMEOUT)', 'settled']],
 
   ['open', 'the host reserves', 'reserving', ['reserve'], []],
@@ -411,8 +402,8 @@ test('an epoch is never used twice: each try and each request has a higher one',
 })
 
 test('epochs count on when the connection to the same prefill process is given up and made again', () => {
-  const d = places.success()
-  d.tick(deadlines.peerSilent + 1)
+  const d = places.success().pass(deadlines.linger, p1)
+  d.tick(deadlines.peerSilent + 1).tick()
   expect(d.link(p1)).toBe('gone')
   d.receive(2).read(p1).up(p1).welcome(p1).clear().reserve(2)
   expect(d.take().messages[0]).toMatchObject({ k: 'reserve', ep: 2 })
@@ -523,7 +514,7 @@ const verifying = () =>
 test('with checksums, success is said and acknowledged only after they were compared', () => {
   const d = verifying()
   expect(d.take()).toMatchObject({ sent: [], told: ['accepted(0)'], world: ['verify'] })
-  d.step({ type: 'verified', request: 1, error: undefined })
+  d.step({ type: 'verified', request: 1, epoch: 1, error: undefined })
   expect(d.take()).toMatchObject({ sent: ['ack'], told: ['done', 'settled'] })
 })
 
@@ -533,6 +524,7 @@ test('a page that arrived damaged fails the request, and its pages wait for drai
     .step({
       type: 'verified',
       request: 1,
+      epoch: 1,
       error: new KvxError('ERR_KVX_CHECKSUM_MISMATCH', 'page 1'),
     })
   expect(d.take()).toMatchObject({
@@ -556,7 +548,7 @@ test.each([
 })
 
 test('an abort while checksums are compared wins over their result', () => {
-  const d = verifying().clear().hostAbort().step({ type: 'verified', request: 1, error: undefined })
+  const d = verifying().clear().hostAbort().step({ type: 'verified', request: 1, epoch: 1, error: undefined })
   expect(d.take().told).toEqual(['failed(ABORTED)'])
 })
 
@@ -668,17 +660,18 @@ test.each(['hello', 'reserve', 'pages', 'ack', 'abort', 'query', 'ping'])(
 
 // Prefill ranks
 
-test('the bootstrap is asked once for several requests, and again after the connection was lost', () => {
+test('the bootstrap is watched once for several requests, whatever becomes of the connections', () => {
   const d = new DecodeSide().receive(1).receive(2, { room: 10n })
-  expect(d.take().world).toEqual(['readSource'])
+  expect(d.take().world).toEqual(['watchSource'])
   d.read(p1).up(p1).welcome(p1).clear().receive(3, { room: 11n })
   expect(d.take().world).toEqual([])
   expect(d.where(3)).toBe('open')
   d.down(p1).clear().receive(4, { room: 12n })
-  expect(d.take().world).toEqual(['readSource'])
+  expect(d.take().world).toEqual([])
+  expect(d.where(4)).toBe('resolving')
 })
 
-test('what is known of a bootstrap that does not answer is forgotten', () => {
+test('a bootstrap that does not answer is not watched for longer than the linger', () => {
   const d = new DecodeSide()
   for (let i = 1; i <= 5; i++) {
     const from = `tcp://nobody:${String(i)}`
@@ -689,15 +682,60 @@ test('what is known of a bootstrap that does not answer is forgotten', () => {
     })
     d.receive(100 + i, { room: BigInt(i), from: `${from}0` }).hostAbort(100 + i)
   }
-  expect(d.tick().state.sources.size).toBe(0)
+  d.clear().pass(deadlines.linger)
+  expect(d.state.sources.size).toBe(0)
+  expect(d.take().world.filter((e) => e === 'unwatchSource')).toHaveLength(10)
 })
 
-test('what is known of a prefill instance is forgotten with its last connection', () => {
-  const d = places
-    .success()
-    .tick(deadlines.peerSilent + 1)
-    .tick()
+test('the number of bootstrap services that are watched is bounded', () => {
+  const d = new DecodeSide({ limits: { ...limits, peers: 1, requests: 99 } }).receive(1)
+  d.clear().receive(2, { room: 10n, from: 'tcp://other:1' })
+  expect(d.take()).toMatchObject({ told: ['failed(OVER_LIMIT)', 'settled'], world: [] })
+})
+
+test('a lost prefill is kept while its bootstrap names it, and forgotten with its bootstrap', () => {
+  const d = places.success().tick(deadlines.peerSilent + 1)
+  expect(d.link(p1)).toBe('lost')
+  d.pass(deadlines.linger).tick()
   expect([d.state.links.size, d.state.sources.size]).toEqual([0, 0])
+})
+
+test('a new request waits for a lost prefill only as long as the probe, and its error names it', () => {
+  const d = places.success().tick(deadlines.peerSilent + 1)
+  d.clear().receive(2).pass(deadlines.probe - 1)
+  expect(d.take().told).toEqual([])
+  d.pass(1)
+  expect(d.take().told).toEqual(['failed(PEER_LOST)', 'settled'])
+})
+
+test('a request that waits for a lost prefill goes on when it is back', () => {
+  const d = places.success().tick(deadlines.peerSilent + 1)
+  d.receive(2).pass(deadlines.probe / 2)
+  d.up(p1).welcome(p1)
+  expect(d.where(2)).toBe('open')
+})
+
+test('a request that waits for a lost prefill goes to the process that has replaced it', () => {
+  const d = places.success().tick(deadlines.peerSilent + 1)
+  d.receive(2).clear().read(prefiller(2)).up(prefiller(2)).welcome(prefiller(2))
+  expect(d.take().told).toEqual([])
+  expect(d.where(2)).toBe('open')
+})
+
+test('a bootstrap that cannot be reached fails new requests after the probe, with its own error', () => {
+  const d = new DecodeSide().receive(1)
+  d.sourceFailed().clear().pass(deadlines.probe)
+  expect(d.take().told).toEqual(['failed(BOOTSTRAP_UNREACHABLE)', 'settled'])
+})
+
+test('a bootstrap that is lost while its ranks are known fails nothing', () => {
+  const d = places.receiving().clear().sourceFailed().pass(deadlines.probe, p1)
+  expect(d.take().told).toEqual([])
+})
+
+test('another token at the bootstrap is told at once', () => {
+  const d = new DecodeSide().receive(1).clear().sourceFailed('ERR_KVX_UNAUTHORIZED')
+  expect(d.take().told).toEqual(['failed(UNAUTHORIZED)', 'settled'])
 })
 
 test('prefill that does not know us any more is greeted again, once', () => {
@@ -724,7 +762,7 @@ test('a new process behind the same address says so, and what ran over the old o
     code: 'ERR_KVX_STALE',
     text: 'meant for an earlier process',
   })
-  expect(d.take()).toMatchObject({ told: ['failed(PEER_LOST)'], world: ['fence'] })
+  expect(d.take()).toMatchObject({ told: ['failed(PEER_LOST)'], world: ['fence', 'disconnect'] })
 })
 
 test('pages of a replaced prefill come back when the old writer is fenced', () => {
@@ -741,10 +779,7 @@ test('a fence of one writer frees nothing of another', () => {
     .clear()
     .step({ type: 'fenced', writer: name128('W', 9) })
   expect(d.take().told).toEqual([])
-  expect(d.step({ type: 'fenced', writer: p1.writer }).take()).toMatchObject({
-    told: ['settled'],
-    world: ['disconnect'],
-  })
+  expect(d.step({ type: 'fenced', writer: p1.writer }).take().told).toEqual(['settled'])
 })
 
 test('a fence frees nothing of a prefill that came back and is ready', () => {
@@ -806,7 +841,7 @@ test('quarantine with nothing live replaces the engine, and its pages come back 
   const d = engineSide().reserve().hostAbort().clear().pass(deadlines.drain, p1)
   expect(d.take()).toMatchObject({ told: [], world: ['recycle'] })
   d.pass(1_000_000, p1)
-  expect(d.take()).toMatchObject({ told: [], world: [] })
+  expect(d.take()).toMatchObject({ told: [], world: ['unwatchSource'] })
   d.recycled()
   expect(d.take()).toMatchObject({ told: ['settled'], sent: ['hello'] })
 })
@@ -817,7 +852,7 @@ test('drained in time makes the engine stay', () => {
     .hostAbort()
     .message(p1, { k: 'drained', ep: 1 })
     .clear()
-    .pass(10 * deadlines.drain, p1)
+    .pass(3 * deadlines.drain, p1)
   expect(d.take().world).toEqual([])
 })
 

@@ -111,6 +111,12 @@ export const errorTable = {
     phases: ['reserve', 'transfer'],
     advice: 'Send the request to another instance: this one is ending.',
   },
+  ERR_KVX_DRAINING: {
+    summary: 'The process takes no new requests, because it is about to end.',
+    retryable: true,
+    phases: ['reserve', 'parked'],
+    advice: 'Send the request to another instance.',
+  },
   ERR_KVX_ABORTED: {
     summary: 'The request was aborted by its caller or by the other side.',
     retryable: false,

@@ -3,14 +3,16 @@ import { KvxError } from '../backend/index.ts'
 import type { Layout } from '../layout/index.ts'
 import type { SendRequest } from './types.ts'
 
-/** @throws KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_CLOSED` */
-export function checkRequest(
-  room: bigint,
-  request: SendRequest,
-  layout: Layout,
-  closed: boolean,
-): void {
+/** @throws KvxError `ERR_KVX_CLOSED`, `ERR_KVX_DRAINING` */
+export function checkOpen(draining: boolean, closed: boolean): void {
   if (closed) throw new KvxError('ERR_KVX_CLOSED', 'The manager is closed.')
+  if (draining) {
+    throw new KvxError('ERR_KVX_DRAINING', 'The manager takes no new requests: it is about to end.')
+  }
+}
+
+/** @throws KvxError `ERR_KVX_INVALID_ARGUMENT` */
+export function checkRequest(room: bigint, request: SendRequest, layout: Layout): void {
   const invalid = (text: string) =>
     new KvxError('ERR_KVX_INVALID_ARGUMENT', text, { phase: 'reserve' })
   if (typeof room !== 'bigint' || room < 0n || room >= 1n << 64n) {

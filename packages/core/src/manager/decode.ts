@@ -9,7 +9,7 @@ import {
   type DecodeEvent,
   type DecodeState,
 } from '../protocol/index.ts'
-import { checkRequest, until } from './check.ts'
+import { checkOpen, checkRequest, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
 import { DecodeEffects, type DecodeNews, type OpenEngine } from './effects.ts'
 import { Loop } from './loop.ts'
@@ -34,6 +34,7 @@ export class DecodeManager implements KVManager {
   readonly #loop: Loop<DecodeEvent, DecodeEffect>
   readonly #receivers = new Map<number, Receiver>()
   #nextReceiver = 1
+  #draining = false
   #closing: Promise<void> | undefined
 
   constructor(options: {
@@ -65,7 +66,8 @@ export class DecodeManager implements KVManager {
 
   receive(room: bigint, request: ReceiveRequest): KVReceiver {
     const index = request.index ?? 0
-    checkRequest(room, request, this.state.self.layout, this.#closing !== undefined)
+    checkRequest(room, request, this.state.self.layout)
+    checkOpen(this.#draining, this.#closing !== undefined)
     const key = roomKey(room, index)
     const objection = receiveObjection(this.state, key)
     if (objection) throw objection
@@ -94,6 +96,14 @@ export class DecodeManager implements KVManager {
     throw new KvxError(
       'ERR_KVX_INVALID_STATE',
       'A decode manager receives; open another with the role prefill to send.',
+    )
+  }
+
+  async drain(options: { deadlineMs?: number } = {}): Promise<void> {
+    this.#draining = true
+    await until(
+      Promise.all([...this.#receivers.values()].map(({ settled }) => settled)),
+      options.deadlineMs ?? this.state.self.deadlines.progress,
     )
   }
 

@@ -9,7 +9,7 @@ import {
   type Transfer,
   type TransferEngine,
 } from '../backend/index.ts'
-import { readInstance } from '../bootstrap/index.ts'
+import { watchInstance, type Watch } from '../bootstrap/index.ts'
 import { ControlClient, type Connection } from '../control/index.ts'
 import { pageChecksums, type Planner } from '../plan/index.ts'
 import {
@@ -228,6 +228,7 @@ export class DecodeEffects {
   readonly #emit: (event: DecodeEvent) => void
   readonly #reopen: () => Promise<OpenEngine>
   readonly #clients = new Map<string, ControlClient>()
+  readonly #watches = new Map<string, Watch>()
   readonly #closed = new AbortController()
   #open: OpenEngine
 
@@ -250,8 +251,12 @@ export class DecodeEffects {
 
   perform(effect: Exclude<DecodeEffect, DecodeNews>): void {
     switch (effect.do) {
-      case 'readSource':
-        void this.#readSource(effect.from, effect.timeoutMs)
+      case 'watchSource':
+        this.#watchSource(effect.from)
+        return
+      case 'unwatchSource':
+        this.#watches.get(effect.from)?.close()
+        this.#watches.delete(effect.from)
         return
       case 'connect':
         this.#connect(effect.endpoint)
@@ -277,29 +282,36 @@ export class DecodeEffects {
 
   async close(): Promise<void> {
     this.#closed.abort()
+    for (const watch of this.#watches.values()) watch.close()
+    this.#watches.clear()
     for (const client of this.#clients.values()) client.close()
     this.#clients.clear()
     await this.#open.engine.close()
   }
 
-  async #readSource(from: string, timeoutMs: number): Promise<void> {
+  #watchSource(from: string): void {
+    const failed = (cause: unknown) => {
+      const error = toKvxError(cause, 'ERR_KVX_BOOTSTRAP_UNREACHABLE', {
+        phase: 'bootstrap',
+        peer: from,
+      })
+      // That the token is another is worth more than that nobody is reached.
+      const reason = isKvxError(error.cause) ? error.cause : error
+      this.#emit({ type: 'source.failed', from, error: reason })
+    }
     try {
-      const { ranks } = await readInstance({
+      const watch = watchInstance({
         bootstrap: from,
         token: this.#token,
-        timeoutMs,
-        signal: this.#closed.signal,
+        onRead: ({ ranks }) => {
+          this.#emit({ type: 'source.read', from, ranks })
+        },
+        onFailed: failed,
+        log: this.#log,
       })
-      this.#emit({ type: 'source.read', from, ranks })
+      this.#watches.set(from, watch)
     } catch (cause) {
-      this.#emit({
-        type: 'source.failed',
-        from,
-        error: toKvxError(cause, 'ERR_KVX_BOOTSTRAP_UNREACHABLE', {
-          phase: 'bootstrap',
-          peer: from,
-        }),
-      })
+      failed(cause)
     }
   }
 
@@ -326,7 +338,7 @@ export class DecodeEffects {
   }
 
   #verify(effect: DecodeEffect & { do: 'verify' }): void {
-    const { request, pages, planner, checksums } = effect
+    const { request, epoch, pages, planner, checksums } = effect
     try {
       const landed = pageChecksums({
         planner,
@@ -345,11 +357,12 @@ export class DecodeEffects {
               `Page ${String(wrong)} of the prompt arrived damaged (page ${String(pages[wrong])} of the pool). Try again; if it happens again, suspect memory or network.`,
               { phase: 'complete' },
             )
-      this.#emit({ type: 'verified', request, error })
+      this.#emit({ type: 'verified', request, epoch, error })
     } catch (cause) {
       this.#emit({
         type: 'verified',
         request,
+        epoch,
         error: toKvxError(cause, 'ERR_KVX_INTERNAL', { phase: 'complete' }),
       })
     }

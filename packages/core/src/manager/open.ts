@@ -11,7 +11,16 @@ import {
 import { registerRank } from '../bootstrap/index.ts'
 import { ControlServer } from '../control/index.ts'
 import { checkLayout, layoutFingerprint } from '../layout/index.ts'
-import { defaultDeadlines, defaultLimits, settings, singleRank } from '../protocol/index.ts'
+import {
+  defaultDeadlines,
+  defaultLimits,
+  makeRank,
+  rankCount,
+  rankObjection,
+  settings,
+  stageOf,
+  type Rank,
+} from '../protocol/index.ts'
 import { DecodeManager } from './decode.ts'
 import type { OpenEngine } from './effects.ts'
 import { PrefillManager } from './prefill.ts'
@@ -34,6 +43,7 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
     layout,
     memory.map(({ bytes }) => bytes),
   )
+  const rank = checkedRank(options)
   const backend = await loadBackend(options.backend, { from: options.from ?? process.cwd() })
   const openOnce = () => openEngine(backend, options.backendOptions ?? {}, memory, log)
   const engine = await openOnce()
@@ -42,7 +52,7 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
   const self = {
     incarnation,
     instance,
-    rank: singleRank,
+    rank,
     backend: engine.engine.identity.backend,
     version: engine.engine.identity.version,
     layout,
@@ -98,7 +108,7 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
         instance,
         incarnation,
         endpoint: control.endpoint,
-        rank: singleRank,
+        rank,
         backend: self.backend,
       },
       log,
@@ -125,6 +135,31 @@ function checkOptions(options: KVManagerOptions): void {
   if (options.verifyKV && !options.memory.every((memory) => 'view' in memory)) {
     throw invalid("'verifyKV' needs memory that can be viewed: let kvx allocate it.")
   }
+}
+
+/** @throws KvxError `ERR_KVX_INVALID_OPTION` */
+function checkedRank({ layout, rank: given, instance }: KVManagerOptions): Rank {
+  const rank = makeRank(layout.layers, given)
+  const invalid = (text: string) =>
+    new KvxError('ERR_KVX_INVALID_OPTION', `The option 'rank' is not valid: ${text}.`, {
+      phase: 'open',
+    })
+  const wrong = rankObjection(rank)
+  if (wrong !== undefined) throw invalid(wrong)
+  if (rank.stages.at(-1) !== layout.layers) {
+    throw invalid(`stages end at ${String(rank.stages.at(-1))} of ${String(layout.layers)} layers`)
+  }
+  const [first, end] = stageOf(rank)
+  const outside = layout.tensors.find(({ layer }) => layer < first || layer >= end)
+  if (outside) {
+    throw invalid(
+      `its pipeline stage holds layers ${String(first)} to ${String(end - 1)}, the layout has layer ${String(outside.layer)}`,
+    )
+  }
+  if (rankCount(rank) > 1 && instance === undefined) {
+    throw invalid("an instance of several ranks needs a name, the same for all: 'instance'")
+  }
+  return rank
 }
 
 async function openEngine(

@@ -10,7 +10,7 @@ import {
   type PrefillEvent,
   type PrefillState,
 } from '../protocol/index.ts'
-import { checkRequest, until } from './check.ts'
+import { checkOpen, checkRequest, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
 import { PrefillEffects, type OpenEngine, type PrefillNews } from './effects.ts'
 import { Loop } from './loop.ts'
@@ -37,6 +37,7 @@ export class PrefillManager implements KVManager {
   readonly #senders = new Map<number, Sender>()
   #server: { control: ControlServer; registration: { close(): Promise<void> | void } } | undefined
   #nextSender = 1
+  #draining = false
   #closing: Promise<void> | undefined
 
   constructor(options: {
@@ -76,7 +77,8 @@ export class PrefillManager implements KVManager {
 
   send(room: bigint, request: SendRequest): KVSender {
     const index = request.index ?? 0
-    checkRequest(room, request, this.state.self.layout, this.#closing !== undefined)
+    checkRequest(room, request, this.state.self.layout)
+    checkOpen(this.#draining, this.#closing !== undefined)
     const key = roomKey(room, index)
     const objection = sendObjection(this.state, key)
     if (objection) throw objection
@@ -101,6 +103,15 @@ export class PrefillManager implements KVManager {
     throw new KvxError(
       'ERR_KVX_INVALID_STATE',
       'A prefill manager sends; open another with the role decode to receive.',
+    )
+  }
+
+  async drain(options: { deadlineMs?: number } = {}): Promise<void> {
+    this.#draining = true
+    this.#loop.dispatch({ type: 'host.drain' })
+    await until(
+      Promise.all([...this.#senders.values()].map(({ settled }) => settled)),
+      options.deadlineMs ?? this.state.self.deadlines.progress,
     )
   }
 

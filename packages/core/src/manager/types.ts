@@ -1,6 +1,7 @@
 /** What a host calls, and what it gives. The classes behind it are made by `KVManager.open`. */
 import type { Backend, KvxError, Log, Memory } from '../backend/index.ts'
 import type { Layout } from '../layout/layout.ts'
+import type { Rank } from '../protocol/rank.ts'
 
 /**
  * State of a request for schedulers that poll. The numeric order is SGLang's: the least value over
@@ -13,6 +14,7 @@ export const KVPoll = {
   Transferring: 3,
   Success: 4,
 } as const
+/** All ranks of a request together: `Math.min` of their polls. */
 export type KVPoll = (typeof KVPoll)[keyof typeof KVPoll]
 
 export interface WaitOptions {
@@ -36,8 +38,13 @@ export interface KVManagerOptions {
   host?: string
   /** prefill: the bootstrap service at which this rank registers, as `tcp://host:port`. */
   bootstrap?: string
-  /** Name of the instance, for messages and logs. Default: role and process id. */
+  /** Name of the instance, the same for all of its ranks. Default for a single rank: role, host and process id. */
   instance?: string
+  /**
+   * Where this rank stands in its instance. Default: the only one. `stages` default to an even spread of
+   * the layers over the pipeline stages.
+   */
+  rank?: Partial<Rank>
   /** Checksums per page in the manifest, checked before a request succeeds. Needs memory with `view`. */
   verifyKV?: boolean
   deadlines?: Partial<Deadlines>
@@ -49,6 +56,8 @@ export interface KVManagerOptions {
 export interface Deadlines {
   /** decode: bootstrap asked, connected, `hello` answered. */
   hello: number
+  /** decode: how long a new request waits for a peer that is known to be lost. */
+  probe: number
   /** decode: `reserve` answered. */
   reserve: number
   /** prefill: `reserved()` waits for decode; also how long a reserve may be parked without its prefill leg. */
@@ -81,6 +90,8 @@ export interface Limits {
   auxBytes: number
   /** Live requests of this manager. */
   requests: number
+  /** Ranks of the other side that are known at once; decode: also bootstrap services. */
+  peers: number
   /** Share of the pages in quarantine, 0 to 1, beyond which decode recycles its engine (fence kind `engine`). */
   quarantineShare: number
 }
@@ -98,6 +109,11 @@ export interface KVManager {
   send(room: bigint, request: SendRequest): KVSender
   /** decode: the receiving leg. Throws as `send`. */
   receive(room: bigint, request: ReceiveRequest): KVReceiver
+  /**
+   * Takes no new requests from now on and resolves when the running ones have ended, or after `deadlineMs`
+   * (default: the deadline `progress`). Then `close`.
+   */
+  drain(options?: { deadlineMs?: number }): Promise<void>
   /** Aborts what is live, waits for it to settle as far as possible, closes the engine. Idempotent. */
   close(): Promise<void>
 }

@@ -3,7 +3,8 @@ import { type Layout, type Tensor } from '../layout/layout.ts'
 import { byKey, tensorKey } from './lanes.ts'
 
 /**
- * Can every tensor of `destination` be filled from `source`?
+ * Do the tensors that two ranks share have the same form? What else the destination needs comes from
+ * other ranks: `checkCovered`.
  *
  * @throws KvxError `ERR_KVX_PAGE_SIZE_MISMATCH`, `ERR_KVX_LAYOUT_MISMATCH` with one sentence that
  *   names both values
@@ -39,22 +40,39 @@ export function checkFit(source: Layout, destination: Layout): void {
         tensor.order,
       )
     }
-    checkCovered(name, candidates, tensor)
   }
 }
 
-/** Every head of `tensor` must be held by one of the candidates, which do not overlap. */
-function checkCovered(name: string, candidates: readonly Tensor[], tensor: Tensor): void {
-  const end = tensor.heads[1]
-  let next = tensor.heads[0]
-  for (const [low, high] of candidates.map(({ heads }) => heads).sort((a, b) => a[0] - b[0])) {
-    if (low <= next && high > next) next = high
+/**
+ * Do these ranks together hold every byte of `destination`, and none of it twice?
+ *
+ * @param sources layouts of the ranks that send to it, each of which passed `checkFit`
+ * @throws KvxError `ERR_KVX_LAYOUT_MISMATCH`
+ */
+export function checkCovered(sources: readonly Layout[], destination: Layout): void {
+  const held = byKey(sources.flatMap(({ tensors }) => tensors))
+  for (const tensor of destination.tensors) {
+    const [first, end] = tensor.heads
+    const ranges = (held.get(tensorKey(tensor)) ?? [])
+      .map(({ heads }) => heads)
+      .filter(([low, high]) => low < end && high > first)
+      .sort((a, b) => a[0] - b[0])
+    let next = first
+    for (const [low, high] of ranges) {
+      const wrong =
+        low > next ? 'lacks some' : Math.max(low, first) < next ? 'sends some twice' : ''
+      if (wrong !== '') throw uncovered(tensor, ranges, wrong)
+      next = high
+    }
+    if (next < end) throw uncovered(tensor, ranges, 'lacks some')
   }
-  if (next >= end) return
-  const held = candidates.map(({ heads }) => range(heads)).join(', ')
-  throw new KvxError(
+}
+
+function uncovered(tensor: Tensor, held: Tensor['heads'][], wrong: string): KvxError {
+  const ranges = held.length === 0 ? 'none' : held.map(range).join(', ')
+  return new KvxError(
     'ERR_KVX_LAYOUT_MISMATCH',
-    `Prefill does not hold all of ${name}: decode needs heads ${range(tensor.heads)}, prefill holds ${held === '' ? 'none' : held}.`,
+    `Prefill ${wrong} of ${describe(tensor)}: decode needs heads ${range(tensor.heads)}, prefill's ranks hold ${ranges}.`,
     { phase: 'hello' },
   )
 }

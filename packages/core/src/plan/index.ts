@@ -1,6 +1,6 @@
 /** Which bytes go where: pure functions from layouts and pages to a `TransferPlan`. */
 export { pageChecksums } from './checksum.ts'
-export { checkFit } from './fit.ts'
+export { checkCovered, checkFit } from './fit.ts'
 export { groupPages } from './group.ts'
 export { pairLanes, type Lanes } from './lanes.ts'
 export { Planner, planTransfer, type PlanPart } from './plan.ts'

@@ -1,6 +1,7 @@
 /** Who says what, and when: pure, shared by production and simulation. */
-export { roomKey, rankName } from './keys.ts'
+export { roomKey } from './keys.ts'
 export * from './messages.ts'
+export * from './rank.ts'
 export * from './settings.ts'
 export * from './topology.ts'
 export {

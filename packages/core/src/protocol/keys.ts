@@ -1,18 +1,9 @@
 import type { KvxError } from '../backend/index.ts'
-import { clip, type Rank } from './messages.ts'
+import { clip } from './messages.ts'
 
 /** What pairs the two legs of a request. */
 export function roomKey(room: bigint, index: number): string {
   return `${String(room)}/${String(index)}`
-}
-
-/** Coordinates as they stand in messages and errors. */
-export function rankName(rank: Rank): string {
-  return `tp${String(rank.tp)}/pp${String(rank.pp)}/cp${String(rank.cp)}/dp${String(rank.dp)}`
-}
-
-export function sameRank(a: Rank, b: Rank): boolean {
-  return rankName(a) === rankName(b)
 }
 
 export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {

@@ -6,6 +6,7 @@
 import * as v from 'valibot'
 import { isErrorCode, KvxError, type ErrorCode, type Phase } from '../backend/index.ts'
 import type { Layout } from '../layout/index.ts'
+import { maxRanks, rankObjection } from './rank.ts'
 
 export const protocolVersion = 1
 
@@ -25,16 +26,23 @@ const pageLists = v.record(shortText, int32s)
 const code = v.custom<ErrorCode>(isErrorCode)
 const phase = v.custom<Phase>((x) => typeof x === 'string' && x.length < 40)
 
-export const rankSchema = v.object({
-  tp: natural,
-  tpSize: natural,
-  pp: natural,
-  ppSize: natural,
-  cp: natural,
-  cpSize: natural,
-  dp: natural,
-  dpSize: natural,
-})
+const size = v.pipe(natural, v.minValue(1), v.maxValue(maxRanks))
+
+export const rankSchema = v.pipe(
+  v.object({
+    tp: natural,
+    tpSize: size,
+    pp: natural,
+    ppSize: size,
+    cp: natural,
+    cpSize: size,
+    dp: natural,
+    dpSize: size,
+    /** First layer of each pipeline stage, and the number of layers at the end. */
+    stages: v.pipe(v.array(natural), v.maxLength(maxRanks + 1), v.readonly()),
+  }),
+  v.check((rank) => rankObjection(rank) === undefined),
+)
 
 const tensor = v.object({
   component: shortText,
@@ -195,7 +203,6 @@ type Schemas = typeof schemas
 export type MessageKind = keyof Schemas
 export type MessageOf<K extends MessageKind> = v.InferOutput<Schemas[K]>
 export type Message = { [K in MessageKind]: MessageOf<K> }[MessageKind]
-export type Rank = v.InferOutput<typeof rankSchema>
 export type Manifest = v.InferOutput<typeof manifest>
 export type WireAux = v.InferOutput<typeof aux>
 

@@ -1,26 +1,195 @@
-import { KvxError } from '../backend/index.ts'
+import { KvxError, type ErrorCode } from '../backend/index.ts'
 import type { Deadlines, Limits } from '../manager/types.ts'
 
-/** Milliseconds. All are on by default. */
-export const defaultDeadlines: Readonly<Deadlines> = {
-  hello: 15_000,
-  reserve: 10_000,
-  pairing: 60_000,
-  progress: 300_000,
-  transfer: 30_000,
-  linger: 30_000,
-  peerSilent: 10_000,
-  ping: 2_000,
-  drain: 5_000,
-  recycle: 10_000,
+/** What docs/configuration.md says of a deadline or a limit, beside its default. */
+interface Setting {
+  readonly default: number
+  readonly unit: 'ms' | 'bytes' | 'requests' | 'ranks' | 'share'
+  /** Whose settings count. */
+  readonly side: 'prefill' | 'decode' | 'both'
+  /** Whether a request may have its own; else it is the manager's. */
+  readonly perRequest: boolean
+  /** What it bounds. */
+  readonly summary: string
+  /** What happens when it passes or is reached. */
+  readonly end: string
+  /** How a request ends then. None: no request ends by it alone. */
+  readonly codes: readonly ErrorCode[]
 }
 
-export const defaultLimits: Readonly<Limits> = {
-  parkedPerPeer: 1_024,
-  bytesInFlightPerPeer: 1 << 30,
-  auxBytes: 1 << 20,
-  requests: 65_536,
-  quarantineShare: 0.25,
+/** Milliseconds. All are on by default. */
+export const deadlineTable = {
+  hello: {
+    default: 15_000,
+    unit: 'ms',
+    side: 'both',
+    perRequest: true,
+    summary:
+      'decode: from `receive` until the bootstrap has answered, every prefill rank is connected and has answered `hello`. prefill: its engine connects to the one of decode.',
+    end: 'The request fails. prefill: the `hello` is refused.',
+    codes: ['ERR_KVX_BOOTSTRAP_UNREACHABLE', 'ERR_KVX_TIMEOUT', 'ERR_KVX_CONNECT_FAILED'],
+  },
+  probe: {
+    default: 2_000,
+    unit: 'ms',
+    side: 'decode',
+    perRequest: true,
+    summary: 'A new request waits for a peer that is known to be lost, in case it is back.',
+    end: 'The request fails with what was last known of the peer.',
+    codes: ['ERR_KVX_PEER_LOST', 'ERR_KVX_BOOTSTRAP_UNREACHABLE'],
+  },
+  reserve: {
+    default: 10_000,
+    unit: 'ms',
+    side: 'decode',
+    perRequest: true,
+    summary:
+      'From `reserve()` until every prefill rank has answered, also while the reserve cannot be sent.',
+    end: 'The request fails, and is aborted at prefill.',
+    codes: ['ERR_KVX_TIMEOUT'],
+  },
+  pairing: {
+    default: 60_000,
+    unit: 'ms',
+    side: 'both',
+    perRequest: true,
+    summary:
+      'A leg that waits for the other side. prefill: `reserved()`, and a reserve that is parked because its prefill leg is not there (for this one the setting of the manager counts). decode: from the first answer until all legs are paired.',
+    end: 'The leg that waits fails.',
+    codes: ['ERR_KVX_TIMEOUT'],
+  },
+  progress: {
+    default: 300_000,
+    unit: 'ms',
+    side: 'both',
+    perRequest: true,
+    summary:
+      'decode: paired, and no further page has landed; then the comparison of checksums. prefill: it has asked for pages that decode allocates late (the setting of the manager).',
+    end: 'The request fails, and is aborted at the other side.',
+    codes: ['ERR_KVX_TIMEOUT'],
+  },
+  transfer: {
+    default: 30_000,
+    unit: 'ms',
+    side: 'prefill',
+    perRequest: true,
+    summary: 'One write, until the engine reports its end.',
+    end: 'The request fails on both sides. Its pages stay taken until the write has settled.',
+    codes: ['ERR_KVX_TRANSFER_TIMEOUT'],
+  },
+  linger: {
+    default: 30_000,
+    unit: 'ms',
+    side: 'prefill',
+    perRequest: true,
+    summary:
+      '`finish()` waits for the acknowledgement of decode; how long outcomes and ended rooms are remembered.',
+    end: 'The prefill leg fails. Who asks for a forgotten outcome is told so.',
+    codes: ['ERR_KVX_TIMEOUT', 'ERR_KVX_OUTCOME_LOST'],
+  },
+  peerSilent: {
+    default: 10_000,
+    unit: 'ms',
+    side: 'both',
+    perRequest: false,
+    summary: 'Nothing was heard of a peer, not even `pong`.',
+    end: 'The peer is lost: all its requests fail with its name. After half of it decode asks `query`.',
+    codes: ['ERR_KVX_PEER_LOST'],
+  },
+  ping: {
+    default: 2_000,
+    unit: 'ms',
+    side: 'decode',
+    perRequest: false,
+    summary: 'Between two pings of a peer; also between two greetings of a lost one.',
+    end: 'The next `ping` is sent.',
+    codes: [],
+  },
+  drain: {
+    default: 5_000,
+    unit: 'ms',
+    side: 'both',
+    perRequest: false,
+    summary:
+      'decode: `drained` after a failure. prefill: a failed write until it has settled. Also how long `close()` waits for what it has aborted.',
+    end: 'The pages count as quarantined, which may make the engine be replaced. They are not freed.',
+    codes: [],
+  },
+  recycle: {
+    default: 10_000,
+    unit: 'ms',
+    side: 'both',
+    perRequest: false,
+    summary: 'How long running requests may go on before the engine is replaced.',
+    end: 'What still runs fails; then the engine is closed and opened again.',
+    codes: ['ERR_KVX_TRANSFER_FAILED'],
+  },
+} as const satisfies Record<keyof Deadlines, Setting>
+
+export const limitTable = {
+  parkedPerPeer: {
+    default: 1_024,
+    unit: 'requests',
+    side: 'prefill',
+    perRequest: false,
+    summary: 'Reserves of one decode rank that wait for their prefill leg.',
+    end: 'A further reserve without its prefill leg is refused.',
+    codes: ['ERR_KVX_OVER_LIMIT'],
+  },
+  bytesInFlightPerPeer: {
+    default: 1 << 30,
+    unit: 'bytes',
+    side: 'prefill',
+    perRequest: false,
+    summary: 'Written to one decode rank and not settled. A larger single write goes alone.',
+    end: 'Further writes wait.',
+    codes: [],
+  },
+  auxBytes: {
+    default: 1 << 20,
+    unit: 'bytes',
+    side: 'prefill',
+    perRequest: false,
+    summary: 'The blob that travels with the first token. Told to decode in `welcome`.',
+    end: 'prefill: `finish()` refuses it. decode: refuses what is larger than was told.',
+    codes: ['ERR_KVX_INVALID_ARGUMENT', 'ERR_KVX_PROTOCOL'],
+  },
+  requests: {
+    default: 65_536,
+    unit: 'requests',
+    side: 'both',
+    perRequest: false,
+    summary: 'Live requests of a manager, those that wait for `drained` counted.',
+    end: '`send` and `receive` refuse.',
+    codes: ['ERR_KVX_OVER_LIMIT'],
+  },
+  peers: {
+    default: 4_096,
+    unit: 'ranks',
+    side: 'both',
+    perRequest: false,
+    summary: 'Ranks of the other side that are known at once; decode: also bootstrap services.',
+    end: 'A further `hello` or request is refused.',
+    codes: ['ERR_KVX_OVER_LIMIT'],
+  },
+  quarantineShare: {
+    default: 0.25,
+    unit: 'share',
+    side: 'both',
+    perRequest: false,
+    summary:
+      'Share of the pool, 0 to 1, that may be in quarantine (engines of fence kind `engine`).',
+    end: 'The engine is replaced although requests run; they get the `recycle` deadline.',
+    codes: ['ERR_KVX_TRANSFER_FAILED'],
+  },
+} as const satisfies Record<keyof Limits, Setting>
+
+export const defaultDeadlines: Readonly<Deadlines> = defaults(deadlineTable)
+export const defaultLimits: Readonly<Limits> = defaults(limitTable)
+
+function defaults<K extends string>(table: Record<K, Setting>): Record<K, number> {
+  const entries = Object.entries<Setting>(table).map(([name, setting]) => [name, setting.default])
+  return Object.fromEntries(entries) as Record<K, number>
 }
 
 /** @throws KvxError `ERR_KVX_INVALID_OPTION` for a name that does not exist or a value that is no positive number */

@@ -1,5 +1,5 @@
 /** The decode side alone: the test plays its prefill rank, the bootstrap, the engine and the host. */
-import type { FenceKind } from '@kvx/core/backend'
+import { KvxError, type ErrorCode, type FenceKind } from '@kvx/core/backend'
 import { layoutFingerprint } from '../../src/layout/index.ts'
 import type { Deadlines, Limits } from '../../src/manager/types.ts'
 import {
@@ -143,6 +143,10 @@ export class DecodeSide {
     })
   }
 
+  sourceFailed(code: ErrorCode = 'ERR_KVX_BOOTSTRAP_UNREACHABLE', from = bootstrap): this {
+    return this.step({ type: 'source.failed', from, error: new KvxError(code, 'nobody') })
+  }
+
   up(prefill: Prefiller): this {
     return this.step({ type: 'link.up', endpoint: prefill.endpoint })
   }
@@ -223,7 +227,15 @@ export class DecodeSide {
       sent: messages.filter((message) => message.k !== 'ping').map(shortly),
       told: effects.flatMap(news),
       world: effects.flatMap((e) =>
-        ['readSource', 'connect', 'disconnect', 'verify', 'fence', 'recycle'].includes(e.do)
+        [
+          'watchSource',
+          'unwatchSource',
+          'connect',
+          'disconnect',
+          'verify',
+          'fence',
+          'recycle',
+        ].includes(e.do)
           ? [e.do]
           : [],
       ),
@@ -253,8 +265,7 @@ export class DecodeSide {
       counts[`waiting for ${link.endpoint}`] = link.waiting.size
     }
     for (const source of sources.values()) {
-      counts[`waiting for ${source.from}`] = source.waiting.size
-      if (!source.links) counts[`source ${source.from}`] = 1
+      counts[`requests of ${source.from}`] = source.requests.size
     }
     return Object.entries(counts)
       .filter(([, count]) => count !== 0)

@@ -4,7 +4,7 @@ import { layoutFingerprint, type Layout, type Tensor } from '../../src/layout/in
 import type { Deadlines, Limits } from '../../src/manager/types.ts'
 import {
   parseMessage,
-  singleRank,
+  makeRank,
   type Message,
   type MessageKind,
   type MessageOf,
@@ -65,6 +65,7 @@ export const memoryBytes = (layers * 2 * kvPages + statePages) * pageBytes
 /** Milliseconds; small, and each different from the others, so that a test tells which one it hit. */
 export const deadlines: Deadlines = {
   hello: 5_000,
+  probe: 1_500,
   reserve: 7_000,
   pairing: 20_000,
   progress: 30_000,
@@ -81,12 +82,13 @@ export const limits: Limits = {
   bytesInFlightPerPeer: 4 * kvBytes,
   auxBytes: 64,
   requests: 8,
+  peers: 16,
   quarantineShare: 0.25,
 }
 
 export const fingerprint = layoutFingerprint(smallLayout())
 export const digest = (number = 1) => new Uint8Array(16).fill(number)
-export const rank = singleRank
+export const rank = makeRank(layers)
 export const int32 = (...values: number[]) => new Int32Array(values)
 export const packed = (...values: number[]) => new Uint8Array(int32(...values).buffer)
 

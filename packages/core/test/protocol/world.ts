@@ -167,7 +167,7 @@ export class World {
   readonly #decodes: DecodeProcess[] = []
   readonly #everyone: (PrefillProcess | DecodeProcess)[] = []
   readonly #connections: Connection[] = []
-  readonly #reads: { decode: DecodeProcess; from: string }[] = []
+  readonly #reads: { decode: DecodeProcess; from: string; told?: string }[] = []
   readonly #links: { prefill: PrefillProcess; peer: string; generation: string }[] = []
   readonly #senders: SenderLeg[] = []
   readonly #receivers: ReceiverLeg[] = []
@@ -342,7 +342,13 @@ export class World {
         if (connection?.to) connection.up.push(message)
         return
       }
-      case 'readSource':
+      case 'unwatchSource':
+        this.#reads.splice(
+          this.#reads.findIndex((r) => r.decode === process && r.from === effect.from),
+          1,
+        )
+        return
+      case 'watchSource':
         this.#reads.push({ decode: process, from: effect.from })
         return
       case 'connect': {
@@ -953,13 +959,14 @@ export class World {
   #network(): void {
     const { random } = this
     const read =
-      this.#reads.length > 0
-        ? this.#reads.splice(random.between(0, this.#reads.length - 1), 1)[0]
-        : undefined
+      this.#reads.length > 0 ? this.#reads[random.between(0, this.#reads.length - 1)] : undefined
     if (read) {
       const { decode, from } = read
       const prefill = this.#prefills.find(({ endpoint, alive }) => endpoint === from && alive)
-      if (!prefill || (this.faulty && random.chance(0.1))) {
+      if (!decode.alive || decode.frozen) {
+        // Nobody listens.
+      } else if (!prefill || (this.faulty && random.chance(0.1))) {
+        delete read.told
         this.#stepDecode(decode, {
           type: 'source.failed',
           from,
@@ -967,11 +974,14 @@ export class World {
         })
       } else {
         const { incarnation, instance } = prefill.state.self
-        this.#stepDecode(decode, {
-          type: 'source.read',
-          from,
-          ranks: [{ endpoint: from, incarnation, instance, rank }],
-        })
+        if (read.told !== incarnation) {
+          read.told = incarnation
+          this.#stepDecode(decode, {
+            type: 'source.read',
+            from,
+            ranks: [{ endpoint: from, incarnation, instance, rank }],
+          })
+        }
       }
     }
     for (const connection of this.#connections) {
@@ -1138,7 +1148,7 @@ export class World {
       for (const link of state.links.values())
         this.#check(link.legs.size === 0, `${name} still has legs of ${link.endpoint}`)
       for (const source of state.sources.values())
-        this.#check(source.waiting.size === 0, `${name} still waits for ${source.from}`)
+        this.#check(source.requests.size <= idle, `${name} still waits for ${source.from}`)
     }
   }
 

@@ -1,63 +1,17 @@
-/** Prefill ranks: found, connected, greeted, watched, lost. */
+/** Prefill ranks: connected, greeted, watched, lost. */
 import { KvxError } from '../../backend/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
 import { count } from '../keys.ts'
 import type { Message, MessageOf } from '../messages.ts'
-import { requiredPrefillRanks } from '../topology.ts'
 import { advance, failRequest, markDrained, revisit, undrainedLegs } from './requests.ts'
+import { isWanted, outdate } from './sources.ts'
 import { about, sendTo } from './send.ts'
-import type { DecodeEvent, DecodeStep, Link, Request, Source, SourceRank } from './state.ts'
+import type { DecodeEvent, DecodeStep, Link, SourceRank } from './state.ts'
 
-/** Gives a request its links, or starts to look for them. */
-export function resolve(step: DecodeStep, request: Request): void {
-  const source = sourceOf(step, request.from)
-  if (source.links) {
-    attach(step, request, source.links)
-    return
-  }
-  source.waiting.add(request)
-  if (source.waiting.size > 1) return
-  source.links = undefined
-  step.out.push({ do: 'readSource', from: source.from, timeoutMs: step.state.self.deadlines.hello })
-}
-
-function sourceOf(step: DecodeStep, from: string): Source {
-  let source = step.state.sources.get(from)
-  if (!source) {
-    source = { from, links: undefined, waiting: new Set() }
-    step.state.sources.set(from, source)
-  }
-  return source
-}
-
-export function onSourceRead(step: DecodeStep, event: DecodeEvent & { type: 'source.read' }): void {
-  const source = sourceOf(step, event.from)
-  const waiting = takeWaiting(source)
-  let ranks: SourceRank[]
-  try {
-    ranks = requiredPrefillRanks(step.state.self.rank, event.ranks)
-  } catch (error) {
-    for (const request of waiting) failRequest(step, request, error as KvxError)
-    return
-  }
-  source.links = ranks.map((rank) => linkOf(step, rank))
-  for (const request of waiting) attach(step, request, source.links)
-}
-
-export function onSourceFailed(step: DecodeStep, from: string, error: KvxError): void {
-  for (const request of takeWaiting(sourceOf(step, from))) failRequest(step, request, error)
-}
-
-function takeWaiting(source: Source): Request[] {
-  const waiting = [...source.waiting]
-  source.waiting.clear()
-  return waiting.filter((request) => request.phase === 'resolving')
-}
-
-function linkOf(step: DecodeStep, rank: SourceRank): Link {
+/** The link to a rank that is registered, so that it should live. */
+export function linkTo(step: DecodeStep, rank: SourceRank): Link {
   const known = step.state.links.get(rank.endpoint)
   if (known?.incarnation === rank.incarnation) {
-    // Registered, so it lives: the lost one may greet again.
     if (known.status === 'lost') {
       known.status = 'connecting'
       known.heard = step.now
@@ -65,20 +19,19 @@ function linkOf(step: DecodeStep, rank: SourceRank): Link {
     if (known.up && known.status === 'connecting') greet(step, known)
     return known
   }
-  if (known) {
-    loseLink(
-      step,
-      known,
-      about(known, 'ERR_KVX_PEER_LOST', 'transfer', 'was replaced by a new process.'),
-    )
-    step.out.push({ do: 'disconnect', endpoint: known.endpoint })
-  }
+  if (known) replaceLink(step, known)
+  const { endpoint, incarnation, instance } = rank
   const link: Link = {
-    ...rank,
+    endpoint,
+    incarnation,
+    instance,
+    rank: rank.rank,
     status: 'connecting',
     up: false,
     heard: step.now,
     pinged: step.now,
+    doubtful: false,
+    layout: undefined,
     writer: undefined,
     planner: undefined,
     auxBytes: 0,
@@ -90,21 +43,16 @@ function linkOf(step: DecodeStep, rank: SourceRank): Link {
   return link
 }
 
-function attach(step: DecodeStep, request: Request, links: readonly Link[]): void {
-  request.legs = links.map((link) => ({
-    request,
+/** Another process has registered at its address. */
+export function replaceLink(step: DecodeStep, link: Link): void {
+  loseLink(
+    step,
     link,
-    epoch: 0,
-    phase: 'idle',
-    news: step.now,
-    failedAt: 0,
-    drained: true,
-    tries: 0,
-    landedPages: 0,
-    outcome: undefined,
-  }))
-  for (const link of links) link.waiting.add(request)
-  advance(step, request)
+    about(link, 'ERR_KVX_PEER_LOST', 'transfer', 'was replaced by a new process.'),
+  )
+  if (step.state.links.get(link.endpoint) !== link) return
+  step.state.links.delete(link.endpoint)
+  step.out.push({ do: 'disconnect', endpoint: link.endpoint })
 }
 
 export function onLinkUp(step: DecodeStep, endpoint: string): void {
@@ -120,10 +68,7 @@ export function onLinkDown(step: DecodeStep, event: DecodeEvent & { type: 'link.
   if (!link) return
   link.up = false
   // Loss of the connection alone fails nothing until the peer-silent deadline; a refusal is final.
-  // New requests ask the bootstrap again: a new process may serve by now.
   if (link.status !== 'lost') link.status = 'connecting'
-  for (const source of step.state.sources.values())
-    if (source.links?.includes(link)) source.links = undefined
   if (event.error) loseLink(step, link, event.error)
 }
 
@@ -167,6 +112,8 @@ export function onWelcome(step: DecodeStep, link: Link, message: MessageOf<'welc
   link.status = 'ready'
   link.writer = message.writer
   link.auxBytes = message.limits.auxBytes
+  link.doubtful = false
+  link.layout ??= message.layout
   link.planner ??= new Planner(message.layout, step.state.self.layout)
   for (const leg of [...link.legs.values()]) revisit(step, leg)
   for (const request of [...link.waiting]) advance(step, request)
@@ -197,11 +144,8 @@ export function onStranger(step: DecodeStep, link: Link, message: Message): void
     message.ep === undefined &&
     link.status === 'greeting'
   ) {
-    loseLink(
-      step,
-      link,
-      about(link, 'ERR_KVX_PEER_LOST', 'hello', 'was replaced by a new process.'),
-    )
+    outdate(step, link)
+    replaceLink(step, link)
   } else {
     count(step.state.dropped, 'another incarnation')
   }
@@ -210,8 +154,7 @@ export function onStranger(step: DecodeStep, link: Link, message: Message): void
 /** Fails what runs over the link; its pages stay with their leases until drained or fenced. */
 export function loseLink(step: DecodeStep, link: Link, error: KvxError): void {
   link.status = 'lost'
-  for (const source of step.state.sources.values())
-    if (source.links?.includes(link)) source.links = undefined
+  link.doubtful = true
   const concerned = new Set([...link.waiting, ...[...link.legs.values()].map((leg) => leg.request)])
   for (const request of concerned) failRequest(step, request, error)
   if (link.legs.size > 0 && link.writer !== undefined && step.state.self.fence !== 'engine') {
@@ -231,6 +174,8 @@ export function onFenced(step: DecodeStep, writer: string): void {
 
 function forgetIfOver(step: DecodeStep, link: Link): void {
   if (link.status !== 'lost' || link.legs.size > 0 || link.waiting.size > 0) return
+  // While it is registered the connection is tried on, for the requests to come.
+  if (isWanted(step, link)) return
   if (step.state.links.get(link.endpoint) !== link) return
   step.state.links.delete(link.endpoint)
   step.out.push({ do: 'disconnect', endpoint: link.endpoint })
@@ -262,8 +207,5 @@ export function watchLinks(step: DecodeStep): void {
       link.pinged = step.now
       sendTo(step, link, { k: 'ping', live: link.legs.size })
     }
-  }
-  for (const source of [...step.state.sources.values()]) {
-    if (!source.links && source.waiting.size === 0) step.state.sources.delete(source.from)
   }
 }

@@ -1,7 +1,8 @@
 /** The receiving leg of a request: from the host's first call until its pages are free. */
 import { KvxError, type ErrorCode, type Phase } from '../../backend/index.ts'
+import { checkCovered } from '../../plan/index.ts'
 import { packPages, packState, unpackPages, type MessageOf } from '../messages.ts'
-import { resolve } from './links.ts'
+import { leaveSource, resolve } from './sources.ts'
 import { about, ask, sendAbort, sendTo } from './send.ts'
 import type { DecodeEvent, DecodeState, DecodeStep, Leg, Link, Request } from './state.ts'
 
@@ -39,12 +40,13 @@ export function onReceive(step: DecodeStep, event: DecodeEvent & { type: 'host.r
     digest: event.digest,
     deadlines: event.deadlines,
     phase: 'resolving',
+    since: step.now,
     deadline: step.now + event.deadlines.hello,
+    route: undefined,
     legs: [],
     destination: undefined,
     acceptedTold: false,
     wantedTold: false,
-    unverified: 0,
     error: undefined,
   }
   step.state.requests.set(request.id, request)
@@ -114,6 +116,11 @@ function boundsObjection(pages: Int32Array, total: number): string | undefined {
 export function advance(step: DecodeStep, request: Request): void {
   if (request.phase !== 'resolving' && request.phase !== 'open') return
   if (request.legs.length === 0 || request.legs.some((leg) => leg.link.status !== 'ready')) return
+  const uncovered = coverObjection(step, request)
+  if (uncovered) {
+    failRequest(step, request, uncovered)
+    return
+  }
   if (!request.destination) {
     request.phase = 'open'
     request.deadline = Infinity
@@ -125,6 +132,21 @@ export function advance(step: DecodeStep, request: Request): void {
   for (const leg of request.legs) {
     leg.link.waiting.delete(request)
     reserve(step, leg)
+  }
+}
+
+/** Whether the ranks of its route hold all that is needed; asked once for a route. */
+function coverObjection(step: DecodeStep, { route, legs }: Request): KvxError | undefined {
+  if (!route || route.covered) return undefined
+  try {
+    checkCovered(
+      legs.flatMap(({ link }) => link.layout ?? []),
+      step.state.self.layout,
+    )
+    route.covered = true
+    return undefined
+  } catch (error) {
+    return error as KvxError
   }
 }
 
@@ -164,7 +186,7 @@ export function onAccept(step: DecodeStep, leg: Leg, state: 'parked' | 'paired')
   }
   if (
     request.phase === 'accepted' &&
-    request.legs.every((l) => l.phase === 'paired' || l.phase === 'complete')
+    request.legs.every((l) => l.phase !== 'reserving' && l.phase !== 'parked')
   ) {
     request.phase = 'receiving'
     request.deadline = step.now + request.deadlines.progress
@@ -182,6 +204,8 @@ export function onAccept(step: DecodeStep, leg: Leg, state: 'parked' | 'paired')
 export function onReady(step: DecodeStep, leg: Leg): void {
   const { request } = leg
   if (request.error) return
+  // Its `accept` may have been lost.
+  onAccept(step, leg, 'paired')
   if (request.destination?.pages) {
     // They were given, and got lost with a connection.
     sendPages(step, leg)
@@ -233,7 +257,8 @@ function sendPages(step: DecodeStep, leg: Leg): void {
 }
 
 export function onProgress(step: DecodeStep, leg: Leg, pages: number): void {
-  leg.news = step.now
+  if (leg.request.error) return
+  onAccept(step, leg, 'paired')
   if (pages <= leg.landedPages || leg.request.phase !== 'receiving') return
   leg.landedPages = pages
   leg.request.deadline = step.now + leg.request.deadlines.progress
@@ -241,7 +266,7 @@ export function onProgress(step: DecodeStep, leg: Leg, pages: number): void {
 
 export function onComplete(step: DecodeStep, leg: Leg, message: MessageOf<'complete'>): void {
   const { request } = leg
-  if (leg.phase === 'complete' || leg.phase === 'failed' || request.error) return
+  if (leg.phase === 'verifying' || leg.phase === 'failed' || request.error) return
   const error = manifestObjection(step, leg, message) ?? auxObjection(leg, message)
   if (error) {
     failRequest(step, request, error)
@@ -249,26 +274,41 @@ export function onComplete(step: DecodeStep, leg: Leg, message: MessageOf<'compl
   }
   // Its `accept` may have been lost: complete says it all.
   onAccept(step, leg, 'paired')
-  leg.phase = 'complete'
   leg.outcome = message
-  if (!request.legs.every((l) => l.phase === 'complete')) return
-  if (!step.state.self.verify) {
-    succeed(step, request)
+  const { checksums } = message.manifest
+  if (!step.state.self.verify || !checksums || !leg.link.planner) {
+    completeLeg(step, leg)
     return
   }
-  request.phase = 'verifying'
+  leg.phase = 'verifying'
   request.deadline = step.now + request.deadlines.progress
-  request.unverified = request.legs.length
-  for (const { outcome, link } of request.legs) {
-    if (!outcome?.manifest.checksums || !link.planner) continue
-    step.out.push({
-      do: 'verify',
-      request: request.id,
-      planner: link.planner,
-      pages: request.destination?.pages ?? new Int32Array(),
-      checksums: unpackPages(outcome.manifest.checksums),
-    })
-  }
+  step.out.push({
+    do: 'verify',
+    request: request.id,
+    epoch: leg.epoch,
+    planner: leg.link.planner,
+    pages: request.destination?.pages ?? new Int32Array(),
+    checksums: unpackPages(checksums),
+  })
+}
+
+export function onVerified(step: DecodeStep, event: DecodeEvent & { type: 'verified' }): void {
+  const request = step.state.requests.get(event.request)
+  const leg = request?.legs.find(({ epoch }) => epoch === event.epoch)
+  if (!request || leg?.phase !== 'verifying') return
+  if (event.error) failRequest(step, request, event.error)
+  else completeLeg(step, leg)
+}
+
+/** Prefill said `complete` after its last write had settled, so this leg is drained as well. */
+function completeLeg(step: DecodeStep, leg: Leg): void {
+  const { request } = leg
+  leg.phase = 'complete'
+  leg.drained = true
+  leg.link.legs.delete(leg.epoch)
+  ask(step, leg.link, leg.epoch, 'ack')
+  if (request.phase === 'receiving') request.deadline = step.now + request.deadlines.progress
+  if (request.legs.every(({ phase }) => phase === 'complete')) succeed(step, request)
 }
 
 /** Success only when what arrived is what was asked for. */
@@ -291,8 +331,9 @@ function manifestObjection(
   const expected: Record<string, number> = { kv: destination.pages.length }
   for (const [name, pages] of Object.entries(destination.state)) expected[name] = pages.length
   for (const name of new Set([...Object.keys(expected), ...Object.keys(parts)])) {
-    const pages = expected[name] ?? 0
+    // What this rank does not hold comes from another one.
     const shared = link.planner.lanes.components.has(name)
+    const pages = shared ? (expected[name] ?? 0) : 0
     const bytes = shared ? pages * link.planner.bytesPerPage(name) : 0
     const part = parts[name] ?? { pages: 0, bytes: 0 }
     if (part.pages !== pages || part.bytes !== bytes) {
@@ -301,8 +342,10 @@ function manifestObjection(
       )
     }
   }
-  if (step.state.self.verify && checksums?.byteLength !== 4 * destination.pages.length) {
-    return say('without the checksums that were asked for.')
+  const sums =
+    step.state.self.verify && link.planner.lanes.components.has('kv') ? destination.pages.length : 0
+  if ((checksums?.byteLength ?? 0) !== 4 * sums) {
+    return say('not with the checksums that were asked for.')
   }
   return undefined
 }
@@ -317,22 +360,10 @@ function auxObjection(
   return about(link, 'ERR_KVX_PROTOCOL', 'complete', text)
 }
 
-export function onVerified(step: DecodeStep, id: number, error: KvxError | undefined): void {
-  const request = step.state.requests.get(id)
-  if (request?.phase !== 'verifying') return
-  request.unverified--
-  if (error) failRequest(step, request, error)
-  else if (request.unverified === 0) succeed(step, request)
-}
-
 function succeed(step: DecodeStep, request: Request): void {
   const outcomes = request.legs.flatMap((leg) => leg.outcome ?? [])
   request.phase = 'success'
-  for (const leg of request.legs) {
-    ask(step, leg.link, leg.epoch, 'ack')
-    leg.drained = true
-    leg.link.legs.delete(leg.epoch)
-  }
+  leaveSource(step, request)
   step.state.rooms.delete(request.key)
   step.state.requests.delete(request.id)
   const parts = outcomes.flatMap((outcome) => Object.values(outcome.manifest.parts))
@@ -386,10 +417,9 @@ export function onStatus(step: DecodeStep, leg: Leg, message: MessageOf<'status'
   leg.news = step.now
   if (message.outcome?.k === 'complete') onComplete(step, leg, message.outcome)
   else if (message.outcome?.k === 'failed') onFailed(step, leg, message.outcome)
-  else if (message.state === 'parked' || message.state === 'paired') {
-    onAccept(step, leg, message.state)
-    onProgress(step, leg, message.pages)
-  } else if (message.state === 'over') {
+  else if (message.state === 'parked') onAccept(step, leg, 'parked')
+  else if (message.state === 'paired') onProgress(step, leg, message.pages)
+  else if (message.state === 'over') {
     if (leg.phase === 'reserving' && tryAgain(step, leg)) return
     const error = about(
       leg.link,
@@ -461,7 +491,7 @@ export function failRequest(step: DecodeStep, request: Request, error: KvxError)
   request.error = error
   request.deadline = Infinity
   step.state.rooms.delete(request.key)
-  step.state.sources.get(request.from)?.waiting.delete(request)
+  leaveSource(step, request)
   step.out.push({ do: 'receiver.failed', request: request.id, error })
   for (const leg of request.legs) {
     leg.link.waiting.delete(request)
@@ -490,11 +520,11 @@ export function watchRequests(step: DecodeStep): void {
   const { state, now } = step
   for (const request of [...state.requests.values()]) {
     if (now >= request.deadline) {
-      failRequest(step, request, lateness(request))
+      failRequest(step, request, lateness(step, request))
       continue
     }
     for (const leg of request.legs) {
-      if (leg.drained || leg.phase === 'complete' || leg.link.status !== 'ready') continue
+      if (leg.drained || leg.link.status !== 'ready') continue
       if (now - leg.news < state.self.deadlines.peerSilent / 2) continue
       leg.news = now
       revisit(step, leg)
@@ -502,21 +532,26 @@ export function watchRequests(step: DecodeStep): void {
   }
 }
 
-function lateness(request: Request): KvxError {
-  const leg =
-    request.legs.find((l) => l.link.status !== 'ready') ??
-    request.legs.find((l) => l.phase !== 'complete') ??
-    request.legs[0]
+function lateness(step: DecodeStep, request: Request): KvxError {
+  const legs = request.legs.filter((l) => l.phase !== 'complete')
+  const leg = legs.find((l) => l.link.status !== 'ready') ?? legs[0]
+  const down = step.state.sources.get(request.from)?.down
   if (!leg) {
-    return new KvxError(
-      'ERR_KVX_BOOTSTRAP_UNREACHABLE',
-      `The bootstrap at ${request.from} did not answer in time.`,
-      { phase: 'bootstrap', peer: request.from },
+    return (
+      down ??
+      new KvxError(
+        'ERR_KVX_BOOTSTRAP_UNREACHABLE',
+        `The bootstrap at ${request.from} did not answer in time.`,
+        { phase: 'bootstrap', peer: request.from },
+      )
     )
   }
   const after = (ms: number) => `within ${String(ms)} ms`
   switch (request.phase) {
     case 'resolving':
+      if (down !== undefined || leg.link.doubtful) {
+        return about(leg.link, 'ERR_KVX_PEER_LOST', 'hello', 'is lost, and has not come back yet.')
+      }
       return about(
         leg.link,
         'ERR_KVX_TIMEOUT',
@@ -565,8 +600,6 @@ function phaseOf(request: Request): Phase {
       return 'reserve'
     case 'accepted':
       return 'parked'
-    case 'verifying':
-      return 'complete'
     default:
       return 'transfer'
   }

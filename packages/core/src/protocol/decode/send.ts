@@ -1,5 +1,5 @@
 import { KvxError, type ErrorCode, type Phase } from '../../backend/index.ts'
-import { rankName } from '../keys.ts'
+import { rankName } from '../rank.ts'
 import { clip, protocolVersion, type Message } from '../messages.ts'
 import type { DecodeStep, Leg, Link } from './state.ts'
 

@@ -3,7 +3,8 @@ import type { FenceKind, KvxError } from '../../backend/index.ts'
 import type { Layout } from '../../layout/index.ts'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
 import type { Planner } from '../../plan/index.ts'
-import type { Message, MessageOf, Rank } from '../messages.ts'
+import type { Message, MessageOf } from '../messages.ts'
+import type { Rank } from '../rank.ts'
 
 export interface DecodeSelf {
   readonly incarnation: string
@@ -48,11 +49,26 @@ export interface DecodeState {
   readonly dropped: Map<string, number>
 }
 
-/** A prefill instance, as its bootstrap describes it. */
+/** A prefill instance, as its bootstrap describes it. The bootstrap is watched while requests use it. */
 export interface Source {
   readonly from: string
-  links: Link[] | undefined
-  readonly waiting: Set<Request>
+  /** Undefined until they are read, and after it has turned out that they are outdated. */
+  ranks: readonly SourceRank[] | undefined
+  /** By data-parallel rank of prefill: where a request's bytes come from. */
+  readonly routes: Map<number, Route>
+  /** Why the last attempt to read it failed. */
+  down: KvxError | undefined
+  /** Live requests. */
+  readonly requests: Set<Request>
+  /** When the last request began. */
+  used: number
+}
+
+/** The ranks that send to this one. */
+export interface Route {
+  readonly links: readonly Link[]
+  /** Together they hold every byte that is needed. */
+  covered: boolean
 }
 
 /** One prefill rank. */
@@ -67,6 +83,9 @@ export interface Link {
   up: boolean
   heard: number
   pinged: number
+  /** It was lost, and has not said welcome since. */
+  doubtful: boolean
+  layout: Layout | undefined
   /** Generation of its engine: what a fence names. */
   writer: string | undefined
   planner: Planner | undefined
@@ -82,7 +101,7 @@ export interface Leg {
   readonly request: Request
   readonly link: Link
   epoch: number
-  phase: 'idle' | 'reserving' | 'parked' | 'paired' | 'complete' | 'failed'
+  phase: 'idle' | 'reserving' | 'parked' | 'paired' | 'verifying' | 'complete' | 'failed'
   /** When something was last heard of it, or asked. */
   news: number
   /** When its abort was sent or its failure was told. */
@@ -110,16 +129,16 @@ export interface Request {
     | 'reserving'
     | 'accepted'
     | 'receiving'
-    | 'verifying'
     | 'success'
     | 'failed'
+  /** When the host asked for it. */
+  readonly since: number
   deadline: number
+  route: Route | undefined
   legs: Leg[]
   destination: Destination | undefined
   acceptedTold: boolean
   wantedTold: boolean
-  /** Legs whose checksums are still being compared. */
-  unverified: number
   error: KvxError | undefined
 }
 
@@ -140,7 +159,9 @@ export type DecodeEvent =
   | { type: 'message'; endpoint: string; message: Message }
   | { type: 'link.up'; endpoint: string }
   | { type: 'link.down'; endpoint: string; error?: KvxError | undefined }
+  /** All ranks of the instance, each time one of them has changed. */
   | { type: 'source.read'; from: string; ranks: readonly SourceRank[] }
+  /** An attempt to read it failed; the watch goes on. */
   | { type: 'source.failed'; from: string; error: KvxError }
   | {
       type: 'host.receive'
@@ -167,18 +188,26 @@ export type DecodeEvent =
       state: Readonly<Record<string, Int32Array>>
     }
   | { type: 'host.abort'; request: number; reason: string }
-  | { type: 'verified'; request: number; error: KvxError | undefined }
+  | { type: 'verified'; request: number; epoch: number; error: KvxError | undefined }
   | { type: 'fenced'; writer: string }
   | { type: 'engine.recycled'; engine: EngineAddress }
   | { type: 'engine.failed'; error: KvxError }
   | { type: 'tick' }
 
 export type DecodeEffect =
-  | { do: 'readSource'; from: string; timeoutMs: number }
+  | { do: 'watchSource'; from: string }
+  | { do: 'unwatchSource'; from: string }
   | { do: 'connect'; endpoint: string }
   | { do: 'disconnect'; endpoint: string }
   | { do: 'send'; endpoint: string; message: Message }
-  | { do: 'verify'; request: number; planner: Planner; pages: Int32Array; checksums: Int32Array }
+  | {
+      do: 'verify'
+      request: number
+      epoch: number
+      planner: Planner
+      pages: Int32Array
+      checksums: Int32Array
+    }
   | { do: 'fence'; writer: string }
   | { do: 'recycle' }
   | { do: 'receiver.accepted'; request: number; prefixTokens: number }

@@ -6,8 +6,6 @@ import {
   onLinkDown,
   onLinkUp,
   onRefusedHello,
-  onSourceFailed,
-  onSourceRead,
   onStranger,
   onWelcome,
   watchLinks,
@@ -30,6 +28,7 @@ import {
   watchRequests,
 } from './requests.ts'
 import { ask } from './send.ts'
+import { onSourceFailed, onSourceRead, watchSources } from './sources.ts'
 import type { DecodeEffect, DecodeEvent, DecodeState, DecodeStep, Leg, Link } from './state.ts'
 
 export function stepDecode(state: DecodeState, event: DecodeEvent, now: number): DecodeEffect[] {
@@ -53,7 +52,7 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
       onSourceRead(step, event)
       return
     case 'source.failed':
-      onSourceFailed(step, event.from, event.error)
+      onSourceFailed(step, event)
       return
     case 'host.receive':
       onReceive(step, event)
@@ -68,7 +67,7 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
       onHostAbort(step, event.request, event.reason)
       return
     case 'verified':
-      onVerified(step, event.request, event.error)
+      onVerified(step, event)
       return
     case 'fenced':
       onFenced(step, event.writer)
@@ -82,6 +81,7 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
     case 'tick':
       watchLinks(step)
       watchRequests(step)
+      watchSources(step)
       watchQuarantine(step)
       return
   }

@@ -1,15 +1,14 @@
 /** Who is connected: hello, welcome, signs of life, loss. */
 import { KvxError, type ErrorCode } from '../../backend/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
-import { count, rankName, sameBytes, sameRank } from '../keys.ts'
+import { count, sameBytes } from '../keys.ts'
+import { rankName, sameRank } from '../rank.ts'
+import { sends, topologyObjection } from '../topology.ts'
 import { clip, protocolVersion, type MessageOf } from '../messages.ts'
 import { pump, settleAbandoned } from './pieces.ts'
 import { peerName, refuse, sendTo } from './send.ts'
 import type { Peer, PrefillEvent, PrefillStep } from './state.ts'
 import { failTransfer, pair, repeatOutcome } from './transfers.ts'
-
-/** Decode ranks that may be connected at once. */
-const maxPeers = 4_096
 
 export function onHello(step: PrefillStep, connection: string, hello: MessageOf<'hello'>): void {
   const { state, now } = step
@@ -47,13 +46,15 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
       losePeer(step, other, 'was replaced by a new process')
     }
   }
+  const planner = new Planner(state.self.layout, hello.layout)
   const peer: Peer = {
     incarnation: hello.from,
     session: hello.session,
     instance: hello.instance,
     rank: hello.rank,
     layout: hello.layout,
-    planner: new Planner(state.self.layout, hello.layout),
+    planner,
+    kvLayers: sharedLayers(planner, 'kv'),
     generation: hello.gen,
     address: hello.engine.address,
     regions: hello.engine.regions,
@@ -111,10 +112,29 @@ function objection(
   if (!sameBytes(hello.fingerprint, self.fingerprint)) {
     return say('ERR_KVX_LAYOUT_MISMATCH', 'Prefill and decode describe the cache differently.')
   }
-  if (!known && peers.size >= maxPeers) {
-    return say('ERR_KVX_OVER_LIMIT', `Prefill already serves ${String(maxPeers)} decode ranks.`)
+  const wrong = topologyObjection(self.rank, hello.rank, self.layout.heads)
+  if (wrong !== undefined) {
+    return say('ERR_KVX_LAYOUT_MISMATCH', `Prefill and decode do not fit: ${wrong}.`)
+  }
+  if (!sends(self.rank, hello.rank, self.layout.heads)) {
+    return say(
+      'ERR_KVX_LAYOUT_MISMATCH',
+      `Prefill rank ${rankName(self.rank)} holds nothing for decode rank ${rankName(hello.rank)}.`,
+    )
+  }
+  if (!known && peers.size >= self.limits.peers) {
+    return say(
+      'ERR_KVX_OVER_LIMIT',
+      `Prefill already serves ${String(self.limits.peers)} decode ranks.`,
+    )
   }
   return undefined
+}
+
+/** Layers of which the two ranks share bytes of a component, ascending. */
+function sharedLayers({ lanes }: Planner, component: string): number[] {
+  const [first, end] = lanes.components.get(component) ?? [0, 0]
+  return [...new Set(lanes.layers.subarray(first, end))]
 }
 
 /** While the engine is replaced there is none to connect: `onRecycled` does it then. */

@@ -68,12 +68,12 @@ export function onPieceDone(step: PrefillStep, id: number): void {
     part.bytes += bytes
   }
   if (transfer.phase === 'paired')
-    tell(step, transfer, { k: 'progress', pages: landedPages(step, transfer) })
+    tell(step, transfer, { k: 'progress', pages: landedPages(transfer) })
 }
 
 /** Whole pages of the cache that have landed; layer by layer they count as a share. */
-export function landedPages(step: PrefillStep, transfer: Transfer): number {
-  return Math.floor((transfer.landed.kv?.units ?? 0) / step.state.self.kvLayers.length)
+export function landedPages({ landed, peer }: Transfer): number {
+  return Math.floor((landed.kv?.units ?? 0) / Math.max(1, peer.kvLayers.length))
 }
 
 export function onPieceFailed(step: PrefillStep, id: number, error: KvxError): void {

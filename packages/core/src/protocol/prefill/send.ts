@@ -1,5 +1,6 @@
 import type { KvxError } from '../../backend/index.ts'
-import { failureFields, rankName } from '../keys.ts'
+import { failureFields } from '../keys.ts'
+import { rankName } from '../rank.ts'
 import { protocolVersion, type Message } from '../messages.ts'
 import type { Peer, PrefillStep, Transfer } from './state.ts'
 

@@ -1,10 +1,10 @@
 /** The sending leg of a request: what the host asks for, until it ends. */
 import { KvxError } from '../../backend/index.ts'
 import type { PlanPart } from '../../plan/index.ts'
-import { rankName } from '../keys.ts'
+import { rankName } from '../rank.ts'
 import { protocolVersion, packPages } from '../messages.ts'
 import { Coverage } from './coverage.ts'
-import { enqueue, pump } from './pieces.ts'
+import { enqueue, landedPages, pump } from './pieces.ts'
 import { tell } from './send.ts'
 import type { PrefillEvent, PrefillState, PrefillStep, Sender, Transfer } from './state.ts'
 import { checkPrompts, failTransfer, forgetIfOver, onPages, pair, roomOf } from './transfers.ts'
@@ -77,20 +77,19 @@ export function askForPages(step: PrefillStep, target: Transfer): void {
 export function onWrite(step: PrefillStep, event: PrefillEvent & { type: 'host.write' }): void {
   const sender = step.state.senders.get(event.sender)
   if (!sender) return
-  const { self } = step.state
-  const layers = event.layers ?? [0, self.layout.layers]
+  const layers = event.layers ?? [0, step.state.self.layout.layers]
   const wrong = writeObjection(step, sender, event.start, event.pages, layers)
   if (wrong) {
     step.out.push({ do: 'sender.rejected', sender: sender.id, write: event.write, error: wrong })
     return
   }
   if (sender.chunks === 0) sender.firstWrite = step.now
-  const held = self.kvLayers.filter((layer) => layer >= layers[0] && layer < layers[1])
   let pieces = 0
   for (const target of sender.targets) {
     const from = Math.max(event.start, target.prefixPages)
     const sourcePages = event.pages.subarray(from - event.start)
-    if (sourcePages.length === 0 || held.length === 0) continue
+    const shared = target.peer.kvLayers.filter((l) => l >= layers[0] && l < layers[1]).length
+    if (sourcePages.length === 0 || shared === 0) continue
     pieces++
     const bytes = sourcePages.length * target.peer.planner.bytesPerPage('kv', layers)
     enqueue(step, {
@@ -98,7 +97,7 @@ export function onWrite(step: PrefillStep, event: PrefillEvent & { type: 'host.w
       sender,
       write: event.write,
       bytes,
-      moved: [{ component: 'kv', pages: sourcePages.length * held.length, bytes }],
+      moved: [{ component: 'kv', pages: sourcePages.length * shared, bytes }],
       parts: () => [kvPart(target, from, sourcePages, layers)],
     })
     askForPages(step, target)
@@ -198,7 +197,7 @@ export function onFinish(step: PrefillStep, event: PrefillEvent & { type: 'host.
   sender.phase = 'finishing'
   sender.last = { state: event.state, aux: event.aux }
   for (const target of sender.targets) {
-    const components = Object.keys(event.state)
+    const components = Object.keys(event.state).filter((name) => isShared(target, name))
     if (components.length > 0) {
       const moved = components.map((component) => {
         const pages = event.state[component]?.length ?? 0
@@ -248,7 +247,7 @@ function finishObjection(
     )
   }
   for (const [name, pages] of Object.entries(event.state)) {
-    if (!sender.targets.every((target) => target.peer.planner.lanes.components.has(name)))
+    if (!sender.targets.some((target) => isShared(target, name)))
       return invalid(`there is no state component '${name}' that both sides hold.`)
     const held = step.state.self.layout.pages[name] ?? 0
     if (pages.some((page) => page < 0 || page >= held)) {
@@ -270,12 +269,18 @@ function stateObjection(
   state: Readonly<Record<string, Int32Array>>,
 ): string | undefined {
   for (const name of new Set([...Object.keys(state), ...Object.keys(target.state)])) {
+    if (!isShared(target, name)) continue
     const given = state[name]?.length ?? 0
     const wanted = target.state[name]?.length ?? 0
     if (given !== wanted)
       return `${String(given)} pages of state component '${name}' are given, and decode reserved ${String(wanted)}.`
   }
   return undefined
+}
+
+/** Another pipeline stage may hold it instead. */
+function isShared(target: Transfer, component: string): boolean {
+  return target.peer.planner.lanes.components.has(component)
 }
 
 function invalidFinish(sender: Sender, text: string): KvxError {
@@ -291,7 +296,7 @@ export function finishIfLanded(step: PrefillStep, sender: Sender): void {
   sender.phase = 'completing'
   sender.deadline = step.now + sender.deadlines.linger
   for (const target of sender.targets) {
-    if (target.checksums) {
+    if (target.checksums && isShared(target, 'kv')) {
       step.out.push({
         do: 'checksum',
         sender: sender.id,
@@ -330,7 +335,7 @@ function complete(
   const parts = Object.fromEntries(
     Object.entries(target.landed).map(([component, { units, bytes }]) => [
       component,
-      { pages: component === 'kv' ? units / self.kvLayers.length : units, bytes },
+      { pages: component === 'kv' ? units / target.peer.kvLayers.length : units, bytes },
     ]),
   )
   target.phase = 'complete'
@@ -369,12 +374,11 @@ export function onAcked(step: PrefillStep, sender: Sender): void {
   const landed = sender.targets.map((target) =>
     Object.values(target.landed).reduce((sum, { bytes }) => sum + bytes, 0),
   )
-  const kv = sender.targets.reduce((sum, target) => sum + (target.landed.kv?.units ?? 0), 0)
   step.out.push({
     do: 'sender.finished',
     sender: sender.id,
     summary: {
-      pages: kv / step.state.self.kvLayers.length,
+      pages: Math.max(...sender.targets.map(landedPages)),
       bytes: landed.reduce((sum, bytes) => sum + bytes, 0),
       chunks: sender.chunks,
       ms: step.now - sender.firstWrite,

@@ -6,7 +6,8 @@ import type { FenceKind, KvxError } from '../../backend/index.ts'
 import type { Layout } from '../../layout/index.ts'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
 import type { Planner, PlanPart } from '../../plan/index.ts'
-import type { Message, Rank } from '../messages.ts'
+import type { Message } from '../messages.ts'
+import type { Rank } from '../rank.ts'
 import type { Coverage } from './coverage.ts'
 
 export interface PrefillSelf {
@@ -30,6 +31,8 @@ export interface PrefillState {
   generation: string
   /** Set while the engine is replaced because writes of it never settle. */
   recycle: { phase: 'draining' | 'closing'; deadline: number } | undefined
+  /** No new requests are taken: the host is about to end. */
+  draining: boolean
   /** Why no request can be taken any more. */
   broken: KvxError | undefined
   /** By decode incarnation. */
@@ -55,6 +58,8 @@ export interface Peer {
   readonly rank: Rank
   readonly layout: Layout
   readonly planner: Planner
+  /** Layers of the cache of which this rank holds bytes for it, ascending. */
+  readonly kvLayers: readonly number[]
   generation: string
   /** Of its engine: what this side's engine connects to. */
   address: Uint8Array
@@ -175,6 +180,7 @@ export type PrefillEvent =
     }
   | { type: 'host.finish'; sender: number; state: Readonly<Record<string, Int32Array>>; aux: Aux }
   | { type: 'host.abort'; sender: number; reason: string }
+  | { type: 'host.drain' }
   | { type: 'piece.done'; piece: number }
   | { type: 'piece.failed'; piece: number; error: KvxError }
   | { type: 'piece.settled'; piece: number }
@@ -233,6 +239,7 @@ export function createPrefill(self: PrefillSelf, generation: string): PrefillSta
     self,
     generation,
     recycle: undefined,
+    draining: false,
     broken: undefined,
     peers: new Map(),
     connections: new Map(),

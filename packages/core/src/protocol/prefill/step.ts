@@ -16,7 +16,7 @@ import {
 } from './senders.ts'
 import { onEngineFailed, onRecycled, watchStuck } from './recycle.ts'
 import type { PrefillEffect, PrefillEvent, PrefillState, PrefillStep } from './state.ts'
-import { onAbort, onAck, onQuery, onReserve, watchTransfers } from './transfers.ts'
+import { onAbort, onAck, onDrain, onQuery, onReserve, watchTransfers } from './transfers.ts'
 
 export function stepPrefill(
   state: PrefillState,
@@ -57,6 +57,9 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
       return
     case 'host.abort':
       onHostAbort(step, event.sender, event.reason)
+      return
+    case 'host.drain':
+      onDrain(step)
       return
     case 'piece.done':
       onPieceDone(step, event.piece)

@@ -1,6 +1,7 @@
 /** The life of one reserve of one decode rank: parked, paired, complete or failed, drained, forgotten. */
 import { KvxError, type ErrorCode } from '../../backend/index.ts'
-import { count, failureFields, rankName, sameBytes, sameRank } from '../keys.ts'
+import { count, failureFields, sameBytes } from '../keys.ts'
+import { rankName, sameRank } from '../rank.ts'
 import { protocolVersion, unpackPages, unpackState, type MessageOf } from '../messages.ts'
 import { servedDecodeRanks } from '../topology.ts'
 import { dropPieces, landedPages } from './pieces.ts'
@@ -89,6 +90,7 @@ function objection(
     }
   }
   const sender = room?.sender
+  if (state.draining && !sender) return drainingError(step)
   if (sender && sender.phase !== 'waiting') {
     return say('ERR_KVX_ROOM_IN_USE', `Room ${key} already belongs to a running request.`)
   }
@@ -164,6 +166,25 @@ function boundsObjection(peer: Peer, component: string, pages: Int32Array): stri
   return undefined
 }
 
+/** Reserves without their prefill leg will not get one any more. */
+export function onDrain(step: PrefillStep): void {
+  step.state.draining = true
+  for (const room of [...step.state.rooms.values()]) {
+    if (room.sender) continue
+    for (const transfer of [...room.transfers]) {
+      if (transfer.phase === 'parked') failTransfer(step, transfer, drainingError(step))
+    }
+  }
+}
+
+function drainingError({ state: { self } }: PrefillStep): KvxError {
+  return new KvxError(
+    'ERR_KVX_DRAINING',
+    `prefill ${self.instance} (${rankName(self.rank)}) takes no new requests: it is about to end.`,
+    { phase: 'reserve', peer: self.instance, rank: rankName(self.rank) },
+  )
+}
+
 /** Pairs the room when its prefill leg and all decode ranks that this rank serves are here. */
 export function pair(step: PrefillStep, room: Room): boolean {
   const { state } = step
@@ -171,7 +192,8 @@ export function pair(step: PrefillStep, room: Room): boolean {
   if (sender?.phase !== 'waiting' || state.recycle) return false
   for (const first of room.transfers) {
     if (first.phase !== 'parked' || first.peer.link !== 'open') continue
-    const targets = servedDecodeRanks(state.self.rank, first.peer.rank).map((rank) =>
+    const served = servedDecodeRanks(state.self.rank, first.peer.rank, state.self.layout.heads)
+    const targets = served.map((rank) =>
       [...room.transfers].find(
         (t) =>
           t.phase === 'parked' &&
@@ -255,7 +277,7 @@ export function onQuery(step: PrefillStep, peer: Peer, epoch: number): void {
     gen: peer.generation,
     ep: epoch,
     state: transfer?.phase ?? 'over',
-    pages: transfer ? landedPages(step, transfer) : 0,
+    pages: transfer ? landedPages(transfer) : 0,
     ...(transfer?.outcome === undefined ? {} : { outcome: transfer.outcome }),
   })
   if (transfer?.drainedSent) tell(step, transfer, { k: 'drained' })
@@ -329,6 +351,7 @@ export function failTransfer(
   told?: 'told',
 ): void {
   if (transfer.phase === 'failed' || (transfer.phase === 'complete' && transfer.acked)) return
+  const wasParked = transfer.phase === 'parked'
   transfer.phase = 'failed'
   transfer.deadline = step.now + step.state.self.deadlines.linger
   transfer.acked = told === 'told'
@@ -347,8 +370,28 @@ export function failTransfer(
   // The request first: dropping its pieces must not let it look finished.
   const sender = step.state.rooms.get(transfer.key)?.sender
   if (sender?.targets.includes(transfer)) failSender(step, sender, error)
+  else if (wasParked) failSiblings(step, transfer, error)
   dropPieces(step, transfer)
   drain(step, transfer)
+}
+
+/** The failure of one decode rank reaches the others before they are paired as well. */
+function failSiblings(step: PrefillStep, failed: Transfer, error: KvxError): void {
+  const room = step.state.rooms.get(failed.key)
+  if (!room) return
+  const { sender } = room
+  if (
+    sender?.phase === 'waiting' &&
+    sender.tokens === failed.tokens &&
+    sameBytes(sender.digest, failed.digest)
+  ) {
+    failSender(step, sender, error)
+    return
+  }
+  for (const other of [...room.transfers]) {
+    if (other.phase === 'parked' && other.peer.instance === failed.peer.instance)
+      failTransfer(step, other, error)
+  }
 }
 
 /** Says `drained` once nothing of a failed transfer can land any more. */
