@@ -78,7 +78,10 @@ test.each([
   expect(refusal(parseJson(body))).toEqual({
     status: 400,
     body: {
-      error: { message, type: 'invalid_request_error', code: 'ERR_KVX_INVALID_ARGUMENT' },
+      error: {
+        ...{ message, type: 'invalid_request_error', code: 'ERR_KVX_INVALID_ARGUMENT' },
+        ...{ phase: 'open', peer: null, rank: null, retryable: false },
+      },
     },
   })
 })

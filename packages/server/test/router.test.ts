@@ -7,16 +7,28 @@ import { startRouter } from '../src/index.ts'
 /** Real HTTP servers that play the workers: what a router does shows in what reaches them. */
 type Handler = (body: string, response: ServerResponse, request: IncomingMessage) => void
 
+interface WorkerOptions {
+  info?: object
+  health?: () => number | undefined
+  port?: number
+}
+
 const open: (() => Promise<void>)[] = []
 afterEach(async () => {
   await Promise.all(open.splice(0).map((close) => close()))
 })
 
-async function worker(handler: Handler, info: object = {}): Promise<string> {
+/** @param health the status with which it answers a question for its health; none: not at all */
+async function worker(
+  handler: Handler,
+  { info = {}, health = () => 200, port = 0 }: WorkerOptions = {},
+): Promise<string> {
   const server = createServer((request, response) => {
     if (request.method === 'GET') {
       const known = request.url === '/server_info' || request.url === '/health'
-      response.writeHead(known ? 200 : 404, { 'content-type': 'application/json' })
+      const status = request.url === '/health' ? health() : known ? 200 : 404
+      if (status === undefined) return
+      response.writeHead(status, { 'content-type': 'application/json' })
       response.end(JSON.stringify(info))
       return
     }
@@ -26,7 +38,7 @@ async function worker(handler: Handler, info: object = {}): Promise<string> {
       handler(body, response, request)
     })
   })
-  server.listen(0, '127.0.0.1')
+  server.listen(port, '127.0.0.1')
   await once(server, 'listening')
   open.push(async () => {
     server.close()
@@ -34,6 +46,21 @@ async function worker(handler: Handler, info: object = {}): Promise<string> {
     await once(server, 'close')
   })
   return `http://127.0.0.1:${String((server.address() as AddressInfo).port)}`
+}
+
+async function start(
+  prefill: readonly string[],
+  decode: readonly string[],
+  options: { bootstrapPort?: number; workerSilentMs?: number } = {},
+) {
+  const { bootstrapPort = 1, ...more } = options
+  const router = await startRouter({
+    prefill: prefill.map((url) => ({ url, bootstrapPort })),
+    decode,
+    ...more,
+  })
+  open.push(() => router.close())
+  return router
 }
 
 async function route(
@@ -96,7 +123,8 @@ test('rooms of different requests differ, and a room the client made up is repla
 
 test('a prefill worker given without bootstrap port is asked for it', async () => {
   const seen = deferred<string>()
-  const prefill = await worker(succeed, { disaggregation_mode: 'prefill', bootstrap_port: 4711 })
+  const info = { disaggregation_mode: 'prefill', bootstrap_port: 4711 }
+  const prefill = await worker(succeed, { info })
   const decode = await worker((body, response) => {
     seen.resolve(body)
     response.end('{}')
@@ -243,7 +271,9 @@ test.each([
     const response = await fetch(url + path, { method, ...(body === undefined ? {} : { body }) })
     expect(response.status).toBe(status)
     const { error } = (await response.json()) as { error: Record<string, unknown> }
-    expect(Object.keys(error).sort()).toEqual(['code', 'message', 'type'])
+    expect(Object.keys(error).sort()).toEqual([
+      ...['code', 'message', 'peer', 'phase', 'rank', 'retryable', 'type'],
+    ])
   },
 )
 
@@ -273,4 +303,200 @@ test('a port that is in use is named', async () => {
     code: 'ERR_KVX_ADDRESS_UNAVAILABLE',
     message: expect.stringContaining('is in use by another process') as string,
   })
+})
+
+const draining = { message: 'ending', type: 'server_error', code: 'ERR_KVX_DRAINING' }
+const refuse =
+  (error: object): Handler =>
+  (_, response) => {
+    response.writeHead(503, { 'content-type': 'application/json' })
+    response.end(JSON.stringify({ error }))
+  }
+
+/** A worker that succeeds and counts what it was asked. */
+async function counting(options: WorkerOptions = {}) {
+  const counted = { hits: 0, url: '' }
+  counted.url = await worker((_, response) => {
+    counted.hits++
+    response.end('{}')
+  }, options)
+  return counted
+}
+
+/** An address at which nothing listens. */
+async function nowhere(): Promise<string> {
+  const url = await worker(silent)
+  await open.pop()?.()
+  return url
+}
+
+test('what a worker tells of its failure reaches the client whole', async () => {
+  const error = {
+    ...{ message: 'lost it', type: 'server_error', code: 'ERR_KVX_PEER_LOST', phase: 'transfer' },
+    ...{ peer: 'decode-1 at tcp://127.0.0.1:7', rank: 'tp0/pp0/cp0/dp0', retryable: true },
+  }
+  const url = await route([await worker(refuse(error))], [await worker(silent)], 1)
+  const response = await ask(url, '{}')
+  expect(response.status).toBe(503)
+  expect(response.headers.get('retry-after')).toBe('1')
+  expect(await response.json()).toEqual({ error })
+})
+
+test('a worker that breaks off is named, with what it was doing', async () => {
+  const prefill = await worker((_, response) => response.destroy())
+  const url = await route([prefill], [await worker(silent)], 1)
+  const response = await ask(url, '{}')
+  expect(response.status).toBe(503)
+  expect(await response.json()).toMatchObject({
+    error: {
+      ...{ code: 'ERR_KVX_PEER_LOST', phase: 'transfer', peer: prefill, retryable: true },
+      message: expect.stringContaining(`The prefill worker at ${prefill} broke off`) as string,
+    },
+  })
+})
+
+test.each(['prefill', 'decode'])(
+  'when a %s worker is not there, another one gets the request, and the next ones at once',
+  async (role) => {
+    const [gone, well, other] = [await nowhere(), await counting(), await counting()]
+    const pair = [gone, well.url]
+    const url =
+      role === 'prefill' ? await route(pair, [other.url], 1) : await route([other.url], pair, 1)
+    for (let i = 0; i < 4; i++) expect((await ask(url, '{}')).status).toBe(200)
+    expect(well.hits).toBe(4)
+    const text = await (await fetch(`${url}/metrics`)).text()
+    expect(text).toMatch(/^kvx_router_retries_total [01]$/m)
+  },
+)
+
+test.each([
+  ['the worker that is about to end itself', 'decode', draining],
+  ['its partner that was told so', 'prefill', { ...draining, peer: 'decode-1', phase: 'reserve' }],
+])('a request refused by %s goes to another pair', async (_, teller, error) => {
+  // The first decode worker is the one that ends, whoever says it.
+  const ending = await worker(teller === 'decode' ? refuse(error) : silent, { health: () => 503 })
+  const other = await counting()
+  let first = true
+  const prefill = await worker((body, response, request) => {
+    const tells = teller === 'prefill' && first
+    first = false
+    if (tells) refuse(error)(body, response, request)
+    else response.end('{}')
+  })
+  const url = await route([prefill], [ending, other.url], 1)
+  expect((await ask(url, '{}')).status).toBe(200)
+  expect(other.hits).toBe(1)
+})
+
+test('a request that has begun is not sent to another pair', async () => {
+  const other = await counting()
+  const broken = await worker((_, response) => response.destroy())
+  const url = await route([await worker(succeed)], [broken, other.url], 1)
+  expect((await ask(url, '{}')).status).toBe(503)
+  expect(other.hits).toBe(0)
+})
+
+test('when every worker of a role refuses, the client is told why, once each was tried', async () => {
+  const hits: string[] = []
+  const ending =
+    (name: string): Handler =>
+    (body, response, request) => {
+      hits.push(name)
+      refuse(draining)(body, response, request)
+    }
+  const decodes = [await worker(ending('a')), await worker(ending('b'))]
+  const response = await ask(await route([await worker(silent)], decodes, 1), '{}')
+  expect(response.status).toBe(503)
+  expect(await response.json()).toMatchObject({ error: { code: 'ERR_KVX_DRAINING' } })
+  expect(hits.sort()).toEqual(['a', 'b'])
+})
+
+test('a worker that was not there is used again once it is', async () => {
+  const gone = await nowhere()
+  const other = await counting()
+  const url = await route([await worker(succeed)], [gone, other.url], 1)
+  await (await ask(url, '{}')).text()
+  await (await ask(url, '{}')).text()
+  const asked = deferred<undefined>()
+  const back = await counting({
+    port: Number(new URL(gone).port),
+    health: () => {
+      asked.resolve(undefined)
+      return 200
+    },
+  })
+  // The router looks for it by itself; until then the other one is preferred.
+  await asked.promise
+  await expect
+    .poll(async () => {
+      await (await ask(url, '{}')).text()
+      return back.hits
+    })
+    .toBeGreaterThan(0)
+})
+
+test('a worker that falls silent while it works is given up, and its requests are told', async () => {
+  const frozen = await worker(silent, { health: () => undefined })
+  const { url } = await start([await worker(silent)], [frozen], { workerSilentMs: 100 })
+  const response = await ask(url, '{}')
+  expect(response.status).toBe(503)
+  expect(await response.json()).toMatchObject({
+    error: {
+      code: 'ERR_KVX_PEER_LOST',
+      message: `The decode worker at ${frozen} has not answered for 0.1 s.`,
+      phase: 'decode',
+      peer: frozen,
+    },
+  })
+})
+
+test('a slow answer is waited for while the worker shows that it lives', async () => {
+  let looks = 0
+  const held: ServerResponse[] = []
+  const slow = await worker((_, response) => held.push(response), {
+    health: () => {
+      // After so many looks it would have been given up several times over.
+      if (++looks === 12) held[0]?.end('{"slow":true}')
+      return 200
+    },
+  })
+  const { url } = await start([await worker(succeed)], [slow], { workerSilentMs: 100 })
+  expect(await (await ask(url, '{}')).text()).toBe('{"slow":true}')
+})
+
+test('a router that drains lets what runs end, refuses what is new, and then is idle', async () => {
+  const arrived = deferred<ServerResponse>()
+  const decode = await worker((_, response) => {
+    response.write('data: 1\n\n')
+    arrived.resolve(response)
+  })
+  const router = await start([await worker(succeed)], [decode])
+  const running = ask(router.url, '{}')
+  const answer = await arrived.promise
+  const idle = router.drain(60_000)
+  const late = await ask(router.url, '{}')
+  expect(late.status).toBe(503)
+  expect(late.headers.get('retry-after')).toBe('1')
+  expect(await late.json()).toMatchObject({
+    error: { code: 'ERR_KVX_DRAINING', retryable: true, peer: null },
+  })
+  const health = await fetch(`${router.url}/health`)
+  expect(health.status).toBe(503)
+  expect(await health.json()).toMatchObject({ status: 'draining' })
+  answer.end('data: 2\n\n')
+  expect(await (await running).text()).toBe('data: 1\n\ndata: 2\n\n')
+  expect(await idle).toBe(true)
+})
+
+test('a drain ends at its deadline', async () => {
+  const arrived = deferred<undefined>()
+  const decode = await worker(() => {
+    arrived.resolve(undefined)
+  })
+  const router = await start([await worker(silent)], [decode])
+  const running = ask(router.url, '{}')
+  await arrived.promise
+  expect(await router.drain(20)).toBe(false)
+  await router.close()
+  await expect(running).rejects.toThrow()
 })

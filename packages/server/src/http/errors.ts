@@ -20,6 +20,7 @@ const statusTable = {
   ERR_KVX_TRANSFER_TIMEOUT: 504,
   ERR_KVX_PEER_LOST: 503,
   ERR_KVX_CLOSED: 503,
+  ERR_KVX_DRAINING: 503,
   ERR_KVX_ABORTED: 499,
   ERR_KVX_TIMEOUT: 504,
   ERR_KVX_BOOTSTRAP_UNREACHABLE: 503,
@@ -51,16 +52,35 @@ export interface HttpError {
 
 export interface ErrorObject {
   readonly message: string
+  /** OpenAI's class of errors. */
   readonly type: string
   readonly code: string
+  /** Where in the life of the request. */
+  readonly phase: string | null
+  /** Whom it concerns, by instance or address, and which of its ranks. */
+  readonly peer: string | null
+  readonly rank: string | null
+  /** Whether the same request may succeed when it is sent again. */
+  readonly retryable: boolean
 }
 
 export function httpError(cause: unknown): HttpError {
   const error = toKvxError(cause)
   const status = statusOf(error)
+  const { message, code, phase = null, peer = null, rank = null, retryable } = error
   return {
     status,
-    body: { error: { message: error.message, type: errorType(status), code: error.code } },
+    body: { error: { message, type: errorType(status), code, phase, peer, rank, retryable } },
+  }
+}
+
+/** An error of the server itself, or of one that does not speak of phases and peers. */
+export function plainError(status: number, code: string, message: string): HttpError {
+  const nobody = { phase: null, peer: null, rank: null }
+  const retryable = retryableStatuses.has(status)
+  return {
+    status,
+    body: { error: { message, type: errorType(status), code, ...nobody, retryable } },
   }
 }
 
@@ -74,3 +94,5 @@ export function errorType(status: number): string {
   if (status === 429) return 'rate_limit_error'
   return status < 500 ? 'invalid_request_error' : 'server_error'
 }
+
+const retryableStatuses = new Set([429, 503, 504])

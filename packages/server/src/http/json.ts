@@ -31,6 +31,7 @@ function parseWith(text: string, number: ((digits: string) => unknown) | undefin
       cause instanceof RangeError ? 'it is nested too deeply' : (cause as Error).message
     throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `The body is not valid JSON: ${reason}.`, {
       cause,
+      phase: 'open',
     })
   }
 }

@@ -171,6 +171,7 @@ export function parseCompletionRequest(body: unknown): CompletionRequest {
     throw new KvxError(
       'ERR_KVX_INVALID_ARGUMENT',
       'The prompt is empty: it must hold at least one token.',
+      { phase: 'open' },
     )
   }
   return {

@@ -7,7 +7,7 @@ import { bodyLimit } from 'hono/body-limit'
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import type { Registry } from 'prom-client'
 import { KvxError } from '@kvx/core/backend'
-import { errorType, httpError } from './errors.ts'
+import { httpError, plainError, type HttpError } from './errors.ts'
 import { toJson } from './json.ts'
 
 export type App = Hono<{ Bindings: HttpBindings }>
@@ -31,8 +31,7 @@ export function makeApp(registry: Registry, onError: (cause: unknown) => void): 
   )
   app.onError((cause, c) => {
     onError(cause)
-    const { status, body } = httpError(cause)
-    return json(c, body, status)
+    return fail(c, httpError(cause))
   })
   app.get('/metrics', async (c) =>
     c.body(await registry.metrics(), 200, { 'content-type': registry.contentType }),
@@ -47,8 +46,14 @@ export function json(c: Context, value: unknown, status = 200): Response {
   })
 }
 
+/** An error as an answer; 503 says when to ask again. */
+export function fail(c: Context, { status, body }: HttpError): Response {
+  if (status === 503) c.header('retry-after', '1')
+  return json(c, body, status)
+}
+
 function refuse(c: Context, status: number, code: string, message: string): Response {
-  return json(c, { error: { message, type: errorType(status), code } }, status)
+  return fail(c, plainError(status, code, message))
 }
 
 /** Aborted when the client closes its connection before our answer is complete. */
@@ -70,6 +75,15 @@ export interface Listening {
   readonly url: string
   /** Accepts no more, cuts what is open. Idempotent. */
   close(): Promise<void>
+}
+
+/** A server that can end in order. */
+export interface Draining {
+  /**
+   * Refuses new requests with `ERR_KVX_DRAINING` from now on, and resolves when the running ones have
+   * ended, with true, or after `deadlineMs`, with false. Then `close`.
+   */
+  drain(deadlineMs: number): Promise<boolean>
 }
 
 /**

@@ -1,15 +1,28 @@
 /** Which worker takes the next request. */
 
-/** The worker with the fewest live requests; among equals the one whose turn it is. */
-export function leastLoaded<W extends { readonly live: number }>(
+interface Candidate {
+  /** Requests that it works on. */
+  readonly live: number
+  readonly healthy: boolean
+}
+
+/**
+ * Of the workers that this request has not tried, the healthy one with the fewest live requests; among
+ * equals the one whose turn it is. When none seems healthy the others are as good: undefined only when
+ * all have been tried.
+ */
+export function choose<W extends Candidate>(
   workers: readonly W[],
   turn: number,
-): W {
-  let best = workers[turn % workers.length]
-  if (best === undefined) throw new RangeError('there is no worker to choose from')
-  for (let i = 1; i < workers.length; i++) {
-    const worker = workers[(turn + i) % workers.length]
-    if (worker !== undefined && worker.live < best.live) best = worker
+  tried: ReadonlySet<unknown> = new Set(),
+): W | undefined {
+  const untried = workers.filter((worker) => !tried.has(worker))
+  const healthy = untried.filter((worker) => worker.healthy)
+  const candidates = healthy.length > 0 ? healthy : untried
+  let best: W | undefined
+  for (let i = 0; i < candidates.length; i++) {
+    const worker = candidates[(turn + i) % candidates.length]
+    if (worker !== undefined && (best === undefined || worker.live < best.live)) best = worker
   }
   return best
 }

@@ -1,7 +1,14 @@
 /** One of the two requests that a completion becomes. */
-import { isErrorCode, KvxError } from '@kvx/core/backend'
-import { httpError, statusOf, type HttpError } from '../http/errors.ts'
+import { errorTable, isErrorCode, isKvxError, KvxError } from '@kvx/core/backend'
+import {
+  httpError,
+  plainError,
+  statusOf,
+  type ErrorObject,
+  type HttpError,
+} from '../http/errors.ts'
 import { parseJson } from '../http/json.ts'
+import type { Worker } from './workers.ts'
 
 /** An answer of a worker that is passed on as it came: status, content type, and the first bytes. */
 export interface Answer {
@@ -15,11 +22,19 @@ export interface Answer {
 /** A leg that failed, with what the client is to be told. */
 export class LegFailure extends Error {
   override readonly name = 'LegFailure'
+  readonly worker: Worker
   readonly http: HttpError
+  /**
+   * Who refused it before anything was done, if so: this worker, which was not there or about to end,
+   * or its partner, as this worker was told.
+   */
+  readonly refusal: 'worker' | 'partner' | undefined
 
-  constructor(leg: string, http: HttpError) {
-    super(`${leg}: ${http.body.error.message}`)
+  constructor(worker: Worker, http: HttpError, refusal?: 'worker' | 'partner') {
+    super(`${worker.name}: ${http.body.error.message}`)
+    this.worker = worker
     this.http = http
+    this.refusal = refusal
   }
 }
 
@@ -28,52 +43,91 @@ export class LegFailure extends Error {
  * @throws LegFailure when the worker cannot be reached, refuses, or fails before it has answered anything
  */
 export async function openLeg(
-  leg: 'prefill' | 'decode',
-  url: string,
+  worker: Worker,
   body: string,
   headers: Record<string, string>,
   signal: AbortSignal,
 ): Promise<Answer> {
   try {
-    const response = await fetch(`${url}/v1/completions`, { method: 'POST', body, headers, signal })
+    const response = await fetch(`${worker.url}/v1/completions`, {
+      ...{ method: 'POST', body, headers, signal },
+    })
     if (!response.ok || response.body === null) {
-      throw new LegFailure(leg, workerError(leg, response.status, await response.text()))
+      throw answered(worker, workerError(worker, response.status, await response.text()))
     }
     // Node's types leave the chunks of a response open.
     const rest = (response.body as ReadableStream<Uint8Array>).getReader()
     const { value: first } = await rest.read()
     const failed = first === undefined ? undefined : eventError(first)
-    if (failed !== undefined) throw new LegFailure(leg, failed)
+    if (failed !== undefined) throw answered(worker, failed)
     const contentType = response.headers.get('content-type') ?? 'application/octet-stream'
     return { status: response.status, contentType, first, rest }
   } catch (cause) {
-    if (cause instanceof LegFailure) throw cause
-    throw new LegFailure(leg, httpError(unreachable(leg, url, cause)))
+    throw legFailure(worker, cause)
   }
 }
 
-/** Reads an answer to its end, for its end alone. */
-export async function drain(answer: Answer): Promise<void> {
-  while (!(await answer.rest.read()).done);
+/**
+ * Reads an answer to its end, for its end alone.
+ * @throws LegFailure
+ */
+export async function drain(worker: Worker, answer: Answer): Promise<void> {
+  try {
+    while (!(await answer.rest.read()).done);
+  } catch (cause) {
+    throw legFailure(worker, cause)
+  }
 }
 
-export function unreachable(leg: string, url: string, cause: unknown): KvxError {
+/** System errors of a connection that was never made, so that the worker knows nothing of the request. */
+const neverConnected = new Set([
+  'ECONNREFUSED',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'EHOSTDOWN',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'UND_ERR_CONNECT_TIMEOUT',
+])
+
+/** What was thrown while a worker was asked, as the failure of its leg. */
+export function legFailure(worker: Worker, cause: unknown): LegFailure {
+  if (cause instanceof LegFailure) return cause
+  if (isKvxError(cause)) return new LegFailure(worker, httpError(cause))
   // fetch hides the system's reason one level down.
-  const reason = (cause as { cause?: { message?: string } }).cause?.message
-  const text = reason ?? (cause instanceof Error ? cause.message : String(cause))
-  return new KvxError(
-    'ERR_KVX_CONNECT_FAILED',
-    `The ${leg} worker at ${url} could not be reached or broke off: ${text}.`,
-    { cause, peer: url },
+  const { code = '', message } =
+    (cause as { cause?: { code?: string; message?: string } }).cause ?? {}
+  const refused = neverConnected.has(code)
+  const how = refused ? 'could not be reached' : 'broke off'
+  // The message of several refused addresses is empty.
+  const said = [message, code].find((text) => text !== undefined && text !== '')
+  const reason = said ?? (cause instanceof Error ? cause.message : String(cause))
+  const error = new KvxError(
+    refused ? 'ERR_KVX_CONNECT_FAILED' : 'ERR_KVX_PEER_LOST',
+    `T${worker.name.slice(1)} ${how}: ${reason}.`,
+    {
+      cause,
+      phase: refused ? 'open' : worker.role === 'prefill' ? 'transfer' : 'decode',
+      peer: worker.url,
+    },
   )
+  return new LegFailure(worker, httpError(error), refused ? 'worker' : undefined)
+}
+
+/** A worker that is about to end says so itself, without naming a peer, or of its partner, which it names. */
+function answered(worker: Worker, http: HttpError): LegFailure {
+  const { code, peer } = http.body.error
+  const refusal =
+    code !== 'ERR_KVX_DRAINING' ? undefined : peer === null ? 'worker' : ('partner' as const)
+  return new LegFailure(worker, http, refusal)
 }
 
 /** A worker of ours answers in OpenAI's shape; anything else is quoted. */
-function workerError(leg: string, status: number, text: string): HttpError {
+function workerError(worker: Worker, status: number, text: string): HttpError {
   const error = errorOf(text)
   if (error !== undefined) return { status, body: { error } }
-  const message = `The ${leg} worker answered ${String(status)}: ${text.slice(0, 200)}`
-  return { status, body: { error: { message, type: 'server_error', code: 'worker_error' } } }
+  const message = `T${worker.name.slice(1)} answered ${String(status)}: ${text.slice(0, 200)}`
+  return plainError(status, 'worker_error', message)
 }
 
 /**
@@ -89,15 +143,24 @@ function eventError(first: Uint8Array): HttpError | undefined {
   return { status, body: { error } }
 }
 
-function errorOf(text: string): HttpError['body']['error'] | undefined {
+/** Phase and peer are null from a worker that does not tell them. */
+function errorOf(text: string): ErrorObject | undefined {
   try {
-    const { error } = parseJson(text) as Partial<HttpError['body']>
+    const { error } = parseJson(text) as { error?: Record<string, unknown> }
     const { message, type, code } = error ?? {}
-    if (typeof message === 'string' && typeof type === 'string' && typeof code === 'string') {
-      return { message, type, code }
+    if (typeof message !== 'string' || typeof type !== 'string' || typeof code !== 'string') {
+      return undefined
+    }
+    const textOrNull = (value: unknown) => (typeof value === 'string' ? value : null)
+    return {
+      ...{ message, type, code },
+      phase: textOrNull(error?.phase),
+      peer: textOrNull(error?.peer),
+      rank: textOrNull(error?.rank),
+      retryable: isErrorCode(code) ? errorTable[code].retryable : error?.retryable === true,
     }
   } catch {
     // Not JSON: the caller has its own words for that.
+    return undefined
   }
-  return undefined
 }

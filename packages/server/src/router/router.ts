@@ -4,19 +4,22 @@ import { randomBytes } from 'node:crypto'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Counter, Gauge, Registry } from 'prom-client'
 import { KvxError, silentLog, toKvxError, type Log } from '@kvx/core/backend'
+import { Admission, within } from '../http/drain.ts'
 import { httpError } from '../http/errors.ts'
 import { parseJsonVerbatim, toJson } from '../http/json.ts'
 import {
   clientGone,
+  fail,
   json,
   listen,
   makeApp,
   type AppContext,
+  type Draining,
   type Listening,
 } from '../http/server.ts'
-import { leastLoaded } from './balance.ts'
-import { drain, LegFailure, openLeg, type Answer } from './leg.ts'
-import { ask, decodeWorker, prefillWorker, type PrefillWorker, type Worker } from './workers.ts'
+import { choose } from './balance.ts'
+import { drain, legFailure, LegFailure, openLeg, type Answer } from './leg.ts'
+import { ask, PrefillWorker, Worker } from './workers.ts'
 
 export interface RouterOptions {
   /** Without a port the worker is asked for it. */
@@ -26,22 +29,26 @@ export interface RouterOptions {
   readonly host?: string
   /** Default 0: any free port. */
   readonly port?: number
+  /** Milliseconds. A worker that answers nothing for this long is given up. Default 15,000. */
+  readonly workerSilentMs?: number
   readonly log?: Log
 }
 
 /** @throws KvxError `ERR_KVX_INVALID_OPTION`, `ERR_KVX_ADDRESS_UNAVAILABLE` */
-export async function startRouter(options: RouterOptions): Promise<Listening> {
-  const prefills = options.prefill.map(({ url, bootstrapPort }) =>
-    prefillWorker(url, bootstrapPort),
+export async function startRouter(options: RouterOptions): Promise<Listening & Draining> {
+  const log = options.log ?? silentLog
+  const watched = { silentMs: options.workerSilentMs ?? 15_000, log }
+  const prefills = options.prefill.map(
+    ({ url, bootstrapPort }) => new PrefillWorker(url, bootstrapPort, watched),
   )
-  const decodes = options.decode.map(decodeWorker)
+  const decodes = options.decode.map((url) => new Worker('decode', url, watched))
+  const workers = [...prefills, ...decodes]
   if (prefills.length === 0 || decodes.length === 0) {
     throw new KvxError(
       'ERR_KVX_INVALID_OPTION',
       'A router needs at least one prefill worker and one decode worker.',
     )
   }
-  const log = options.log ?? silentLog
   const registry = new Registry()
   const requests = new Counter({
     name: 'kvx_router_requests_total',
@@ -55,13 +62,18 @@ export async function startRouter(options: RouterOptions): Promise<Listening> {
     labelNames: ['code'],
     registers: [registry],
   })
+  const retries = new Counter({
+    name: 'kvx_router_retries_total',
+    help: 'Completions that went to another pair of workers because one had refused before it began.',
+    registers: [registry],
+  })
   new Gauge({
     name: 'kvx_router_requests_live',
     help: 'Completions that a worker is working on.',
     labelNames: ['role', 'worker'],
     registers: [registry],
     collect() {
-      for (const { role, url, live } of [...prefills, ...decodes]) {
+      for (const { role, url, live } of workers) {
         this.set({ role, worker: url }, live)
       }
     },
@@ -69,44 +81,63 @@ export async function startRouter(options: RouterOptions): Promise<Listening> {
   const app = makeApp(registry, (cause) => {
     failures.inc({ code: toKvxError(cause).code })
   })
+  const admission = new Admission('router')
   let turn = 0
 
-  app.post('/v1/completions', async (c) => {
+  app.post('/v1/completions', (c) => admission.run(c, () => complete(c)))
+
+  async function complete(c: AppContext): Promise<Response> {
     const body = parseJsonVerbatim(await c.req.text())
     if (typeof body !== 'object' || body === null || Array.isArray(body)) {
-      throw new KvxError('ERR_KVX_INVALID_ARGUMENT', 'The body must be a JSON object.')
+      throw new KvxError('ERR_KVX_INVALID_ARGUMENT', 'The body must be a JSON object.', {
+        phase: 'open',
+      })
     }
-    const prefill = leastLoaded(prefills, turn)
-    const decode = leastLoaded(decodes, turn)
-    turn++
     const gone = clientGone(c)
-    try {
-      const answer = await counted(decode, pair(c, body, prefill, decode, gone))
-      requests.inc({ result: 'success' })
-      return answer
-    } catch (cause) {
-      prefill.forgetPort()
-      if (gone.aborted) {
-        requests.inc({ result: 'cancelled' })
-        log.debug({ prefill: prefill.url, decode: decode.url }, 'request.cancelled')
+    const refused = new Set<Worker>()
+    let refusal: unknown
+    for (;;) {
+      const prefill = choose(prefills, turn, refused)
+      const decode = choose(decodes, turn, refused)
+      turn++
+      if (prefill === undefined || decode === undefined) return failed(c, refusal)
+      if (refusal !== undefined) retries.inc()
+      try {
+        await pair(c, body, prefill, decode, gone)
+        requests.inc({ result: 'success' })
         return RESPONSE_ALREADY_SENT
+      } catch (cause) {
+        prefill.forgetPort()
+        if (gone.aborted) {
+          requests.inc({ result: 'cancelled' })
+          log.debug({ prefill: prefill.url, decode: decode.url }, 'request.cancelled')
+          return RESPONSE_ALREADY_SENT
+        }
+        log.warn({ prefill: prefill.url, decode: decode.url, ...facts(cause) }, 'request.failed')
+        const by = refusedBy(cause, prefill, decode)
+        if (by === undefined) {
+          // One of them may be the reason. Nothing waits for what they say.
+          for (const worker of [prefill, decode]) void worker.look()
+          return failed(c, cause)
+        }
+        by.refused()
+        refused.add(by)
+        refusal = cause
       }
-      requests.inc({ result: 'failed' })
-      if (c.env.outgoing.headersSent) {
-        // The client has part of an answer: cutting the connection is the only word left.
-        log.warn({ decode: decode.url, reason: String(cause) }, 'decode broke off in its answer')
-        c.env.outgoing.destroy()
-        return RESPONSE_ALREADY_SENT
-      }
-      const { status, body: failure } = cause instanceof LegFailure ? cause.http : httpError(cause)
-      failures.inc({ code: failure.error.code })
-      log.warn(
-        { prefill: prefill.url, decode: decode.url, status, ...failure.error },
-        'request.failed',
-      )
-      return json(c, failure, status)
     }
-  })
+  }
+
+  function failed(c: AppContext, cause: unknown): Response {
+    requests.inc({ result: 'failed' })
+    // The client has part of an answer: cutting the connection is the only word left.
+    if (c.env.outgoing.headersSent) {
+      c.env.outgoing.destroy()
+      return RESPONSE_ALREADY_SENT
+    }
+    const http = cause instanceof LegFailure ? cause.http : httpError(cause)
+    failures.inc({ code: http.body.error.code })
+    return fail(c, http)
+  }
 
   app.get('/v1/models', async (c) => {
     let last: unknown
@@ -121,70 +152,86 @@ export async function startRouter(options: RouterOptions): Promise<Listening> {
   })
 
   app.get('/health', async (c) => {
-    const workers = await Promise.all(
-      [...prefills, ...decodes].map(async ({ role, url }) => {
-        const healthy = await fetch(`${url}/health`, { signal: AbortSignal.timeout(2_000) }).then(
-          async (response) => {
-            await response.body?.cancel()
-            return response.ok
-          },
-          () => false,
-        )
-        return { role, url, healthy }
+    const states = await Promise.all(
+      workers.map(async (worker) => {
+        const { role, url } = worker
+        return { role, url, healthy: await worker.look() }
       }),
     )
-    const usable = (role: string) => workers.some((w) => w.role === role && w.healthy)
+    const usable = (role: string) => states.some((state) => state.role === role && state.healthy)
     const ready = usable('prefill') && usable('decode')
-    return json(c, { status: ready ? 'ok' : 'unavailable', workers }, ready ? 200 : 503)
+    const status = admission.draining ? 'draining' : ready ? 'ok' : 'unavailable'
+    return json(c, { status, workers: states }, status === 'ok' ? 200 : 503)
   })
 
-  return listen(app, { host: options.host ?? '127.0.0.1', port: options.port ?? 0 })
+  const listening = await listen(app, {
+    host: options.host ?? '127.0.0.1',
+    port: options.port ?? 0,
+  })
+  return {
+    ...listening,
+    async drain(deadlineMs) {
+      admission.drain()
+      return within(deadlineMs, admission.idle())
+    },
+    async close() {
+      for (const worker of workers) worker.close()
+      await listening.close()
+    },
+  }
 }
 
-function counted<T>(worker: Worker, work: Promise<T>): Promise<T> {
-  worker.live++
-  return work.finally(() => {
-    worker.live--
-  })
+/** The worker that refused a request before anything was done for it, if that is why it failed. */
+function refusedBy(cause: unknown, prefill: Worker, decode: Worker): Worker | undefined {
+  if (!(cause instanceof LegFailure)) return undefined
+  const { worker, refusal } = cause
+  if (refusal === undefined) return undefined
+  if (refusal === 'worker') return worker
+  return worker === prefill ? decode : prefill
+}
+
+function facts(cause: unknown): object {
+  if (!(cause instanceof LegFailure)) return { reason: String(cause) }
+  return { worker: cause.worker.url, status: cause.http.status, ...cause.http.body.error }
 }
 
 /**
  * Sends both legs at once and passes decode's answer on. Whatever fails first ends both.
- * @throws LegFailure, or what `port` throws
+ * @throws LegFailure; something else once decode's answer has begun to leave
  */
-async function pair(
+function pair(
   c: AppContext,
   body: object,
   prefill: PrefillWorker,
   decode: Worker,
   gone: AbortSignal,
-): Promise<Response> {
-  const over = new AbortController()
-  const signal = AbortSignal.any([gone, over.signal])
-  try {
-    const text = toJson({
-      ...body,
-      bootstrap_host: prefill.host,
-      bootstrap_port: await prefill.port(signal),
-      bootstrap_room: randomRoom(),
-    })
-    const headers = forwarded(c)
-    const prefilled = counted(
-      prefill,
-      openLeg('prefill', prefill.url, text, headers, signal).then(drain),
-    )
-    const answer = openLeg('decode', decode.url, text, headers, signal)
-    // Each may fail after the other has decided the race; that failure is then nobody's news.
-    prefilled.catch(() => undefined)
-    answer.catch(() => undefined)
-    // Decode's first byte means that the cache has arrived: prefill cannot spoil anything after it.
-    await Promise.race([answer, prefilled.then(() => answer)])
-    await passOn(c, await answer)
-    return RESPONSE_ALREADY_SENT
-  } catch (cause) {
-    over.abort(cause)
-    throw cause
-  }
+): Promise<void> {
+  return decode.during(async (decodeLost) => {
+    const over = new AbortController()
+    const either = AbortSignal.any([gone, over.signal])
+    try {
+      const port = await prefill.port(either).catch((cause: unknown) => {
+        throw legFailure(prefill, cause)
+      })
+      const room = { bootstrap_host: prefill.host, bootstrap_port: port }
+      const text = toJson({ ...body, ...room, bootstrap_room: randomRoom() })
+      const headers = forwarded(c)
+      const prefilled = prefill.during(async (lost) => {
+        const signal = AbortSignal.any([either, lost])
+        await drain(prefill, await openLeg(prefill, text, headers, signal))
+      })
+      const answer = openLeg(decode, text, headers, AbortSignal.any([either, decodeLost]))
+      // Each may fail after the other has decided the race; that failure is then nobody's news.
+      prefilled.catch(() => undefined)
+      answer.catch(() => undefined)
+      // Decode's first byte means that the cache has arrived: prefill cannot spoil anything after it.
+      await Promise.race([answer, prefilled.then(() => answer)])
+      await passOn(c, await answer)
+    } catch (cause) {
+      over.abort(cause)
+      throw cause
+    }
+  })
 }
 
 async function passOn(c: AppContext, answer: Answer): Promise<void> {

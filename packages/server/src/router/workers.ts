@@ -1,59 +1,188 @@
-/** The workers that a router knows. */
-import { KvxError } from '@kvx/core/backend'
-import { unreachable } from './leg.ts'
-
-export interface Worker {
-  readonly role: 'prefill' | 'decode'
-  readonly url: string
-  /** Requests that it is working on for this router. */
-  live: number
-}
-
-export interface PrefillWorker extends Worker {
-  /** As decode is to reach the bootstrap service: without the brackets of IPv6. */
-  readonly host: string
-  /** Given, or asked from the worker and kept until `forgetPort`. */
-  port(signal: AbortSignal): Promise<number>
-  /** After a failure: a worker that was restarted may have chosen another port. */
-  forgetPort(): void
-}
+/** The workers that a router knows, and which of them seem to be well. */
+import { KvxError, type Log } from '@kvx/core/backend'
 
 /** Milliseconds in which a worker answers a question that needs no model. */
 const askTimeoutMs = 5_000
+/** In which a healthy worker says so. */
+const lookMs = 2_000
+/** Between two looks at a worker that is not well: grows, with jitter. */
+const pauseMs = { least: 100, most: 3_000 }
 
-export function decodeWorker(url: string): Worker {
-  return { role: 'decode', url: checkUrl(url).origin, live: 0 }
+export interface WorkerOptions {
+  /** A worker that answers nothing for this long is given up, and what it worked on fails. */
+  readonly silentMs: number
+  readonly log: Log
 }
 
-export function prefillWorker(url: string, given: number | undefined): PrefillWorker {
-  const { origin, hostname } = checkUrl(url)
-  let known = given
-  return {
-    role: 'prefill',
-    url: origin,
-    host: hostname.replace(/^\[|\]$/g, ''),
-    live: 0,
-    async port(signal) {
-      known ??= await askPort(origin, signal)
-      return known
-    },
-    forgetPort() {
-      known = given
-    },
+export class Worker {
+  readonly role: 'prefill' | 'decode'
+  readonly url: string
+  readonly #options: WorkerOptions
+  #live = 0
+  #healthy = true
+  #misses = 0
+  #heardAt = 0
+  #looking: Promise<boolean> | undefined
+  #timer: NodeJS.Timeout | undefined
+  #lost = new AbortController()
+  #closed = false
+
+  /** @throws KvxError `ERR_KVX_INVALID_OPTION` when `url` is none */
+  constructor(role: 'prefill' | 'decode', url: string, options: WorkerOptions) {
+    this.role = role
+    this.url = checkUrl(url).origin
+    this.#options = options
+  }
+
+  /** As a person would name it. */
+  get name(): string {
+    return `the ${this.role} worker at ${this.url}`
+  }
+
+  /** Requests that it is working on for this router. */
+  get live(): number {
+    return this.#live
+  }
+
+  /** False while it refuses requests, cannot be reached, or does not answer. */
+  get healthy(): boolean {
+    return this.#healthy
+  }
+
+  /** Counts a request as its own. While it has any it is looked after: `lost` is aborted when it falls silent. */
+  async during<T>(work: (lost: AbortSignal) => Promise<T>): Promise<T> {
+    this.#live++
+    if (this.#live === 1 && this.#healthy) {
+      this.#heardAt = performance.now()
+      this.#lookIn(this.#beatMs)
+    }
+    try {
+      return await work(this.#lost.signal)
+    } finally {
+      this.#live--
+    }
+  }
+
+  /** It took no request just now: others are preferred until it answers as a healthy one does. */
+  refused(): void {
+    this.#mark(false)
+    this.#lookIn(pauseMs.least)
+  }
+
+  /**
+   * Asks it how it is, at once, and whether that is well. It is asked again, ever more rarely, as long
+   * as it is not, and regularly while it works on something.
+   */
+  look(): Promise<boolean> {
+    this.#looking ??= this.#look().finally(() => {
+      this.#looking = undefined
+    })
+    return this.#looking
+  }
+
+  close(): void {
+    this.#closed = true
+    clearTimeout(this.#timer)
+  }
+
+  get #beatMs(): number {
+    return this.#options.silentMs / 4
+  }
+
+  async #look(): Promise<boolean> {
+    clearTimeout(this.#timer)
+    const state = await this.#state()
+    const now = performance.now()
+    if (state !== 'silent') this.#heardAt = now
+    else if (this.#live > 0 && now - this.#heardAt >= this.#options.silentMs) this.#giveUp()
+    const healthy = state === 'well'
+    this.#mark(healthy)
+    this.#misses = healthy ? 0 : this.#misses + 1
+    if (!healthy) {
+      const pause = Math.min(pauseMs.most, pauseMs.least * 2 ** this.#misses)
+      // Nobody else would notice in time that what it works on has stopped.
+      this.#lookIn(Math.min(pause * (0.5 + Math.random() / 2), this.#beatMs))
+    } else if (this.#live > 0) {
+      this.#lookIn(this.#beatMs)
+    }
+    return healthy
+  }
+
+  #lookIn(ms: number): void {
+    clearTimeout(this.#timer)
+    if (this.#closed) return
+    this.#timer = setTimeout(() => void this.look(), ms).unref()
+  }
+
+  async #state(): Promise<'well' | 'unwell' | 'silent'> {
+    const signal = AbortSignal.timeout(Math.min(this.#options.silentMs / 2, lookMs))
+    try {
+      const response = await fetch(`${this.url}/health`, { signal })
+      await response.body?.cancel()
+      return response.ok ? 'well' : 'unwell'
+    } catch {
+      return signal.aborted ? 'silent' : 'unwell'
+    }
+  }
+
+  #mark(healthy: boolean): void {
+    if (healthy === this.#healthy) return
+    this.#healthy = healthy
+    const fields = { role: this.role, worker: this.url }
+    if (healthy) this.#options.log.info(fields, 'worker.healthy')
+    else this.#options.log.warn(fields, 'worker.unhealthy')
+  }
+
+  #giveUp(): void {
+    const seconds = String(this.#options.silentMs / 1_000)
+    const message = `T${this.name.slice(1)} has not answered for ${seconds} s.`
+    const phase = this.role === 'prefill' ? 'transfer' : 'decode'
+    this.#lost.abort(new KvxError('ERR_KVX_PEER_LOST', message, { phase, peer: this.url }))
+    this.#lost = new AbortController()
   }
 }
 
-async function askPort(url: string, signal: AbortSignal): Promise<number> {
-  const info = (await ask(`${url}/server_info`, signal).catch((cause: unknown) => {
-    throw unreachable('prefill', url, cause)
-  })) as { bootstrap_port?: unknown; disaggregation_mode?: unknown } | null
-  const port = info?.bootstrap_port
-  if (typeof port === 'number') return port
-  throw new KvxError(
-    'ERR_KVX_INVALID_OPTION',
-    `The worker at ${url} publishes no bootstrap port: it runs in mode ${String(info?.disaggregation_mode)}, but a prefill worker is needed.`,
-    { peer: url },
-  )
+export class PrefillWorker extends Worker {
+  /** As decode is to reach the bootstrap service: without the brackets of IPv6. */
+  readonly host: string
+  readonly #given: number | undefined
+  #known: number | undefined
+
+  /** Throws as `Worker`. */
+  constructor(url: string, bootstrapPort: number | undefined, options: WorkerOptions) {
+    super('prefill', url, options)
+    this.host = checkUrl(url).hostname.replace(/^\[|\]$/g, '')
+    this.#given = bootstrapPort
+    this.#known = bootstrapPort
+  }
+
+  /**
+   * Of its bootstrap service: given, or asked from the worker and kept until `forgetPort`. Rejects with
+   * what `fetch` says, or KvxError `ERR_KVX_INVALID_OPTION` when it is no prefill worker.
+   */
+  async port(signal: AbortSignal): Promise<number> {
+    this.#known ??= await this.#askPort(signal)
+    return this.#known
+  }
+
+  /** After a failure: a worker that was restarted may have chosen another port. */
+  forgetPort(): void {
+    this.#known = this.#given
+  }
+
+  async #askPort(signal: AbortSignal): Promise<number> {
+    const info = (await ask(`${this.url}/server_info`, signal)) as {
+      bootstrap_port?: unknown
+      disaggregation_mode?: unknown
+    } | null
+    const port = info?.bootstrap_port
+    if (typeof port === 'number') return port
+    throw new KvxError(
+      'ERR_KVX_INVALID_OPTION',
+      `The worker at ${this.url} publishes no bootstrap port: it runs in mode ${String(info?.disaggregation_mode)}, but a prefill worker is needed.`,
+      { peer: this.url },
+    )
+  }
 }
 
 /** The JSON that a GET answers with. Rejects when it fails or takes too long. */

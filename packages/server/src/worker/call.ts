@@ -1,5 +1,5 @@
 import type { CompletionRequest } from '../http/request.ts'
-import type { RequestEvents } from './events.ts'
+import type { Events } from './events.ts'
 
 /** One request that has passed every check that needs no other process. */
 export interface Call {
@@ -8,5 +8,5 @@ export interface Call {
   readonly tokens: readonly number[]
   /** Aborted when nobody wants the answer any more. */
   readonly signal: AbortSignal
-  readonly events: RequestEvents
+  readonly events: Events
 }

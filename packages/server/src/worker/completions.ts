@@ -2,6 +2,7 @@
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { toKvxError, type Log } from '@kvx/core/backend'
 import type { LlamaModel } from '@kvx/llama'
+import type { Admission } from '../http/drain.ts'
 import { httpError } from '../http/errors.ts'
 import { parseJson } from '../http/json.ts'
 import { parseCompletionRequest } from '../http/request.ts'
@@ -36,21 +37,17 @@ export interface Worker {
   readonly events: EventLog
   readonly metrics: WorkerMetrics
   readonly log: Log
+  readonly admission: Admission
   /** What `/server_info` tells, besides the model. */
   readonly info: object
 }
 
-export function completionsApp(worker: Worker): { app: App; idle(): Promise<void> } {
-  const { modelName, model, metrics } = worker
-  const live = new Set<Promise<unknown>>()
+export function completionsApp(worker: Worker): App {
+  const { modelName, model, metrics, admission } = worker
   const app = makeApp(metrics.registry, (cause) => {
     metrics.failed(toKvxError(cause))
   })
-  app.post('/v1/completions', (c) => {
-    const work = complete(worker, c)
-    live.add(work)
-    return work.finally(() => live.delete(work))
-  })
+  app.post('/v1/completions', (c) => admission.run(c, () => complete(worker, c)))
   app.get('/v1/models', (c) =>
     json(c, {
       object: 'list',
@@ -65,17 +62,13 @@ export function completionsApp(worker: Worker): { app: App; idle(): Promise<void
       ],
     }),
   )
-  app.get('/health', (c) => json(c, { status: 'ok' }))
+  app.get('/health', (c) =>
+    admission.draining ? json(c, { status: 'draining' }, 503) : json(c, { status: 'ok' }),
+  )
   app.get('/server_info', (c) =>
     json(c, { served_model_name: modelName, model_id: model.id, ...worker.info }),
   )
-  return {
-    app,
-    /** Resolves when no request runs any more. */
-    idle: async () => {
-      await Promise.allSettled(live)
-    },
-  }
+  return app
 }
 
 async function complete(worker: Worker, c: AppContext): Promise<Response> {
@@ -105,8 +98,8 @@ async function complete(worker: Worker, c: AppContext): Promise<Response> {
     }
     const error = toKvxError(cause)
     metrics.requestEnded('failed')
-    events('request.failed', { code: error.code, phase: error.phase, peer: error.peer })
-    const { code, message } = error
+    const { code, phase, peer, rank, message } = error
+    events('request.failed', { code, phase, peer, rank })
     log.warn({ request: head.id, room: room?.toString(), code, err: cause }, message)
     if (!c.env.outgoing.headersSent) throw error
     metrics.failed(error)

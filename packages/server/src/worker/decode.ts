@@ -26,6 +26,7 @@ export function receivePrompt(
 ): Run {
   const digest = promptDigest(tokens)
   const receiver = manager.receive(room, { from, tokens: tokens.length, digest })
+  events('room.opened')
   let generation: Generation | undefined
   let transfer: Transferred | undefined
 

@@ -1,8 +1,12 @@
-/** What happens to a request inside a worker, in the order in which it happens. */
+/** What happens to a worker and to the requests inside it, in the order in which it happens. */
 import type { Log } from '@kvx/core/backend'
 
 export type EventName =
+  | 'worker.ready'
+  | 'worker.draining'
   | 'request.received'
+  // The leg is open: prefill waits for the reserve of decode, decode for pages.
+  | 'room.opened'
   | 'room.reserved'
   | 'pages.leased'
   | 'chunk.computed'
@@ -18,8 +22,8 @@ export interface WorkerEvent {
   /** Counts the events of the worker: 1, 2, 3, … */
   readonly sequence: number
   readonly name: EventName
-  /** The request's id, as in the answer: `cmpl-…`. */
-  readonly request: string
+  /** The request's id, as in the answer: `cmpl-…`. Undefined for what happens to the worker. */
+  readonly request: string | undefined
   readonly room: string | undefined
   readonly [field: string]: unknown
 }
@@ -35,8 +39,8 @@ export class EventLog {
     this.#listener = listener
   }
 
-  /** The events of one request. */
-  of(request: string, room: bigint | undefined): RequestEvents {
+  /** The events of one request; without one, of the worker. */
+  of(request?: string, room?: bigint): Events {
     return (name, fields = {}) => {
       const event: WorkerEvent = {
         ...fields,
@@ -51,4 +55,4 @@ export class EventLog {
   }
 }
 
-export type RequestEvents = (name: EventName, fields?: Readonly<Record<string, unknown>>) => void
+export type Events = (name: EventName, fields?: Readonly<Record<string, unknown>>) => void

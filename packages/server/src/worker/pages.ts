@@ -1,5 +1,5 @@
 import type { Lease } from '@kvx/core'
-import type { RequestEvents } from './events.ts'
+import type { Events } from './events.ts'
 
 /** Milliseconds that a request waits for free pages before it fails. */
 export const pageWaitMs = 120_000
@@ -8,7 +8,7 @@ export const pageWaitMs = 120_000
  * Gives pages back once nothing of the transfer can touch them any more, which is at once when it has
  * succeeded. Until then they are nobody's: after a failure bytes may still be under way.
  */
-export function returnPages(lease: Lease, settled: Promise<void>, events: RequestEvents): void {
+export function returnPages(lease: Lease, settled: Promise<void>, events: Events): void {
   lease.quarantine(settled)
   void settled.then(() => {
     events('pages.released', { pages: lease.pages.length })

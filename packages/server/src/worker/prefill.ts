@@ -25,6 +25,7 @@ export async function sendPrompt(
 ): Promise<{ firstToken: number; transfer: Transferred }> {
   const digest = promptDigest(tokens)
   const sender = manager.send(room, { tokens: tokens.length, digest })
+  events('room.opened')
   // Ends a wait for pages or for the model when decode fails meanwhile.
   const over = new AbortController()
   void sender.settled.then(() => {

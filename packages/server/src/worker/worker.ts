@@ -1,8 +1,10 @@
 /** A worker: one model behind HTTP, which prefills, decodes, or does both. */
-import { BootstrapServer, KVManager, PagePool } from '@kvx/core'
+import { hostname } from 'node:os'
+import { BootstrapServer, KVManager, PagePool, type Deadlines, type Limits } from '@kvx/core'
 import { KvxError, silentLog, type Backend, type Log } from '@kvx/core/backend'
 import { LlamaModel } from '@kvx/llama'
-import { listen, urlHost, type Listening } from '../http/server.ts'
+import { Admission, within } from '../http/drain.ts'
+import { listen, urlHost, type Draining, type Listening } from '../http/server.ts'
 import type { Call } from './call.ts'
 import { Cleanup } from './cleanup.ts'
 import { completionsApp, type Compute } from './completions.ts'
@@ -43,12 +45,17 @@ export interface WorkerOptions {
   /** Tokens. Default 512. */
   readonly chunkedPrefillSize?: number | undefined
   readonly verifyKV?: boolean | undefined
+  /** Its name in errors and logs. Default: role, host and process id. */
+  readonly instance?: string | undefined
+  /** Milliseconds; those that are not given have their defaults. */
+  readonly deadlines?: Partial<Deadlines> | undefined
+  readonly limits?: Partial<Limits> | undefined
   readonly log?: Log | undefined
   /** Told of everything that happens to requests, in order. */
   readonly onEvent?: ((event: WorkerEvent) => void) | undefined
 }
 
-export interface RunningWorker extends Listening {
+export interface RunningWorker extends Listening, Draining {
   /** prefill only. */
   readonly bootstrapPort: number | undefined
 }
@@ -74,6 +81,8 @@ async function open(
   cleanup: Cleanup,
 ): Promise<Omit<RunningWorker, 'close'>> {
   const { mode, log = silentLog, host = '127.0.0.1', maxRunningRequests = 4 } = options
+  const events = new EventLog(log, options.onEvent)
+  const admission = new Admission(mode === 'null' ? 'worker' : `${mode} worker`)
   const pageTokens = options.pageSize ?? 16
   // Pages cost memory only once they have been used, so the longest context there is by default will do.
   const longest = options.contextLength ?? 4096
@@ -95,12 +104,14 @@ async function open(
     model,
     modelName: options.modelName ?? options.model,
     compute: computeWith(options, model, transfer, metrics),
-    events: new EventLog(log, options.onEvent),
+    events,
     metrics,
+    admission,
     log,
     info: {
       disaggregation_mode: mode,
       pid: process.pid,
+      instance: options.instance ?? null,
       bootstrap_port: bootstrapPort ?? null,
       transfer_backend: transfer?.manager.engine.backend ?? null,
       page_size: pageTokens,
@@ -109,11 +120,22 @@ async function open(
     },
   })
   // Closed first: a request whose connection is cut gives back what it holds.
-  cleanup.add(() => app.idle())
-  const listening = await listen(app.app, { host, port: options.port ?? 0 })
+  cleanup.add(() => admission.idle())
+  const listening = await listen(app, { host, port: options.port ?? 0 })
   cleanup.add(() => listening.close())
-  log.info({ url: listening.url, mode, bootstrapPort }, 'worker is ready')
-  return { host, port: listening.port, url: listening.url, bootstrapPort }
+  const { port, url } = listening
+  log.info({ url, mode, bootstrapPort }, 'worker is ready')
+  events.of()('worker.ready', { url, mode, bootstrapPort })
+  return {
+    ...{ host, port, url, bootstrapPort },
+    async drain(deadlineMs) {
+      admission.drain()
+      log.info({}, 'takes no new requests: it is about to end')
+      events.of()('worker.draining')
+      const ended = Promise.all([admission.idle(), transfer?.manager.drain({ deadlineMs })])
+      return within(deadlineMs, ended)
+    },
+  }
 }
 
 interface Transfer {
@@ -133,6 +155,13 @@ async function openTransfer(
   if (token === undefined) {
     throw new KvxError('ERR_KVX_INVALID_OPTION', `A ${mode} worker needs the deployment's token.`)
   }
+  if (mode === 'prefill' && ['0.0.0.0', '::', '[::]'].includes(host)) {
+    throw new KvxError(
+      'ERR_KVX_INVALID_OPTION',
+      `A prefill worker tells decode its host, and ${host} is no address to connect to: give the one under which decode reaches this machine, such as --host ${hostname()}.`,
+      { phase: 'open' },
+    )
+  }
   const bootstrap =
     mode === 'prefill'
       ? await BootstrapServer.open({ host, port: options.bootstrapPort ?? 8998, token, log })
@@ -149,6 +178,9 @@ async function openTransfer(
     host,
     ...(bootstrap && { bootstrap: bootstrap.address }),
     verifyKV: options.verifyKV ?? false,
+    ...(options.instance !== undefined && { instance: options.instance }),
+    ...(options.deadlines && { deadlines: options.deadlines }),
+    ...(options.limits && { limits: options.limits }),
     log,
   })
   cleanup.add(() => manager.close())
@@ -178,6 +210,7 @@ function computeWith(
         throw new KvxError(
           'ERR_KVX_INVALID_ARGUMENT',
           'A decode worker needs bootstrap_host, the host of the prefill worker: send requests through a router.',
+          { phase: 'open' },
         )
       }
       return receivePrompt(side, call, room, `tcp://${urlHost(host)}:${String(port)}`)
@@ -191,5 +224,6 @@ function roomOf({ request }: Call, mode: string): bigint {
   throw new KvxError(
     'ERR_KVX_INVALID_ARGUMENT',
     `A ${mode} worker does one half of a request and needs bootstrap_room, which pairs both: send requests through a router.`,
+    { phase: 'open' },
   )
 }
