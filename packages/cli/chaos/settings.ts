@@ -11,7 +11,7 @@ export const deadlines = {
   hello: 5_000,
   reserve: 4_000,
   pairing: 6_000,
-  progress: 15_000,
+  progress: 40_000,
   transfer: 3_000,
   linger: 5_000,
   peerSilent: 3_000,
@@ -24,7 +24,7 @@ export const deadlines = {
 export const errorWithinMs = 15_000
 
 /** Milliseconds without an end after which a request counts as hanging. */
-export const patienceMs = 45_000
+export const patienceMs = 60_000
 
 /** Milliseconds within which the deployment must answer again once all processes run. */
 export const recoveryMs = 20_000
@@ -42,8 +42,9 @@ export const shortFreezeMs = 600
 export const longFreezeMs = deadlines.peerSilent + 1_500
 
 const engine = [
-  ...['--context-length', '256', '--max-running-requests', String(lanes + 2)],
-  ...['--chunked-prefill-size', '16'],
+  ...['--context-length', '128', '--max-running-requests', String(lanes + 2)],
+  // Short prompts of several chunks and pages.
+  ...['--page-size', '8', '--chunked-prefill-size', '8'],
 ]
 
 export function workerArgs(
