@@ -18,6 +18,8 @@ const checks = [
   ['package manifests', node, ['tools/check-packages.mjs']],
   ['formatting', node, ['tools/format.mjs', '--check']],
   ['types', tool('tsc'), ['-b']],
+  // After the types, which build what the pages are made from.
+  ['generated docs', node, ['tools/docs/generate.mjs', '--check']],
   ['lint', tool('eslint'), ['.', '--max-warnings', '0']],
 ]
 

@@ -23,7 +23,7 @@ export class RawDecode {
   readonly #news = new EventEmitter()
   #client: ControlClient | undefined
   #engine: TransferEngine | undefined
-  #region = new Uint8Array()
+  #region: Uint8Array = new Uint8Array()
 
   constructor(pages: number) {
     this.layout = smallLayout(pages)
