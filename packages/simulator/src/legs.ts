@@ -1,0 +1,77 @@
+/** Requests as their hosts see them: one leg on each rank of both sides. */
+import type { Lease } from '@kvx/core'
+import type { Component } from './content.ts'
+import type { DecodeRank } from './decode.ts'
+import type { PrefillRank } from './prefill.ts'
+
+/** One request of the router. */
+export interface Job {
+  readonly id: number
+  readonly room: bigint
+  readonly key: string
+  /** Instances. */
+  readonly prefill: number
+  readonly decode: number
+  readonly prompt: number
+  readonly tokens: number
+  readonly digest: Uint8Array
+  /** Tokens that decode holds already, perhaps no whole pages. */
+  readonly prefix: number
+  /** Decode allocates when prefill asks for pages. */
+  readonly late: boolean
+  readonly withState: boolean
+  /** Nothing has happened that may make it fail: then it must succeed. */
+  clean: boolean
+  /** Started after the faults had stopped for all whom it concerns. */
+  readonly healthy: boolean
+  readonly senders: SendLeg[]
+  readonly receivers: ReceiveLeg[]
+  /** One of its legs never starts. */
+  readonly oneSided: boolean
+}
+
+interface LegBase {
+  readonly id: number
+  readonly job: Job
+  /** Faults of the request itself, as bits (faults.ts). */
+  mask: number
+  settled: boolean
+  leases: Partial<Record<Component, Lease>>
+  readonly pages: Record<Component, Int32Array>
+  /** The caller waits for something until its process has lived so long. */
+  dueAt: number
+}
+
+export interface SendLeg extends LegBase {
+  readonly side: 'prefill'
+  readonly host: PrefillRank
+  phase: 'waiting' | 'reserved' | 'finishing' | 'success' | 'failed'
+  admitted: boolean
+  /** Writes still to be made: pages of the prompt, range of layers. */
+  todo: { start: number; pages: number; layers: readonly [number, number] }[]
+  nextWrite: number
+  readonly unanswered: Set<number>
+}
+
+/** A reserve that this leg has sent to a prefill process. */
+export interface Reserve {
+  readonly epoch: number
+  readonly leg: ReceiveLeg
+  /** Incarnation of prefill. */
+  readonly peer: string
+  /** It is known at decode that nothing of it can land any more. */
+  over: boolean
+  /** What it was told of this epoch was false: a success would be wrong. */
+  falsified: boolean
+}
+
+export interface ReceiveLeg extends LegBase {
+  readonly side: 'decode'
+  readonly host: DecodeRank
+  phase: 'new' | 'reserving' | 'accepted' | 'success' | 'failed'
+  provided: boolean
+  wanted: boolean
+  readonly reserves: Reserve[]
+  /** The pages were quarantined at the failure; ends that. */
+  free: (() => void) | undefined
+}
