@@ -9,7 +9,14 @@ import {
   type TransferPlan,
 } from '@kvx/core/backend'
 import { checkLayout, type Layout, type Part, type Tensor } from '../src/layout/index.ts'
-import { checkCovered, checkFit, groupPages, pageChecksums, Planner, planTransfer } from '../src/plan/index.ts'
+import {
+  checkCovered,
+  checkFit,
+  groupPages,
+  pageChecksums,
+  Planner,
+  planTransfer,
+} from '../src/plan/index.ts'
 
 /** A valid layout with one region, its tensors one behind the other in a given order with gaps. */
 function makeLayout(options: {

@@ -501,7 +501,10 @@ test('an aux larger than prefill announced fails the request', () => {
     .receiving()
     .clear()
     .complete(p1, 1, { blob: new Uint8Array(limits.auxBytes + 1) })
-  expect(large.take()).toMatchObject({ sent: ['abort(PROTOCOL)'], told: ['failed(PROTOCOL)'] })
+  expect(large.take()).toMatchObject({
+    sent: ['abort(AUX_TOO_LARGE)'],
+    told: ['failed(AUX_TOO_LARGE)'],
+  })
 })
 
 const verifying = () =>
@@ -548,7 +551,10 @@ test.each([
 })
 
 test('an abort while checksums are compared wins over their result', () => {
-  const d = verifying().clear().hostAbort().step({ type: 'verified', request: 1, epoch: 1, error: undefined })
+  const d = verifying()
+    .clear()
+    .hostAbort()
+    .step({ type: 'verified', request: 1, epoch: 1, error: undefined })
   expect(d.take().told).toEqual(['failed(ABORTED)'])
 })
 
@@ -600,11 +606,11 @@ test('the pages of a failed request never come back by time alone', () => {
 // Identity
 
 test.each([
-  ['of another prefill incarnation', { from: name128('P', 2) }],
-  ['for another decode incarnation', { to: name128('D', 2) }],
-  ['of another generation', { gen: name128('G', 2) }],
-  ['of another epoch', { ep: 9 }],
-])('a message %s changes nothing', (_what, change) => {
+  ['of another prefill incarnation', { from: name128('P', 2) }, []],
+  ['for another decode incarnation', { to: name128('D', 2) }, []],
+  ['of another generation', { gen: name128('G', 2) }, []],
+  ['of another epoch', { ep: 9 }, ['complete', 'failed']],
+])('a message %s changes nothing', (_what, change, answered: readonly string[]) => {
   for (const body of [
     completeBody(),
     failed,
@@ -617,7 +623,9 @@ test.each([
       const d = places[place]().clear()
       const before = d.where()
       d.message(p1, { ...body, ...change })
-      expect([body.k, d.take().effects]).toEqual([body.k, []])
+      const { sent, told, world } = d.take()
+      const answer = answered.includes(body.k) ? ['abort(EPOCH_MISMATCH)'] : []
+      expect([body.k, sent, told, world]).toEqual([body.k, answer, [], []])
       expect(d.where()).toBe(before)
     }
   }
@@ -702,7 +710,9 @@ test('a lost prefill is kept while its bootstrap names it, and forgotten with it
 
 test('a new request waits for a lost prefill only as long as the probe, and its error names it', () => {
   const d = places.success().tick(deadlines.peerSilent + 1)
-  d.clear().receive(2).pass(deadlines.probe - 1)
+  d.clear()
+    .receive(2)
+    .pass(deadlines.probe - 1)
   expect(d.take().told).toEqual([])
   d.pass(1)
   expect(d.take().told).toEqual(['failed(PEER_LOST)', 'settled'])

@@ -6,6 +6,7 @@ import {
   digest,
   int32,
   kvBytes,
+  layers,
   limits,
   name128,
   packed,
@@ -299,6 +300,11 @@ test('whatever happened, nothing is left after the linger once all writes have s
       const p = places[place]()
       events[event](p)
       p.hostAbort()
+      for (const { incarnation, connecting } of [...p.state.peers.values()]) {
+        const error = new KvxError('ERR_KVX_CONNECT_FAILED', 'late')
+        if (connecting)
+          p.step({ type: 'link.failed', peer: incarnation, generation: connecting, error })
+      }
       for (const piece of [...p.state.pieces.keys()]) p.settled(piece)
       p.pass(deadlines.pairing + deadlines.linger + deadlines.peerSilent)
       expect([place, event, p.left()]).toEqual([place, event, ''])
@@ -755,14 +761,14 @@ test('a room of another decode rank that is already paired is in use', () => {
 })
 
 const hostile: [string, Record<string, unknown>, string][] = [
-  ['a negative page', { pages: packed(5, -1, 7) }, 'PROTOCOL'],
-  ["a page beyond decode's pool", { pages: packed(5, 16, 7) }, 'PROTOCOL'],
-  ['a page twice', { pages: packed(5, 6, 5) }, 'PROTOCOL'],
-  ['too few pages', { pages: packed(5, 6) }, 'PROTOCOL'],
-  ['too many pages', { pages: packed(5, 6, 7, 8) }, 'PROTOCOL'],
-  ['a state page out of range', { state: { mamba: packed(4) } }, 'PROTOCOL'],
-  ['a state page twice', { state: { mamba: packed(1, 1) } }, 'PROTOCOL'],
-  ['pages of a component that there is not', { state: { toString: packed(0) } }, 'PROTOCOL'],
+  ['a negative page', { pages: packed(5, -1, 7) }, 'PAGES_INVALID'],
+  ["a page beyond decode's pool", { pages: packed(5, 16, 7) }, 'PAGES_INVALID'],
+  ['a page twice', { pages: packed(5, 6, 5) }, 'PAGES_INVALID'],
+  ['too few pages', { pages: packed(5, 6) }, 'PAGES_INVALID'],
+  ['too many pages', { pages: packed(5, 6, 7, 8) }, 'PAGES_INVALID'],
+  ['a state page out of range', { state: { mamba: packed(4) } }, 'PAGES_INVALID'],
+  ['a state page twice', { state: { mamba: packed(1, 1) } }, 'PAGES_INVALID'],
+  ['pages of a component that there is not', { state: { toString: packed(0) } }, 'PAGES_INVALID'],
   ['a prefix that is no whole page', { prefix: 3, pages: packed(5, 6, 7) }, 'PROTOCOL'],
   ['a prefix longer than the prompt', { prefix: 16, pages: packed() }, 'PROTOCOL'],
   [
@@ -789,8 +795,8 @@ test.each([
     .clear()
     .message(d1, { k: 'pages', ep: 1, ...body })
   expect(p.take()).toMatchObject({
-    sent: ['failed(PROTOCOL)', 'drained'],
-    told: ['failed(PROTOCOL)', 'settled'],
+    sent: ['failed(PAGES_INVALID)', 'drained'],
+    told: ['failed(PAGES_INVALID)', 'settled'],
     engine: [],
   })
 })
@@ -835,7 +841,14 @@ test('welcome is said when the engine is connected, and a refusal when it cannot
 const refusedHellos: [string, Parameters<PrefillSide['hello']>[1], string][] = [
   [
     'of another backend',
-    { engine: { backend: 'other', version: '1', address: new Uint8Array(), regions: [] } },
+    {
+      engine: {
+        backend: 'other',
+        version: '1',
+        address: new Uint8Array(),
+        regions: [new Uint8Array(1)],
+      },
+    },
     'BACKEND_MISMATCH',
   ],
   ['of another page size', { layout: smallLayout({ pageTokens: 8 }) }, 'PAGE_SIZE_MISMATCH'],
@@ -877,10 +890,10 @@ test('a connection speaks only for the incarnation it said hello for', () => {
   const impostor = decoder(1, { connection: d2.connection })
   p.abort(impostor, 1).reserve(impostor, 2).message(impostor, { k: 'ping', live: 0 })
   expect(p.take()).toMatchObject({
-    sent: Array(3).fill('refuse(INVALID_STATE)') as string[],
+    sent: Array(3).fill('refuse(SENDER_MISMATCH)') as string[],
     told: [],
   })
-  expect(p.hello(impostor).take().sent).toEqual(['refuse(PROTOCOL)'])
+  expect(p.hello(impostor).take().sent).toEqual(['refuse(SENDER_MISMATCH)'])
   expect(p.where(d1, 1)).toBe('paired')
 })
 
@@ -891,9 +904,9 @@ test('what a decode says of an epoch concerns its own epochs only', () => {
 })
 
 test.each([
-  ['for another incarnation of prefill', { to: name128('older') }],
-  ['of another generation', { gen: name128('older') }],
-])('a message %s changes nothing', (_what, change) => {
+  ['for another incarnation of prefill', { to: name128('older') }, []],
+  ['of another generation', { gen: name128('older') }, ['refuse(EPOCH_MISMATCH)']],
+])('a message %s changes nothing', (_what, change, sent) => {
   for (const body of [
     { k: 'abort', ep: 1, code: 'ERR_KVX_ABORTED', text: '' },
     { k: 'query', ep: 9 },
@@ -902,7 +915,7 @@ test.each([
   ]) {
     const p = places['waiting for pages']().clear()
     p.message(d1, { ...body, ...change })
-    expect(p.take()).toMatchObject({ effects: [] })
+    expect(p.take()).toMatchObject({ sent, told: [], engine: [] })
     expect(p.where(d1, 1)).toBe('paired, unsettled')
     expect(p.where(d1, 9)).toBe('unknown')
   }
@@ -919,6 +932,7 @@ test.each(['welcome', 'accept', 'ready', 'progress', 'complete', 'failed', 'drai
       to: p.state.self.incarnation,
       gen: d1.gen,
       ep: 1,
+      outcome: undefined,
     })
     expect(p.take().effects).toEqual([])
     expect(p.where(d1, 1)).toBe('paired')
@@ -937,7 +951,7 @@ test('after a new generation, epochs count on, and what was live before is over'
   })
   p.linkOpen(renewed)
   expect(p.take().sent).toEqual(['welcome'])
-  expect(p.reserve(d1, 2).take().sent).toEqual([])
+  expect(p.reserve(d1, 2).take().sent).toEqual(['refuse(EPOCH_MISMATCH)'])
   expect(p.reserve(renewed, 2, { room: 10n }).take().sent).toEqual(['accept(parked)'])
   p.settled()
   expect(p.take()).toMatchObject({ sent: [], told: ['settled'] })
@@ -968,13 +982,77 @@ test('a replaced engine that cannot be connected again fails at once what waits 
   expect(p.left()).toBe('ended: 2')
 })
 
-test('a link that opens for a generation that is gone is closed', () => {
+test('a link that opens for a generation that is gone is closed, and only then the next one is opened', () => {
   const p = new PrefillSide()
-    .hello(d1)
-    .hello(decoder(1, { gen: name128('H') }))
-    .clear()
-    .linkOpen(d1)
-  expect(p.take()).toMatchObject({ sent: [], engine: ['closeLink'] })
+  const renewed = decoder(1, { gen: name128('H') })
+  expect(p.hello(d1).hello(renewed).take().engine).toEqual(['openLink', 'closeLink'])
+  p.linkOpen(d1)
+  expect(p.take()).toMatchObject({ sent: [], engine: ['closeLink', 'openLink'] })
+  expect(p.linkOpen(renewed).take().sent).toEqual(['welcome'])
+})
+
+test('however often a decode renews its engine, one link to it is opened at a time', () => {
+  const p = new PrefillSide()
+  for (let i = 0; i < 50; i++) p.hello(decoder(1, { gen: name128('H', i) }))
+  expect(p.take().engine.filter((what) => what === 'openLink')).toHaveLength(1)
+})
+
+test('a known decode that comes back with another layout is refused', () => {
+  const p = new PrefillSide().connect(d1).clear()
+  p.hello(d1, { layout: { ...smallLayout(), pages: { kv: 8, mamba: 4 } } })
+  expect(p.take().sent).toEqual(['refuse(LAYOUT_MISMATCH)'])
+})
+
+test.each([
+  ['a region that it has not', { region: 1 }],
+  ['bytes beyond any memory', { base: Number.MAX_SAFE_INTEGER }],
+  ['pages that are smaller than their heads', { pageBytes: 1 }],
+])('a hello whose layout names %s is refused and not remembered', (_what, change) => {
+  const layout = smallLayout()
+  const tensors = layout.tensors.map((tensor, i) => (i === 0 ? { ...tensor, ...change } : tensor))
+  const p = new PrefillSide().hello(d1, { layout: { ...layout, tensors } })
+  expect(p.take().sent).toEqual(['refuse(LAYOUT_INVALID)'])
+  expect(p.state.peers.size).toBe(0)
+})
+
+test('failures that a decode does not acknowledge are bounded like what is parked', () => {
+  const p = new PrefillSide().connect(d1)
+  for (let ep = 1; ep <= 100; ep++) {
+    p.reserve(d1, ep, { room: BigInt(ep), pages: undefined })
+    p.message(d1, { k: 'pages', ep, pages: packed(99, 98, 97) })
+  }
+  expect(p.state.peers.get(d1.incarnation)?.transfers.size).toBe(limits.parkedPerPeer)
+})
+
+// Ranks
+
+test('a room pairs when all decode ranks that this rank serves have reserved, and one failure reaches all', () => {
+  const stage = (pp: number) => ({ ...rank, pp, ppSize: 2, stages: [0, 1, layers] })
+  const half = (pp: number) => ({
+    ...smallLayout(),
+    tensors: smallLayout().tensors.filter(({ layer }) => layer === pp),
+  })
+  const name = { instance: d1.instance }
+  const both = () => {
+    const p = new PrefillSide()
+    p.hello(d1, { rank: stage(0), layout: half(0) }).linkOpen(d1)
+    p.hello(d2, { ...name, rank: stage(1), layout: half(1) }).linkOpen(d2)
+    return p.send().clear()
+  }
+  const p = both().reserve(d1, 1)
+  expect(p.take()).toMatchObject({ sent: ['accept(parked)'], told: [] })
+  p.reserve(d2, 1)
+  expect(p.take()).toMatchObject({
+    sent: ['accept(paired)', 'accept(paired)'],
+    told: ['reserved(0)'],
+  })
+  p.write()
+  expect(p.take().engine).toEqual(['post', 'post'])
+  p.abort(d2, 1)
+  expect(p.take()).toMatchObject({ told: ['failed(ABORTED)'], sent: ['failed(ABORTED)'] })
+
+  const early = both().reserve(d1, 1).clear().abort(d1, 1)
+  expect(early.take()).toMatchObject({ told: ['failed(ABORTED)', 'settled'], sent: ['drained'] })
 })
 
 test('a lost peer whose write may still land is kept, with its watermark, until that settles', () => {

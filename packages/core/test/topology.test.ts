@@ -16,7 +16,7 @@ import {
 
 /** All ranks of one data-parallel rank's instance. */
 function allRanks(layers: number, sizes: Partial<Rank>): { rank: Rank }[] {
-  const { tp, pp, cp, dp, ...rest } = makeRank(layers, sizes)
+  const rest = makeRank(layers, sizes)
   const range = (size: number) => Array.from({ length: size }, (_, i) => i)
   return range(rest.dpSize).flatMap((dp) =>
     range(rest.cpSize).flatMap((cp) =>

@@ -188,6 +188,38 @@ export const errorTable = {
     advice:
       'Nothing, if it is one’s own process: restart it. Otherwise somebody with the token pretends to be another.',
   },
+  ERR_KVX_SENDER_MISMATCH: {
+    summary: 'A connection spoke for another incarnation than the one it said hello for.',
+    retryable: false,
+    phases: ['hello', 'transfer'],
+    advice:
+      'Nothing of it was taken. Look for a foreign or defective process that holds the token.',
+  },
+  ERR_KVX_EPOCH_MISMATCH: {
+    summary: 'A peer spoke of an epoch or a generation that belongs to another one.',
+    retryable: false,
+    phases: ['transfer', 'complete'],
+    advice:
+      'Nothing of it was taken. Look for a foreign or defective process that holds the token.',
+  },
+  ERR_KVX_LAYOUT_INVALID: {
+    summary: 'A peer described a cache that cannot be: regions, sizes or heads out of range.',
+    retryable: false,
+    phases: ['hello'],
+    advice: 'Check the layout that the other side gives to its manager.',
+  },
+  ERR_KVX_PAGES_INVALID: {
+    summary: 'Decode named pages that it does not have, too few or too many, or one twice.',
+    retryable: false,
+    phases: ['reserve'],
+    advice: "Check the pages that decode's host gives to `reserve` or `provide`.",
+  },
+  ERR_KVX_AUX_TOO_LARGE: {
+    summary: 'The aux data is larger than both sides agreed on.',
+    retryable: false,
+    phases: ['complete'],
+    advice: 'Raise the limit `auxBytes` on both sides, or send less.',
+  },
   ERR_KVX_PROTOCOL: {
     summary: 'A peer sent a message that breaks the protocol.',
     retryable: false,
@@ -209,7 +241,7 @@ export const errorTable = {
   ERR_KVX_OVER_LIMIT: {
     summary: 'A limit on parked or live requests is reached.',
     retryable: true,
-    phases: ['hello', 'reserve'],
+    phases: ['bootstrap', 'hello', 'reserve'],
     advice: 'Try again later, or with another instance; the limits are in docs/configuration.md.',
   },
   ERR_KVX_STALE: {

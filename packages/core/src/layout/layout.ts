@@ -35,3 +35,8 @@ export interface Tensor {
   /** Within a page: `token-major` is [token][head][dim], `head-major` is [head][dim][token]. */
   readonly order: 'token-major' | 'head-major'
 }
+
+/** Pages of a component; 0 when there is no such component, also for names that every object has. */
+export function pageCount({ pages }: Layout, component: string): number {
+  return Object.hasOwn(pages, component) ? (pages[component] ?? 0) : 0
+}

@@ -1,5 +1,5 @@
 import { KvxError } from '../backend/errors.ts'
-import { type Layout, type Tensor } from './layout.ts'
+import { pageCount, type Layout, type Tensor } from './layout.ts'
 
 /**
  * Is every tensor within its region, of the size that its heads give it, and apart from all others?
@@ -37,7 +37,7 @@ function checkTensor(layout: Layout, tensor: Tensor, regionBytes: readonly numbe
   integer(`headBytes of ${what}`, tensor.headBytes, 1)
   integer(`base of ${what}`, tensor.base, 0)
   integer(`region of ${what}`, tensor.region, 0, regionBytes.length - 1)
-  if (layout.pages[tensor.component] === undefined) {
+  if (!Object.hasOwn(layout.pages, tensor.component)) {
     throw invalid(`the number of pages of the component '${tensor.component}' is missing`)
   }
   const bytes = layout.pageTokens * (high - low) * tensor.headBytes
@@ -65,7 +65,7 @@ function checkHeadsOnce(tensors: readonly Tensor[]): void {
 }
 
 function endOf(layout: Layout, tensor: Tensor): number {
-  return tensor.base + (layout.pages[tensor.component] ?? 0) * tensor.pageBytes
+  return tensor.base + pageCount(layout, tensor.component) * tensor.pageBytes
 }
 
 function name(tensor: Tensor): string {

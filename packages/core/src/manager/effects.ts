@@ -103,6 +103,7 @@ export class PrefillEffects {
   async #recycle(): Promise<void> {
     try {
       this.#log.warn({}, 'replacing the transfer engine: writes to a silent peer do not end')
+      const opening = [...this.#links.values()].map(({ link }) => link)
       this.#links.clear()
       await this.#open.engine.close().catch((error: unknown) => {
         // It is closed, but cannot promise for its targets' memory: what did not settle is never called drained.
@@ -112,6 +113,8 @@ export class PrefillEffects {
           'some writes cannot be shown to have ended; their pages stay taken',
         )
       })
+      // What the old engine says of its links must not be taken for news of the next one's.
+      await Promise.allSettled(opening)
       this.#open = await this.#reopen()
       const { generation } = this.#open.address
       this.#emit({ type: 'engine.recycled', generation })

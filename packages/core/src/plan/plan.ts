@@ -1,6 +1,6 @@
 import { blockWidth, groupWidth, laneWidth, type TransferPlan } from '../backend/contract.ts'
 import { KvxError } from '../backend/errors.ts'
-import { type Layout } from '../layout/layout.ts'
+import { pageCount, type Layout } from '../layout/layout.ts'
 import { groupPages } from './group.ts'
 import { pairLanes, type Lanes } from './lanes.ts'
 
@@ -119,7 +119,7 @@ function checkPages(
   component: string,
   groups: Int32Array,
 ): void {
-  const count = layout.pages[component] ?? 0
+  const count = pageCount(layout, component)
   const column = side === 'source' ? 0 : 1
   for (let row = 0; row < groups.length; row += groupWidth) {
     const first = groups[row + column] ?? 0

@@ -11,6 +11,8 @@ import { maxRanks, rankObjection } from './rank.ts'
 export const protocolVersion = 1
 
 const maxLayers = 65_536
+/** Regions that a pool may consist of. */
+export const maxRegions = 1_024
 const maxText = 2_000
 const natural = v.pipe(v.number(), v.safeInteger(), v.minValue(0))
 const hex128 = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/))
@@ -84,7 +86,7 @@ const failure = {
 
 const aux = v.object({
   firstToken: v.exactOptional(natural),
-  logprob: v.exactOptional(v.number()),
+  logprob: v.exactOptional(v.pipe(v.number(), v.maxValue(Number.MAX_VALUE))),
   cachedTokens: v.exactOptional(natural),
   blob: v.exactOptional(bytes),
 })
@@ -93,7 +95,7 @@ const manifest = v.object({
   /** Per component: pages that landed and their bytes. */
   parts: v.record(shortText, v.object({ pages: natural, bytes: natural })),
   chunks: natural,
-  ms: v.pipe(v.number(), v.minValue(0)),
+  ms: v.pipe(v.number(), v.finite(), v.minValue(0)),
   /** CRC-32 per page in the order of the prompt, as u32 little-endian; when decode asked for it. */
   checksums: v.optional(int32s),
 })
@@ -118,8 +120,8 @@ const schemas = {
     engine: v.object({
       backend: shortText,
       version: shortText,
-      address: v.pipe(bytes, v.maxLength(65_536)),
-      regions: v.pipe(v.array(v.pipe(bytes, v.maxLength(65_536))), v.maxLength(1_024)),
+      address: v.pipe(bytes, v.maxLength(16_384)),
+      regions: v.pipe(v.array(v.pipe(bytes, v.maxLength(4_096))), v.maxLength(maxRegions)),
     }),
   }),
   /** P→D. Its engine is connected and may write. */
@@ -187,13 +189,23 @@ const schemas = {
   /** D→P. Where is this epoch? */
   query: v.object({ ...transfer, k: v.literal('query') }),
   /** P→D. */
-  status: v.object({
-    ...transfer,
-    k: v.literal('status'),
-    state: v.picklist(['parked', 'paired', 'complete', 'failed', 'over']),
-    pages: natural,
-    outcome: v.optional(v.variant('k', [complete, failed])),
-  }),
+  status: v.pipe(
+    v.object({
+      ...transfer,
+      k: v.literal('status'),
+      state: v.picklist(['parked', 'paired', 'complete', 'failed', 'over']),
+      pages: natural,
+      outcome: v.optional(v.variant('k', [complete, failed])),
+    }),
+    v.check(
+      ({ outcome, ...about }) =>
+        outcome === undefined ||
+        (outcome.ep === about.ep &&
+          outcome.gen === about.gen &&
+          outcome.from === about.from &&
+          outcome.to === about.to),
+    ),
+  ),
   /** Both ways. */
   ping: v.object({ ...envelope, k: v.literal('ping'), live: natural }),
   pong: v.object({ ...envelope, k: v.literal('pong'), live: natural }),

@@ -75,7 +75,7 @@ export class DecodeSide {
         deadlines: { ...deadlines, ...change.deadlines },
         limits: { ...limits, ...change.limits },
       },
-      { generation: name128('G', 1), address: new Uint8Array(1), regions: [] },
+      { generation: name128('G', 1), address: new Uint8Array(1), regions: [new Uint8Array(1)] },
     )
   }
 
@@ -189,7 +189,11 @@ export class DecodeSide {
   recycled(number = 2): this {
     return this.step({
       type: 'engine.recycled',
-      engine: { generation: name128('G', number), address: new Uint8Array(1), regions: [] },
+      engine: {
+        generation: name128('G', number),
+        address: new Uint8Array(1),
+        regions: [new Uint8Array(1)],
+      },
     })
   }
 

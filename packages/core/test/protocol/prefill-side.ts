@@ -109,7 +109,12 @@ export class PrefillSide {
       layout: smallLayout(),
       fingerprint,
       epoch: 0,
-      engine: { backend: 'fake', version: '1', address: new Uint8Array(1), regions: [] },
+      engine: {
+        backend: 'fake',
+        version: '1',
+        address: new Uint8Array(1),
+        regions: [new Uint8Array(1)],
+      },
       ...change,
     })
   }

@@ -243,7 +243,7 @@ export class World {
           deadlines: this.#deadlines,
           limits,
         },
-        { generation, address: new Uint8Array(1), regions: [] },
+        { generation, address: new Uint8Array(1), regions: [new Uint8Array(1)] },
       ),
       memory: new Uint8Array(memoryBytes),
       owners: Array.from({ length: kvPages + statePages }, () => undefined),
@@ -937,7 +937,11 @@ export class World {
     }
     this.#stepDecode(decode, {
       type: 'engine.recycled',
-      engine: { generation: decode.generation, address: new Uint8Array(1), regions: [] },
+      engine: {
+        generation: decode.generation,
+        address: new Uint8Array(1),
+        regions: [new Uint8Array(1)],
+      },
     })
   }
 

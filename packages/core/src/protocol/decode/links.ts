@@ -2,7 +2,8 @@
 import { KvxError } from '../../backend/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
 import { count } from '../keys.ts'
-import type { Message, MessageOf } from '../messages.ts'
+import { checkPeerLayout } from '../fit.ts'
+import { maxRegions, type Message, type MessageOf } from '../messages.ts'
 import { advance, failRequest, markDrained, revisit, undrainedLegs } from './requests.ts'
 import { isWanted, outdate } from './sources.ts'
 import { about, sendTo } from './send.ts'
@@ -105,13 +106,14 @@ export function onWelcome(step: DecodeStep, link: Link, message: MessageOf<'welc
   }
   try {
     checkFit(message.layout, step.state.self.layout)
+    checkPeerLayout(message.layout, maxRegions)
   } catch (error) {
     loseLink(step, link, error as KvxError)
     return
   }
   link.status = 'ready'
   link.writer = message.writer
-  link.auxBytes = message.limits.auxBytes
+  link.auxBytes = Math.min(message.limits.auxBytes, step.state.self.limits.auxBytes)
   link.doubtful = false
   link.layout ??= message.layout
   link.planner ??= new Planner(message.layout, step.state.self.layout)

@@ -1,5 +1,6 @@
 /** The receiving leg of a request: from the host's first call until its pages are free. */
 import { KvxError, type ErrorCode, type Phase } from '../../backend/index.ts'
+import { pageCount } from '../../layout/index.ts'
 import { checkCovered } from '../../plan/index.ts'
 import { packPages, packState, unpackPages, type MessageOf } from '../messages.ts'
 import { leaveSource, resolve } from './sources.ts'
@@ -99,7 +100,7 @@ function stateObjection(
   state: Readonly<Record<string, Int32Array>>,
 ): string | undefined {
   for (const [component, pages] of Object.entries(state)) {
-    const wrong = boundsObjection(pages, step.state.self.layout.pages[component] ?? 0)
+    const wrong = boundsObjection(pages, pageCount(step.state.self.layout, component))
     if (wrong) return `of component '${component}' ${wrong}`
   }
   return undefined
@@ -259,7 +260,9 @@ function sendPages(step: DecodeStep, leg: Leg): void {
 export function onProgress(step: DecodeStep, leg: Leg, pages: number): void {
   if (leg.request.error) return
   onAccept(step, leg, 'paired')
-  if (pages <= leg.landedPages || leg.request.phase !== 'receiving') return
+  // More than was reserved would be a way to extend the deadline for ever.
+  const most = leg.request.destination?.pages?.length ?? 0
+  if (pages <= leg.landedPages || pages > most || leg.request.phase !== 'receiving') return
   leg.landedPages = pages
   leg.request.deadline = step.now + leg.request.deadlines.progress
 }
@@ -328,14 +331,14 @@ function manifestObjection(
       `completed room ${request.key}, but ${text}`,
     )
   if (!destination?.pages || !link.planner) return say('was never given pages.')
-  const expected: Record<string, number> = { kv: destination.pages.length }
-  for (const [name, pages] of Object.entries(destination.state)) expected[name] = pages.length
-  for (const name of new Set([...Object.keys(expected), ...Object.keys(parts)])) {
+  const expected = new Map([['kv', destination.pages.length]])
+  for (const [name, pages] of Object.entries(destination.state)) expected.set(name, pages.length)
+  for (const name of new Set([...expected.keys(), ...Object.keys(parts)])) {
     // What this rank does not hold comes from another one.
     const shared = link.planner.lanes.components.has(name)
-    const pages = shared ? (expected[name] ?? 0) : 0
+    const pages = shared ? (expected.get(name) ?? 0) : 0
     const bytes = shared ? pages * link.planner.bytesPerPage(name) : 0
-    const part = parts[name] ?? { pages: 0, bytes: 0 }
+    const part = (Object.hasOwn(parts, name) ? parts[name] : undefined) ?? { pages: 0, bytes: 0 }
     if (part.pages !== pages || part.bytes !== bytes) {
       return say(
         `component '${name}' has ${String(part.pages)} pages, ${String(part.bytes)} bytes instead of ${String(pages)} pages, ${String(bytes)} bytes.`,
@@ -356,8 +359,8 @@ function auxObjection(
 ): KvxError | undefined {
   const bytes = message.aux.blob?.byteLength ?? 0
   if (bytes <= link.auxBytes) return undefined
-  const text = `sent ${String(bytes)} bytes of aux for room ${request.key} after it had announced ${String(link.auxBytes)} at most.`
-  return about(link, 'ERR_KVX_PROTOCOL', 'complete', text)
+  const text = `sent ${String(bytes)} bytes of aux for room ${request.key} of which both sides agreed on ${String(link.auxBytes)} at most.`
+  return about(link, 'ERR_KVX_AUX_TOO_LARGE', 'complete', text)
 }
 
 function succeed(step: DecodeStep, request: Request): void {

@@ -33,6 +33,17 @@ export function sendAbort(step: DecodeStep, leg: Leg, error: KvxError): void {
   })
 }
 
+/** The epoch that a prefill rank spoke of is not one of its own. */
+export function rejectEpoch(step: DecodeStep, link: Link, epoch: number): void {
+  sendTo(step, link, {
+    k: 'abort',
+    gen: step.state.engine.generation,
+    ep: epoch,
+    code: 'ERR_KVX_EPOCH_MISMATCH',
+    text: `Epoch ${String(epoch)} was not given to this prefill rank.`,
+  })
+}
+
 /** An error about a prefill rank, which names it. */
 export function about(link: Link, code: ErrorCode, phase: Phase, text: string): KvxError {
   return new KvxError(code, `prefill ${link.instance} (${rankName(link.rank)}) ${text}`, {

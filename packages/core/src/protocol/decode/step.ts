@@ -27,7 +27,7 @@ import {
   onVerified,
   watchRequests,
 } from './requests.ts'
-import { ask } from './send.ts'
+import { ask, rejectEpoch } from './send.ts'
 import { onSourceFailed, onSourceRead, watchSources } from './sources.ts'
 import type { DecodeEffect, DecodeEvent, DecodeState, DecodeStep, Leg, Link } from './state.ts'
 
@@ -118,7 +118,14 @@ function onMessage(step: DecodeStep, endpoint: string, message: Message): void {
   }
   const leg = link.legs.get(message.ep)
   if (leg) onLegMessage(step, leg, message)
-  else onOverMessage(step, link, message)
+  else onOverMessage(step, link, { ...message, ep: message.ep })
+}
+
+/** An epoch that was never given, or to another prefill rank. */
+function isAnothers({ state }: DecodeStep, link: Link, epoch: number): boolean {
+  if (epoch > state.epoch) return true
+  for (const other of state.links.values()) if (other !== link && other.legs.has(epoch)) return true
+  return false
 }
 
 function onLegMessage(step: DecodeStep, leg: Leg, message: Message): void {
@@ -153,13 +160,18 @@ function onLegMessage(step: DecodeStep, leg: Leg, message: Message): void {
 }
 
 /** Prefill repeats an outcome until it knows that it was received. */
-function onOverMessage(step: DecodeStep, link: Link, message: Message): void {
+function onOverMessage(step: DecodeStep, link: Link, message: Message & { ep: number }): void {
+  if (isAnothers(step, link, message.ep)) {
+    count(step.state.dropped, 'epoch')
+    if (message.k === 'complete' || message.k === 'failed') rejectEpoch(step, link, message.ep)
+    return
+  }
   const repeated =
     message.k === 'complete' || message.k === 'failed'
       ? message
       : message.k === 'status'
         ? message.outcome
         : undefined
-  if (repeated && repeated.ep <= step.state.epoch) ask(step, link, repeated.ep, 'ack')
+  if (repeated) ask(step, link, repeated.ep, 'ack')
   else count(step.state.dropped, 'over')
 }

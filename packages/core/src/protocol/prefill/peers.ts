@@ -1,10 +1,12 @@
 /** Who is connected: hello, welcome, signs of life, loss. */
 import { KvxError, type ErrorCode } from '../../backend/index.ts'
+import { digest16, type Layout } from '../../layout/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
 import { count, sameBytes } from '../keys.ts'
+import { checkPeerLayout } from '../fit.ts'
 import { rankName, sameRank } from '../rank.ts'
 import { sends, topologyObjection } from '../topology.ts'
-import { clip, protocolVersion, type MessageOf } from '../messages.ts'
+import { clip, protocolVersion, type Message, type MessageOf } from '../messages.ts'
 import { pump, settleAbandoned } from './pieces.ts'
 import { peerName, refuse, sendTo } from './send.ts'
 import type { Peer, PrefillEvent, PrefillStep } from './state.ts'
@@ -53,6 +55,7 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     instance: hello.instance,
     rank: hello.rank,
     layout: hello.layout,
+    layoutDigest: digestOf(hello.layout),
     planner,
     kvLayers: sharedLayers(planner, 'kv'),
     generation: hello.gen,
@@ -60,6 +63,7 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     regions: hello.engine.regions,
     connection,
     link: 'opening',
+    connecting: undefined,
     // A forgotten peer may be back: what it reserved then is over.
     watermark: hello.epoch,
     heard: now,
@@ -87,7 +91,7 @@ function objection(
     })
   const spokenFor = connections.get(connection)
   if (spokenFor !== undefined && spokenFor !== hello.from) {
-    return say('ERR_KVX_PROTOCOL', 'This connection already speaks for another incarnation.')
+    return say('ERR_KVX_SENDER_MISMATCH', 'This connection already speaks for another incarnation.')
   }
   if (known && known.session !== hello.session) {
     return say('ERR_KVX_SESSION_MISMATCH', 'This incarnation is known with another session.')
@@ -106,6 +110,7 @@ function objection(
   }
   try {
     checkFit(self.layout, hello.layout)
+    checkPeerLayout(hello.layout, hello.engine.regions.length)
   } catch (error) {
     return say((error as KvxError).code, (error as Error).message)
   }
@@ -122,6 +127,12 @@ function objection(
       `Prefill rank ${rankName(self.rank)} holds nothing for decode rank ${rankName(hello.rank)}.`,
     )
   }
+  if (known && !isUnchanged(known, hello)) {
+    return say(
+      'ERR_KVX_LAYOUT_MISMATCH',
+      'This incarnation is known with another name, rank or layout.',
+    )
+  }
   if (!known && peers.size >= self.limits.peers) {
     return say(
       'ERR_KVX_OVER_LIMIT',
@@ -131,16 +142,33 @@ function objection(
   return undefined
 }
 
+/** An incarnation keeps what its planner was made from. */
+function isUnchanged(known: Peer, hello: MessageOf<'hello'>): boolean {
+  return (
+    known.instance === hello.instance &&
+    sameRank(known.rank, hello.rank) &&
+    sameBytes(known.layoutDigest, digestOf(hello.layout))
+  )
+}
+
+function digestOf(layout: Layout): Uint8Array {
+  return digest16(JSON.stringify(layout))
+}
+
 /** Layers of which the two ranks share bytes of a component, ascending. */
 function sharedLayers({ lanes }: Planner, component: string): number[] {
   const [first, end] = lanes.components.get(component) ?? [0, 0]
   return [...new Set(lanes.layers.subarray(first, end))]
 }
 
-/** While the engine is replaced there is none to connect: `onRecycled` does it then. */
+/**
+ * One attempt at a time: the next follows when it has ended. While the engine is replaced there is none
+ * to connect: `onRecycled` does it then.
+ */
 export function openLink(step: PrefillStep, peer: Peer): void {
   peer.link = 'opening'
-  if (step.state.recycle?.phase === 'closing') return
+  if (step.state.recycle?.phase === 'closing' || peer.connecting !== undefined) return
+  peer.connecting = peer.generation
   step.out.push({
     do: 'openLink',
     peer: peer.incarnation,
@@ -154,8 +182,11 @@ export function openLink(step: PrefillStep, peer: Peer): void {
 
 export function onLinkOpen(step: PrefillStep, event: PrefillEvent & { type: 'link.open' }): void {
   const peer = step.state.peers.get(event.peer)
+  const isAwaited = peer?.connecting === event.generation
+  if (isAwaited) peer.connecting = undefined
   if (peer?.generation !== event.generation || peer.link !== 'opening') {
     step.out.push({ do: 'closeLink', peer: event.peer, generation: event.generation })
+    if (isAwaited && peer.link === 'opening') openLink(step, peer)
     return
   }
   peer.link = 'open'
@@ -169,7 +200,12 @@ export function onLinkFailed(
   event: PrefillEvent & { type: 'link.failed' },
 ): void {
   const peer = step.state.peers.get(event.peer)
-  if (peer?.generation !== event.generation || peer.link !== 'opening') return
+  const isAwaited = peer?.connecting === event.generation
+  if (isAwaited) peer.connecting = undefined
+  if (peer?.generation !== event.generation || peer.link !== 'opening') {
+    if (isAwaited && peer.link === 'opening') openLink(step, peer)
+    return
+  }
   // The engine that tried is closing; the next one tries again.
   if (step.state.recycle?.phase === 'closing') return
   refuse(step, peer, peer.generation, undefined, event.error)
@@ -199,12 +235,24 @@ function welcome(step: PrefillStep, peer: Peer): void {
 export function speaker(
   step: PrefillStep,
   connection: string,
-  from: string,
-  gen: string | undefined,
+  message: Message,
 ): Peer | undefined {
   const { state } = step
+  const { from } = message
+  const gen = 'gen' in message ? message.gen : undefined
   const peer = state.peers.get(from)
-  if (state.connections.get(connection) !== from || !peer || peer.link === 'lost') {
+  const spokenFor = state.connections.get(connection)
+  if (spokenFor !== undefined && spokenFor !== from) {
+    count(state.dropped, 'another sender')
+    const error = new KvxError(
+      'ERR_KVX_SENDER_MISMATCH',
+      'This connection speaks for another incarnation.',
+      { phase: 'transfer' },
+    )
+    refuse(step, { connection, incarnation: from }, gen ?? '0'.repeat(32), undefined, error)
+    return undefined
+  }
+  if (spokenFor === undefined || !peer || peer.link === 'lost') {
     count(state.dropped, 'no hello')
     const error = new KvxError(
       'ERR_KVX_INVALID_STATE',
@@ -216,6 +264,10 @@ export function speaker(
   }
   if (gen !== undefined && gen !== peer.generation) {
     count(state.dropped, 'generation')
+    // Decode never takes it for an answer to one of its epochs, as the generation is not its own.
+    const text = 'This generation is not the one of the last hello.'
+    const error = new KvxError('ERR_KVX_EPOCH_MISMATCH', text, { phase: 'transfer' })
+    refuse(step, peer, gen, 'ep' in message ? message.ep : undefined, error)
     return undefined
   }
   peer.heard = step.now
@@ -268,7 +320,7 @@ function failPeer(step: PrefillStep, peer: Peer, code: ErrorCode, why: string): 
 
 /** A lost peer is kept until nothing of it can touch memory: its watermark keeps old epochs over. */
 function forgetPeerIfOver(step: PrefillStep, peer: Peer): void {
-  if (peer.link !== 'lost') return
+  if (peer.link !== 'lost' || peer.connecting !== undefined) return
   for (const transfer of peer.transfers.values()) if (transfer.unsettled > 0) return
   for (const transfer of peer.transfers.values()) {
     const room = step.state.rooms.get(transfer.key)

@@ -68,7 +68,10 @@ export function onRecycled(step: PrefillStep, generation: string): void {
   state.generation = generation
   state.recycle = undefined
   // What waits goes on when its link is open.
-  for (const peer of state.peers.values()) if (peer.link !== 'lost') openLink(step, peer)
+  for (const peer of state.peers.values()) {
+    peer.connecting = undefined
+    if (peer.link !== 'lost') openLink(step, peer)
+  }
 }
 
 export function onEngineFailed(step: PrefillStep, error: KvxError): void {

@@ -1,5 +1,6 @@
 /** The sending leg of a request: what the host asks for, until it ends. */
 import { KvxError } from '../../backend/index.ts'
+import { pageCount } from '../../layout/index.ts'
 import type { PlanPart } from '../../plan/index.ts'
 import { rankName } from '../rank.ts'
 import { protocolVersion, packPages } from '../messages.ts'
@@ -249,7 +250,7 @@ function finishObjection(
   for (const [name, pages] of Object.entries(event.state)) {
     if (!sender.targets.some((target) => isShared(target, name)))
       return invalid(`there is no state component '${name}' that both sides hold.`)
-    const held = step.state.self.layout.pages[name] ?? 0
+    const held = pageCount(step.state.self.layout, name)
     if (pages.some((page) => page < 0 || page >= held)) {
       return invalid(
         `a page of state component '${name}' is outside of this side's ${String(held)} pages.`,

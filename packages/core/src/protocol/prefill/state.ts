@@ -57,6 +57,7 @@ export interface Peer {
   readonly instance: string
   readonly rank: Rank
   readonly layout: Layout
+  readonly layoutDigest: Uint8Array
   readonly planner: Planner
   /** Layers of the cache of which this rank holds bytes for it, ascending. */
   readonly kvLayers: readonly number[]
@@ -67,6 +68,8 @@ export interface Peer {
   connection: string
   /** `opening`: the engine connects. `lost`: its transfers failed; kept until they have settled. */
   link: 'opening' | 'open' | 'lost'
+  /** Generation that the engine is being connected to. */
+  connecting: string | undefined
   /** Highest epoch seen in any message. At or below it and not in `transfers` means over. */
   watermark: number
   /** When it was last heard. */

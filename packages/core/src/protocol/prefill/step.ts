@@ -100,7 +100,7 @@ function onMessage(step: PrefillStep, connection: string, message: Message): voi
     count(step.state.dropped, 'another incarnation')
     return
   }
-  const peer = speaker(step, connection, message.from, 'gen' in message ? message.gen : undefined)
+  const peer = speaker(step, connection, message)
   if (!peer) return
   switch (message.k) {
     case 'reserve':

@@ -1,5 +1,6 @@
 /** The life of one reserve of one decode rank: parked, paired, complete or failed, drained, forgotten. */
 import { KvxError, type ErrorCode } from '../../backend/index.ts'
+import { pageCount } from '../../layout/index.ts'
 import { count, failureFields, sameBytes } from '../keys.ts'
 import { rankName, sameRank } from '../rank.ts'
 import { protocolVersion, unpackPages, unpackState, type MessageOf } from '../messages.ts'
@@ -116,15 +117,18 @@ function objection(
   const wrong =
     message.pages &&
     pagesObjection(peer, message.tokens - message.prefix, pageTokens, unpackPages(message.pages))
-  if (wrong) return say('ERR_KVX_PROTOCOL', wrong)
+  if (wrong) return say('ERR_KVX_PAGES_INVALID', wrong)
   const wrongState = stateObjection(peer, message.state)
-  if (wrongState) return say('ERR_KVX_PROTOCOL', wrongState)
-  let parked = 0
-  for (const other of peer.transfers.values()) if (other.phase === 'parked') parked++
-  if (!sender && parked >= self.limits.parkedPerPeer) {
+  if (wrongState) return say('ERR_KVX_PAGES_INVALID', wrongState)
+  // Failures that are not acknowledged count as well: they are remembered for the linger.
+  let idle = 0
+  for (const { phase } of peer.transfers.values()) {
+    if (phase === 'parked' || phase === 'failed') idle++
+  }
+  if (!sender && idle >= self.limits.parkedPerPeer) {
     return say(
       'ERR_KVX_OVER_LIMIT',
-      `${String(parked)} reserves of ${peerName(peer)} already wait for their prefill leg.`,
+      `${String(idle)} reserves of ${peerName(peer)} already wait for their prefill leg, or for being acknowledged.`,
     )
   }
   return undefined
@@ -147,6 +151,7 @@ function stateObjection(
   state: Record<string, Uint8Array> | undefined,
 ): string | undefined {
   for (const [component, packed] of Object.entries(state ?? {})) {
+    if (component === 'kv') return "'kv' is no state component."
     const wrong = boundsObjection(peer, component, unpackPages(packed))
     if (wrong) return wrong
   }
@@ -155,9 +160,7 @@ function stateObjection(
 
 /** Two copies of one destination would overwrite each other. */
 function boundsObjection(peer: Peer, component: string, pages: Int32Array): string | undefined {
-  const count = Object.hasOwn(peer.layout.pages, component)
-    ? (peer.layout.pages[component] ?? 0)
-    : 0
+  const count = pageCount(peer.layout, component)
   if (pages.some((page) => page < 0 || page >= count)) {
     return `A page index of component ${component} is outside of the ${String(count)} pages that ${peerName(peer)} has.`
   }
@@ -259,7 +262,7 @@ export function onPages(
     failTransfer(
       step,
       transfer,
-      new KvxError('ERR_KVX_PROTOCOL', wrong, { phase: 'reserve', peer: peer.instance }),
+      new KvxError('ERR_KVX_PAGES_INVALID', wrong, { phase: 'reserve', peer: peer.instance }),
     )
     return undefined
   }
