@@ -1,9 +1,9 @@
-/** The processes of `kvx up`: the same command line, forked. */
+/** A process of `kvx up`: the same command line, forked. */
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { KvxError } from '@kvx/core/backend'
-import { stopMessage, type Ready } from './lifetime.ts'
+import type { Ready, Word } from './lifetime.ts'
 
 /** Milliseconds that a child has to end by itself before it is killed. */
 const stopDeadlineMs = 5_000
@@ -14,7 +14,7 @@ export class Child {
   readonly name: string
   /** Resolves with what it published; rejects when it ends before that. */
   readonly ready: Promise<Ready>
-  /** Resolves once it is gone, with a sentence about how. */
+  /** Resolves once it is gone, with a few words about how. */
   readonly gone: Promise<string>
   readonly #process: ChildProcess
 
@@ -56,28 +56,25 @@ export class Child {
       this.gone.then((how): never => {
         throw new KvxError(
           'ERR_KVX_INTERNAL',
-          `The ${name} ended before it was ready (${how}): its last words are above.`,
+          `${name} ended before it was ready (${how}): its last words are above.`,
         )
       }),
     ])
     this.ready.catch(() => undefined)
   }
 
-  /** Asks it to end, and ends it when it does not. */
-  async stop(): Promise<void> {
+  /** Asks it to end, and resolves when it has. */
+  async ask(word: Word): Promise<void> {
     const child = this.#process
-    const running = () => child.exitCode === null && child.signalCode === null
-    if (running()) {
-      // It may be gone between the look and the word; then there is nobody to tell.
-      if (child.connected) child.send(stopMessage, () => undefined)
-      const late = setTimeout(() => child.kill('SIGKILL'), stopDeadlineMs)
-      await this.gone
-      clearTimeout(late)
-    }
+    // It may be gone between the look and the word; then there is nobody to tell.
+    if (child.connected) child.send(word, () => undefined)
     await this.gone
   }
-}
 
-export async function stopAll(children: readonly Child[]): Promise<void> {
-  await Promise.all(children.map((child) => child.stop()))
+  /** Asks it to end at once, and ends it when it does not. */
+  async stop(): Promise<void> {
+    const late = setTimeout(() => this.#process.kill('SIGKILL'), stopDeadlineMs)
+    await this.ask('stop')
+    clearTimeout(late)
+  }
 }

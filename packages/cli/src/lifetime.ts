@@ -1,4 +1,5 @@
 /** When a long-running command ends, and how it talks to the kvx that started it. */
+import type { Draining } from '@kvx/server/router'
 
 /** What a child tells its parent. */
 export interface Ready {
@@ -7,7 +8,8 @@ export interface Ready {
   readonly bootstrapPort?: number | undefined
 }
 
-export const stopMessage = 'stop'
+/** What a parent tells its child: end at once, or let what runs end first. */
+export type Word = 'stop' | 'drain'
 
 /** Whether another kvx started this process and waits for `tellParent`. */
 export const hasParent = (): boolean => process.send !== undefined
@@ -16,53 +18,79 @@ export function tellParent(ready: Ready): void {
   process.send?.(ready)
 }
 
+/** That a process was asked to end. */
+export interface Stop {
+  /** With which it exits. */
+  readonly code: number
+  /** What runs may end first. */
+  readonly graceful: boolean
+  /** Resolves to another exit code when it is asked again, and then nothing may be waited for. */
+  readonly hurried: Promise<number>
+}
+
 /**
- * Resolves to the exit code once this process is asked to end: by a signal, or as a child by its
- * parent's word or death. A child leaves Ctrl-C, which the terminal sends to the whole group, to its parent.
+ * Resolves once this process is asked to end: by SIGTERM, which lets what runs end, by Ctrl-C, or as a
+ * child by its parent's word or death. A child leaves Ctrl-C, which the terminal sends to the whole
+ * group, to its parent.
  */
-export function stopRequested(): Promise<number> {
+export function stopRequested(): Promise<Stop> {
   return new Promise((resolve) => {
+    let hurry: (code: number) => void = () => undefined
+    const hurried = new Promise<number>((done) => (hurry = done))
+    let asked = false
+    const end = (graceful: boolean, code: number, codeWhenHurried: number) => {
+      if (asked) hurry(codeWhenHurried)
+      else resolve({ code, graceful, hurried })
+      asked = true
+    }
     // The listeners stay: libraries that find no other listener end the process with the signal.
     process.on('SIGTERM', () => {
-      resolve(0)
+      end(true, 0, 143)
     })
     if (!hasParent()) {
       let interrupted = false
       process.on('SIGINT', () => {
         if (interrupted) process.exit(130)
         interrupted = true
-        resolve(130)
+        end(false, 130, 130)
       })
       return
     }
     process.on('SIGINT', () => undefined)
     process.once('disconnect', () => {
-      resolve(0)
+      end(false, 0, 0)
     })
-    process.on('message', (message) => {
-      if (message === stopMessage) resolve(0)
+    process.on('message', (word: Word) => {
+      end(word === 'drain', 0, 0)
     })
   })
 }
 
 /**
  * Starts something and keeps it until the process is asked to end, also while it still starts.
+ * @param drainMs how long what runs may take to end
  * @returns the exit code
  */
-export async function runUntilStopped<T extends { close(): Promise<void> }>(
+export async function runUntilStopped<T extends Draining & { close(): Promise<void> }>(
   start: () => Promise<T>,
   onReady: (running: T) => void,
+  drainMs: number,
 ): Promise<number> {
   const stopped = stopRequested()
   const starting = start()
   const early = await Promise.race([starting.then(() => undefined), stopped])
   if (early !== undefined) {
     // Loading a model cannot be interrupted; nothing of it needs an orderly end.
-    process.exit(early)
+    process.exit(early.code)
   }
   const running = await starting
   onReady(running)
-  const code = await stopped
+  const { code, graceful, hurried } = await stopped
+  let hurriedCode: number | undefined
+  if (graceful) {
+    const drained = running.drain(drainMs)
+    hurriedCode = await Promise.race([drained.then(() => undefined), hurried])
+  }
   await running.close()
-  return code
+  return hurriedCode ?? code
 }

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { prefillTarget } from '../src/commands/router.ts'
-import { backendOptions, serve } from '../src/commands/serve.ts'
+import { backendOptions, protocolSettings, serve } from '../src/commands/serve.ts'
 import { Flags } from '../src/flags.ts'
 import { nearest, UsageError } from '../src/usage.ts'
 
@@ -51,16 +51,30 @@ test.each(['x', '1.5', '70000', '-1', '1e3', ''])('a port of %j is a usage error
 })
 
 test('the options of a backend are KEY=VALUE pairs whose numbers and truths are such', () => {
-  expect(backendOptions('copyThreads=2,name=a=b,fast=true,slow=false,ratio=0.5')).toEqual({
+  const options = (text: string) => backendOptions(parse(`--transfer-backend-options ${text}`))
+  expect(options('copyThreads=2,name=a=b,fast=true,slow=false,ratio=0.5')).toEqual({
     copyThreads: 2,
     name: 'a=b',
     fast: true,
     slow: false,
     ratio: 0.5,
   })
-  expect(backendOptions(undefined)).toEqual({})
+  expect(backendOptions(parse(''))).toEqual({})
   for (const text of ['copyThreads', '=1', 'a=1,,b=2', 'a=1,a=2']) {
-    expect(() => backendOptions(text)).toThrow(UsageError)
+    expect(() => options(text)).toThrow(UsageError)
+  }
+})
+
+test('deadlines and limits are set by name, and only those that exist to what they can be', () => {
+  expect(protocolSettings(parse('--deadline ping=200,peerSilent=1500 --limit requests=9'))).toEqual(
+    {
+      deadlines: { ping: 200, peerSilent: 1_500 },
+      limits: { requests: 9 },
+    },
+  )
+  expect(protocolSettings(parse(''))).toEqual({ deadlines: {}, limits: {} })
+  for (const line of ['--deadline pong=1', '--deadline ping=soon', '--limit requests=0']) {
+    expect(() => protocolSettings(parse(line))).toThrow(UsageError)
   }
 })
 

@@ -1,10 +1,10 @@
 /** Does `kvx up` answer, report the truth, and leave nothing behind? */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { createInterface } from 'node:readline'
 import { expect, test } from 'vitest'
 import { complete, patience } from './support/cluster.ts'
 import { command, kvx } from './support/command.ts'
+import { startUp } from './support/up.ts'
 
 const pageBytes = 16 * 23_040
 const small = ['--context-length', '1100', '--max-running-requests', '1']
@@ -71,31 +71,6 @@ test(
   },
 )
 
-/** `kvx up` on free ports, and the addresses of everything it started, by its own word. */
-async function startUp() {
-  const up = spawn(
-    process.execPath,
-    [command, 'up', '--port', '0', ...small, '--log-level', 'info'],
-    {
-      stdio: ['ignore', 'pipe', 'pipe'],
-    },
-  )
-  const urls: string[] = []
-  createInterface({ input: up.stderr }).on('line', (line) => {
-    const { url } = (line.startsWith('{') ? JSON.parse(line) : {}) as { url?: string }
-    if (url !== undefined) urls.push(url)
-  })
-  const lines: string[] = []
-  for await (const line of createInterface({ input: up.stdout })) {
-    lines.push(line)
-    if (line === 'Ctrl-C ends it.') break
-  }
-  const url = /^kvx ready at (\S+)$/.exec(lines[0] ?? '')?.[1] ?? ''
-  urls.push(url)
-  expect(urls).toHaveLength(3) // prefill, decode, router
-  return { up, url, urls, greeting: lines.join('\n') }
-}
-
 const answers = (url: string) =>
   fetch(`${url}/health`).then(
     () => true,
@@ -103,7 +78,9 @@ const answers = (url: string) =>
   )
 
 test('up serves until it is interrupted, and then everything it started is gone', async () => {
-  const { up, url, urls, greeting } = await startUp()
+  const { up, url, workers, greeting } = await startUp(...small)
+  const urls = [url, ...[...workers.values()].map((worker) => worker.url)]
+  expect([...workers.keys()].sort()).toEqual(['decode-1', 'prefill-1'])
   expect(greeting).toContain(`curl ${url}/v1/completions`)
   const question = {
     prompt: 'The capital of France is',
@@ -131,22 +108,10 @@ test.each([
 })
 
 test('workers end when the process that started them is killed', async () => {
-  const { up, urls } = await startUp()
+  const { up, url: front, workers } = await startUp(...small)
   up.kill('SIGKILL')
-  for (const url of urls) await expect.poll(() => answers(url), { timeout: 20_000 }).toBe(false)
-})
-
-test('when a worker is killed, up says so and ends the others', async () => {
-  const { up, urls } = await startUp()
-  let stderr = ''
-  up.stderr.on('data', (data: Buffer) => (stderr += data.toString()))
-  const { pid } = (await (await fetch(`${urls[0] ?? ''}/server_info`)).json()) as { pid: number }
-  process.kill(pid, 'SIGKILL')
-  expect(await once(up, 'close')).toEqual([1, null])
-  expect(stderr).toMatch(
-    /kvx: The (prefill|decode) worker ended by itself \(signal SIGKILL\), so all is ended\.\n$/,
-  )
-  expect(await Promise.all(urls.map(answers))).toEqual([false, false, false])
+  for (const url of [front, ...[...workers.values()].map((worker) => worker.url)])
+    await expect.poll(() => answers(url), { timeout: 20_000 }).toBe(false)
 })
 
 test('a child that cannot start is named, after its last words', async () => {
@@ -154,6 +119,6 @@ test('a child that cannot start is named, after its last words', async () => {
   expect(result.code).toBe(1)
   expect(result.stdout).toBe('')
   expect(result.lastWords).toMatch(
-    /^kvx: The (prefill|decode) worker ended before it was ready \(exit code 1\): its last words are above\.$/,
+    /^kvx: (prefill|decode)-1 ended before it was ready \(exit code 1\): its last words are above\.$/,
   )
 })

@@ -1,7 +1,14 @@
 /** `kvx router`: one address in front of workers. */
 import type { ArgsDef } from 'citty'
 import { makeLog, startRouter } from '@kvx/server/router'
-import { logLevelFlag, logLevels, type Command } from '../command.ts'
+import {
+  drainFlag,
+  drainMs,
+  logLevelFlag,
+  logLevels,
+  workerTimeoutFlag,
+  type Command,
+} from '../command.ts'
 import { Flags } from '../flags.ts'
 import { hasParent, runUntilStopped, tellParent } from '../lifetime.ts'
 import { UsageError } from '../usage.ts'
@@ -19,6 +26,8 @@ const args = {
     description: 'Address to listen on. Default: 127.0.0.1',
   },
   port: { type: 'string', valueHint: 'PORT', description: 'Default: 30000. 0: any free port' },
+  ...workerTimeoutFlag,
+  ...drainFlag,
   ...logLevelFlag,
 } as const satisfies ArgsDef
 
@@ -32,6 +41,7 @@ export const router: Command = {
       decode: flags.list('decode'),
       host: flags.string('host') ?? '127.0.0.1',
       port: flags.integer('port', 0, 65535) ?? 30000,
+      workerSilentMs: (flags.number('worker-timeout', 0.1, 86_400) ?? 15) * 1_000,
       log: makeLog(flags.choice('log-level', logLevels) ?? 'info', { role: 'router' }),
     }
     for (const role of ['prefill', 'decode'] as const) {
@@ -41,12 +51,14 @@ export const router: Command = {
         )
       }
     }
+    const drain = drainMs(flags)
     return runUntilStopped(
       () => startRouter(options),
       ({ url }) => {
         if (hasParent()) tellParent({ type: 'ready', url })
         else process.stdout.write(`kvx router ready at ${url}\n`)
       },
+      drain,
     )
   },
 }

@@ -1,7 +1,9 @@
 /** `kvx serve`: one worker. */
 import type { ArgsDef } from 'citty'
+import { isKvxError } from '@kvx/core/backend'
+import { defaultDeadlines, defaultLimits, settings } from '@kvx/core/protocol'
 import type { RunningWorker } from '@kvx/server'
-import { logLevelFlag, logLevels, type Command } from '../command.ts'
+import { drainFlag, drainMs, logLevelFlag, logLevels, type Command } from '../command.ts'
 import { Flags } from '../flags.ts'
 import { hasParent, runUntilStopped, tellParent } from '../lifetime.ts'
 import { pullProgress } from '../progress.ts'
@@ -51,6 +53,17 @@ export const engineFlags = {
     type: 'boolean',
     description: 'Check every page that has landed against a checksum of what was sent',
   },
+  deadline: {
+    type: 'string',
+    valueHint: 'NAME=MS,…',
+    description: `After how long a wait ends: ${Object.keys(defaultDeadlines).join(', ')}`,
+  },
+  limit: {
+    type: 'string',
+    valueHint: 'NAME=VALUE,…',
+    description: `How much there may be: ${Object.keys(defaultLimits).join(', ')}`,
+  },
+  ...drainFlag,
   ...logLevelFlag,
 } as const satisfies ArgsDef
 
@@ -71,6 +84,11 @@ const args = {
     type: 'string',
     valueHint: 'PORT',
     description: 'Where prefill publishes itself to decode. Default: 8998. 0: any free port',
+  },
+  instance: {
+    type: 'string',
+    valueHint: 'NAME',
+    description: 'Its name in errors and logs. Default: its role, host and process id',
   },
   'token-file': {
     type: 'string',
@@ -93,7 +111,7 @@ export const serve: Command = {
       port: flags.integer('port', 0, 65535) ?? 30000,
       bootstrapPort: flags.integer('disaggregation-bootstrap-port', 0, 65535) ?? 8998,
       backend: flags.string('transfer-backend') ?? 'shm',
-      backendOptions: backendOptions(flags.string('transfer-backend-options')),
+      backendOptions: backendOptions(flags),
       // Backends are this command's own dependencies, or lie where it is installed.
       from: import.meta.url,
       pageSize: flags.integer('page-size', 1, 4096),
@@ -101,7 +119,10 @@ export const serve: Command = {
       maxRunningRequests: flags.integer('max-running-requests', 1, 256),
       chunkedPrefillSize: flags.integer('chunked-prefill-size', 2, 2 ** 31 - 1),
       verifyKV: flags.has('verify-kv'),
+      instance: flags.string('instance'),
+      ...protocolSettings(flags),
     } as const
+    const drain = drainMs(flags)
     const logLevel = flags.choice('log-level', logLevels) ?? 'info'
     const token =
       mode === 'null'
@@ -118,13 +139,18 @@ export const serve: Command = {
         import('@kvx/llama'),
         import('@kvx/server'),
       ])
-      const log = makeLog(logLevel, { role: mode })
+      const { instance } = options
+      const log = makeLog(logLevel, { role: mode, ...(instance !== undefined && { instance }) })
       const model = await resolveModel(flags.string('model') ?? 'smollm2', pullProgress())
       return startWorker({ ...options, log, token, model: model.path, modelName: model.name })
     }
-    return runUntilStopped(start, (worker) => {
-      announce(mode, worker)
-    })
+    return runUntilStopped(
+      start,
+      (worker) => {
+        announce(mode, worker)
+      },
+      drain,
+    )
   },
 }
 
@@ -138,23 +164,37 @@ function announce(mode: string, { url, bootstrapPort }: RunningWorker): void {
   process.stdout.write(`kvx ${what} worker ready at ${url}${bootstrap}\n`)
 }
 
+export function backendOptions(flags: Flags): Record<string, string | number | boolean> {
+  return pairs('transfer-backend-options', flags)
+}
+
+/**
+ * What `--deadline` and `--limit` set.
+ * @throws UsageError for a name that does not exist, or a value that is no positive number
+ */
+export function protocolSettings(flags: Flags) {
+  const deadlines = pairs('deadline', flags) as Record<string, number>
+  const limits = pairs('limit', flags) as Record<string, number>
+  try {
+    settings(defaultDeadlines, deadlines, 'deadline')
+    settings(defaultLimits, limits, 'limit')
+  } catch (cause) {
+    throw isKvxError(cause) ? new UsageError(cause.message, { cause }) : cause
+  }
+  return { deadlines, limits }
+}
+
 /** `KEY=VALUE,…`; numbers, true and false become what they say. */
-export function backendOptions(
-  text: string | undefined,
-): Record<string, string | number | boolean> {
-  const options: Record<string, string | number | boolean> = {}
-  for (const pair of text?.split(',') ?? []) {
+function pairs(flag: string, flags: Flags): Record<string, string | number | boolean> {
+  const found: Record<string, string | number | boolean> = {}
+  for (const pair of flags.string(flag)?.split(',') ?? []) {
     const at = pair.indexOf('=')
     const key = pair.slice(0, Math.max(at, 0)).trim()
-    if (key === '') {
-      throw new UsageError(`--transfer-backend-options takes KEY=VALUE,…: '${pair}' is none.`)
-    }
-    if (Object.hasOwn(options, key)) {
-      throw new UsageError(`--transfer-backend-options gives ${key} twice.`)
-    }
-    options[key] = scalar(pair.slice(at + 1).trim())
+    if (key === '') throw new UsageError(`--${flag} takes KEY=VALUE,…: '${pair}' is none.`)
+    if (Object.hasOwn(found, key)) throw new UsageError(`--${flag} gives ${key} twice.`)
+    found[key] = scalar(pair.slice(at + 1).trim())
   }
-  return options
+  return found
 }
 
 function scalar(text: string): string | number | boolean {

@@ -1,16 +1,17 @@
 /** `kvx up`: prefill, decode and router on one machine; with --once one prompt, checked against a standalone worker. */
 import type { ArgsDef } from 'citty'
 import { KvxError } from '@kvx/core/backend'
-import { Child, stopAll } from '../children.ts'
-import { logLevels, type Command } from '../command.ts'
+import { Child } from '../children.ts'
+import { drainMs, logLevels, workerTimeoutFlag, type Command } from '../command.ts'
 import { complete } from '../completion.ts'
 import { Flags, spellings } from '../flags.ts'
-import { stopRequested, type Ready } from '../lifetime.ts'
+import { stopRequested, type Ready, type Stop } from '../lifetime.ts'
 import { pullProgress } from '../progress.ts'
 import { machineReport, personReport, type Outcome } from '../report.ts'
+import { Supervised } from '../supervised.ts'
 import { newToken } from '../token.ts'
 import { UsageError } from '../usage.ts'
-import { backendOptions, engineFlags } from './serve.ts'
+import { backendOptions, engineFlags, protocolSettings } from './serve.ts'
 
 const args = {
   ...engineFlags,
@@ -20,6 +21,9 @@ const args = {
     description: 'Address of the router. Default: 127.0.0.1',
   },
   port: { type: 'string', valueHint: 'PORT', description: 'Port of the router. Default: 30000' },
+  prefill: { type: 'string', valueHint: 'N', description: 'Prefill workers. Default: 1' },
+  decode: { type: 'string', valueHint: 'N', description: 'Decode workers. Default: 1' },
+  ...workerTimeoutFlag,
   once: {
     type: 'string',
     valueHint: 'PROMPT',
@@ -33,7 +37,7 @@ const args = {
 } as const satisfies ArgsDef
 
 const onceOnly = ['max-tokens', 'temperature', 'seed', 'json']
-const serveOnly = ['host', 'port']
+const serveOnly = ['host', 'port', 'prefill', 'decode', 'worker-timeout', 'drain-timeout']
 
 export const up: Command = {
   meta: { name: 'up', description: 'Run prefill, decode and a router on this machine' },
@@ -48,56 +52,60 @@ export const up: Command = {
       )
     }
     const logLevel = flags.choice('log-level', logLevels) ?? (once === undefined ? 'info' : 'warn')
-    backendOptions(flags.string('transfer-backend-options'))
+    backendOptions(flags)
+    protocolSettings(flags)
     const question = {
       prompt: once ?? '',
       maxTokens: flags.integer('max-tokens', 1, 2 ** 31 - 1) ?? 32,
       temperature: flags.number('temperature', 0, 2) ?? 0,
       seed: flags.integer('seed', 0, 2 ** 32 - 1) ?? 0,
     }
-    const port = flags.integer('port', 0, 65535) ?? 30000
+    const cluster = {
+      host: flags.string('host') ?? '127.0.0.1',
+      port: flags.integer('port', 0, 65535) ?? 30000,
+      prefill: flags.integer('prefill', 1, 64) ?? 1,
+      decode: flags.integer('decode', 1, 64) ?? 1,
+      routerFlags: given(flags, ['worker-timeout', 'drain-timeout']),
+    }
+    // The parent waits a little longer than its children do, who have the last word.
+    const drain = drainMs(flags) + 5_000
+    flags.number('worker-timeout', 0.1, 86_400)
     if (once === '')
       throw new UsageError('The prompt is empty: --once needs at least one character.')
 
-    const children: Child[] = []
-    const stop = new AbortController()
-    const stopped = stopRequested().then((code) => {
-      stop.abort()
-      return code
+    const stopped = stopRequested()
+    const ending = new AbortController()
+    void stopped.then(() => {
+      ending.abort()
     })
     const token = newToken()
-    const launch: Launch = (name, childArgs) => {
-      const child = new Child(name, [...childArgs, '--log-level', logLevel], token)
-      children.push(child)
-      return child
+    const launch: Launch = (name, childArgs) =>
+      new Child(name, [...childArgs, '--log-level', logLevel], token)
+    const engine = given(flags, Object.keys(engineFlags))
+    const pull = async () => {
+      const { resolveModel } = await import('@kvx/llama')
+      // Pulled here once, so that no two children pull the same file.
+      await resolveModel(flags.string('model') ?? 'smollm2', {
+        ...pullProgress(),
+        signal: ending.signal,
+      })
     }
-    try {
-      const work = async () => {
-        const { resolveModel } = await import('@kvx/llama')
-        // Pulled here once, so that no two children pull the same file.
-        await resolveModel(flags.string('model') ?? 'smollm2', {
-          ...pullProgress(),
-          signal: stop.signal,
-        })
-        const engine = passOn(flags)
-        if (once !== undefined) {
-          const outcome = await answerOnce(launch, engine, question, flags.has('json'), stop.signal)
-          return outcome.equal ? 0 : 1
-        }
-        return serveUntilOneDies(launch, engine, flags.string('host') ?? '127.0.0.1', port)
+    if (once !== undefined) {
+      const answer = async () => {
+        await pull()
+        return answerOnce(launch, engine, question, flags.has('json'), ending.signal)
       }
-      return await Promise.race([stopped, work()])
-    } finally {
-      await stopAll(children)
+      return Promise.race([stopped.then(({ code }) => code), answer()])
     }
+    return serveUntilStopped(new Cluster(launch, engine, cluster), pull, stopped, drain)
   },
 }
 
 type Launch = (name: string, args: readonly string[]) => Child
 
-/** The flags of `serve` that were given, as arguments for a child. */
-function passOn(flags: Flags): readonly string[] {
-  return Object.keys(engineFlags)
+/** Those of these flags that were given, as arguments for a child. */
+function given(flags: Flags, names: readonly string[]): readonly string[] {
+  return names
     .filter((name) => name !== 'log-level' && !(name in spellings) && flags.has(name))
     .map((name) => {
       const value = flags.string(name)
@@ -105,61 +113,130 @@ function passOn(flags: Flags): readonly string[] {
     })
 }
 
-const workerArgs = (mode: string, engine: readonly string[]) => [
-  ...['serve', '--disaggregation-mode', mode, '--port', '0'],
-  ...['--disaggregation-bootstrap-port', '0', ...engine],
+function workerArgs(
+  mode: string,
+  engine: readonly string[],
+  name: string,
+  port = '0',
+  bootstrapPort = 0,
+): string[] {
+  return [
+    ...['serve', '--disaggregation-mode', mode, '--instance', name, '--port', port],
+    ...['--disaggregation-bootstrap-port', String(bootstrapPort), ...engine],
+  ]
+}
+
+const routerArgs = (prefills: readonly Ready[], decodes: readonly Ready[]) => [
+  'router',
+  ...prefills.flatMap(({ url, bootstrapPort }) => ['--prefill', `${url},${String(bootstrapPort)}`]),
+  ...decodes.flatMap(({ url }) => ['--decode', url]),
 ]
 
-function launchPair(launch: Launch, engine: readonly string[]) {
-  const prefill = launch('prefill worker', workerArgs('prefill', engine))
-  const decode = launch('decode worker', workerArgs('decode', engine))
-  return { prefill, decode }
-}
-
-async function launchRouter(
-  launch: Launch,
-  { prefill, decode }: { prefill: Child; decode: Child },
-  address: readonly string[],
-): Promise<{ router: Child; url: string }> {
-  const [from, to] = await allReady(prefill, decode)
-  const router = launch('router', [
-    ...['router', '--prefill', `${from.url},${String(from.bootstrapPort)}`],
-    ...['--decode', to.url, ...address],
-  ])
-  const [{ url }] = await allReady(router)
-  return { router, url }
-}
-
 /** What all of them published; fails as soon as one cannot start. */
-function allReady<const C extends readonly Child[]>(
-  ...children: C
-): Promise<{ [K in keyof C]: Ready }> {
-  return Promise.all(children.map((child) => child.ready)) as Promise<{ [K in keyof C]: Ready }>
+function allReady(some: readonly { ready: Promise<Ready> }[]): Promise<Ready[]> {
+  return Promise.all(some.map(({ ready }) => ready))
 }
 
-async function serveUntilOneDies(
-  launch: Launch,
-  engine: readonly string[],
-  host: string,
-  port: number,
-): Promise<never> {
-  process.stderr.write('starting a prefill and a decode worker\n')
-  const pair = launchPair(launch, engine)
-  const { router, url } = await launchRouter(launch, pair, ['--host', host, '--port', String(port)])
+interface ClusterOptions {
+  readonly host: string
+  readonly port: number
+  /** How many workers of each kind. */
+  readonly prefill: number
+  readonly decode: number
+  readonly routerFlags: readonly string[]
+}
+
+/** Workers and a router that are started again when they die. */
+class Cluster {
+  readonly #launch: Launch
+  readonly #engine: readonly string[]
+  readonly #options: ClusterOptions
+  readonly #workers: Supervised[] = []
+  #router: Supervised | undefined
+
+  constructor(launch: Launch, engine: readonly string[], options: ClusterOptions) {
+    this.#launch = launch
+    this.#engine = engine
+    this.#options = options
+  }
+
+  /** Resolves to the router's address; rejects as soon as one of them cannot start. */
+  async start(): Promise<string> {
+    const prefills = this.#startWorkers('prefill', this.#options.prefill)
+    const decodes = this.#startWorkers('decode', this.#options.decode)
+    const ready = await Promise.all([allReady(prefills), allReady(decodes)])
+    const { host, port, routerFlags } = this.#options
+    this.#router = new Supervised(
+      'router',
+      (last) =>
+        this.#launch('router', [
+          ...routerArgs(...ready),
+          ...['--host', host, '--port', last ? new URL(last.url).port : String(port)],
+          ...routerFlags,
+        ]),
+      tellPerson,
+    )
+    return (await this.#router.ready).url
+  }
+
+  /** First the router, so that nothing new reaches the workers; then they. */
+  async drain(ms: number): Promise<void> {
+    await this.#router?.drain(ms)
+    await Promise.all(this.#workers.map((worker) => worker.drain(ms)))
+  }
+
+  async stop(): Promise<void> {
+    const all = [...this.#workers, ...(this.#router ? [this.#router] : [])]
+    await Promise.all(all.map((one) => one.stop()))
+  }
+
+  #startWorkers(mode: 'prefill' | 'decode', count: number): readonly Supervised[] {
+    const workers = Array.from({ length: count }, (_, i) => {
+      const name = `${mode}-${String(i + 1)}`
+      const launch = (last: Ready | undefined) => {
+        const port = last && new URL(last.url).port
+        return this.#launch(name, workerArgs(mode, this.#engine, name, port, last?.bootstrapPort))
+      }
+      return new Supervised(name, launch, tellPerson)
+    })
+    this.#workers.push(...workers)
+    return workers
+  }
+}
+
+function tellPerson(text: string): void {
+  process.stderr.write(`kvx: ${text}\n`)
+}
+
+/** @returns the exit code */
+async function serveUntilStopped(
+  cluster: Cluster,
+  pull: () => Promise<void>,
+  stopped: Promise<Stop>,
+  drainMs: number,
+): Promise<number> {
+  try {
+    const start = async () => {
+      await pull()
+      process.stderr.write('starting prefill and decode workers\n')
+      return cluster.start()
+    }
+    const url = await Promise.race([start(), stopped.then(() => undefined)])
+    if (url !== undefined) greet(url)
+    const { code, graceful, hurried } = await stopped
+    if (!graceful || url === undefined) return code
+    return await Promise.race([cluster.drain(drainMs).then(() => code), hurried])
+  } finally {
+    await cluster.stop()
+  }
+}
+
+function greet(url: string): void {
   process.stdout.write(
     `kvx ready at ${url}\n\n` +
       `  curl ${url}/v1/completions -H 'content-type: application/json' \\\n` +
       `    -d '{"prompt": "The capital of France is", "max_tokens": 32, "temperature": 0}'\n\n` +
       'Ctrl-C ends it.\n',
-  )
-  return Promise.race(
-    [pair.prefill, pair.decode, router].map(async (child) => {
-      const how = await child.gone
-      throw new KvxError(
-        'ERR_KVX_INTERNAL',
-        `The ${child.name} ended by itself (${how}), so all is ended.`,
-      )
-    }),
   )
 }
 
@@ -169,14 +246,37 @@ async function answerOnce(
   question: Parameters<typeof complete>[1],
   json: boolean,
   signal: AbortSignal,
-): Promise<Outcome> {
+): Promise<number> {
   process.stderr.write('starting a prefill, a decode and a standalone worker\n')
-  const pair = launchPair(launch, engine)
-  const alone = launch('standalone worker', workerArgs('null', engine))
-  const [{ url }, [{ url: aloneUrl }]] = await Promise.all([
-    launchRouter(launch, pair, ['--port', '0']),
-    allReady(alone),
-  ])
+  const children: Child[] = []
+  const start = (name: string, childArgs: readonly string[]) => {
+    const child = launch(name, childArgs)
+    children.push(child)
+    return child
+  }
+  try {
+    const worker = (mode: string, name: string) => start(name, workerArgs(mode, engine, name))
+    const pair = [worker('prefill', 'prefill-1'), worker('decode', 'decode-1')]
+    const alone = worker('null', 'standalone')
+    const router = async () => {
+      const [prefill, decode] = await allReady(pair)
+      if (prefill === undefined || decode === undefined) throw new RangeError('two were started')
+      return (await start('router', [...routerArgs([prefill], [decode]), '--port', '0']).ready).url
+    }
+    const [url, { url: aloneUrl }] = await Promise.all([router(), alone.ready])
+    return await compare(url, aloneUrl, question, json, signal)
+  } finally {
+    await Promise.all(children.map((child) => child.stop()))
+  }
+}
+
+async function compare(
+  url: string,
+  aloneUrl: string,
+  question: Parameters<typeof complete>[1],
+  json: boolean,
+  signal: AbortSignal,
+): Promise<number> {
   process.stderr.write('answering through prefill and decode\n')
   const show = (text: string) => {
     if (!json) process.stdout.write(text)
@@ -194,5 +294,5 @@ async function answerOnce(
     answer.tokens.every((token, i) => token === standalone.tokens[i])
   const outcome: Outcome = { answer, standalone, transfer, equal }
   process.stdout.write(json ? machineReport(outcome) : personReport(outcome))
-  return outcome
+  return equal ? 0 : 1
 }

@@ -24,6 +24,8 @@ export class Process {
   readonly events: WorkerEvent[] = []
   url = ''
   bootstrapPort = 0
+  /** Resolves when it is gone, with its exit code or the signal that ended it. */
+  readonly gone: Promise<number | NodeJS.Signals>
   readonly #child: ChildProcess
   readonly #seen = new EventEmitter()
   readonly #stderr: string[] = []
@@ -35,6 +37,9 @@ export class Process {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     })
     this.#seen.setMaxListeners(0)
+    this.gone = once(this.#child, 'exit').then(
+      ([code, signal]) => (signal ?? code) as number | NodeJS.Signals,
+    )
     const { stderr } = this.#child
     if (stderr !== null) {
       createInterface({ input: stderr }).on('line', (line) => {
@@ -48,7 +53,7 @@ export class Process {
     const ready = once(started.#child, 'message') as Promise<
       [{ url: string; bootstrapPort?: number }]
     >
-    const ended = once(started.#child, 'exit').then(() => {
+    const ended = started.gone.then(() => {
       throw new Error(`kvx ${args.join(' ')} ended:\n${started.#stderr.slice(-20).join('\n')}`)
     })
     const [{ url, bootstrapPort = 0 }] = await Promise.race([ready, ended])
@@ -76,12 +81,15 @@ export class Process {
     }
   }
 
+  signal(signal: NodeJS.Signals): void {
+    this.#child.kill(signal)
+  }
+
   async stop(): Promise<void> {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
-    const gone = once(this.#child, 'exit')
     this.#child.send('stop')
     const late = setTimeout(() => this.#child.kill('SIGKILL'), 10_000)
-    await gone
+    await this.gone
     clearTimeout(late)
   }
 
