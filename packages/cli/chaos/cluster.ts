@@ -1,10 +1,11 @@
 /** A prefill worker, a decode worker and a router as processes, at addresses that outlive them. */
+import { spawnSync } from 'node:child_process'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import type { LoggedEvent } from './phases.ts'
-import { KvxProcess } from './process.ts'
+import { command, KvxProcess } from './process.ts'
 import type { Random } from './random.ts'
-import { workerArgs } from './settings.ts'
+import { routerArgs, workerArgs } from './settings.ts'
 
 export const roles = ['prefill', 'decode', 'router'] as const
 export type Role = (typeof roles)[number]
@@ -43,6 +44,7 @@ export class Cluster {
       router: [
         ...['router', '--port', String(router), '--decode', this.decodeUrl],
         ...['--prefill', `${this.prefillUrl},${String(bootstrap)}`],
+        ...routerArgs,
       ],
     }
   }
@@ -114,6 +116,18 @@ export class Cluster {
       }),
     )
   }
+}
+
+/**
+ * Gets the library of an engine, if it needs one that is not there.
+ * @throws Error with what the command said
+ */
+export function install(backend: string): void {
+  const { status, stderr } = spawnSync(process.execPath, [command, 'backend', 'install', backend], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  if (status !== 0) throw new Error(`kvx backend install ${backend} failed: ${stderr.trim()}`)
 }
 
 function isFree(port: number): Promise<boolean> {

@@ -26,7 +26,6 @@ const faultCodes: ReadonlySet<string> = new Set(
   [
     ...['PEER_LOST', 'TIMEOUT', 'CONNECT_FAILED', 'TRANSFER_FAILED', 'TRANSFER_TIMEOUT'],
     ...['BOOTSTRAP_UNREACHABLE', 'BOOTSTRAP_INCOMPLETE', 'OUTCOME_LOST', 'STALE', 'CLOSED'],
-    ...['ABORTED'],
   ].map((name) => `ERR_KVX_${name}`),
 )
 
@@ -46,6 +45,12 @@ export function judge(asked: Asked, windows: readonly Window[]): Verdict {
     return concerning.some(({ fault }) => asked.direct || fault.victim === 'router')
       ? { kind: 'refused' }
       : wrong('the connection was refused while the router ran')
+  }
+  // Turned away before anything was done for it.
+  if (outcome.kind === 'error' && outcome.error.code === 'ERR_KVX_DRAINING') {
+    return concerning.some(({ fault, spared }) => fault.kind === 'term' && !spared.has(asked))
+      ? { kind: 'refused' }
+      : wrong('it was turned away by a process that nobody had asked to end')
   }
   const expected = asked.expected
   const { tokens } = outcome
@@ -78,7 +83,7 @@ export function judge(asked: Asked, windows: readonly Window[]): Verdict {
   if (outcome.kind === 'error') {
     const { code, phase, peer } = outcome.error
     if (!faultCodes.has(code)) return wrong(`a fault does not explain ${what}`)
-    if (phase == null || peer == null)
+    if (!phase || !peer)
       return wrong(`the error names no phase or no peer: ${JSON.stringify(outcome.error)}`)
     return { kind: 'affected', code, ms }
   }

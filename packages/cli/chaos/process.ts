@@ -6,10 +6,17 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import type { LoggedEvent } from './phases.ts'
 
-const command = join(
+/** The built command. */
+export const command = join(
   dirname(createRequire(import.meta.url).resolve('kvx/package.json')),
   'bin/kvx.js',
 )
+
+/** Whatever ends this process, none of its children goes on: a frozen one would not notice. */
+const running = new Set<ChildProcess>()
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL')
+})
 
 export interface Ready {
   readonly url: string
@@ -50,11 +57,13 @@ export class KvxProcess {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     })
     this.#child = child
+    running.add(child)
     this.pid = child.pid ?? 0
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#read(text)
     })
     this.gone = once(child, 'close').then(([code, signal]: (number | string | null)[]) => {
+      running.delete(child)
       this.#file.end()
       return signal === null ? `exit code ${String(code)}` : `signal ${String(signal)}`
     })

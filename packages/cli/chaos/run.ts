@@ -2,7 +2,7 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Cluster } from './cluster.ts'
+import { Cluster, install } from './cluster.ts'
 import { judge, type Verdict, type Window } from './judge.ts'
 import { Load, type Asked } from './load.ts'
 import { phases, type Phase } from './phases.ts'
@@ -11,6 +11,7 @@ import { random } from './random.ts'
 import { answerAlone, type Question } from './questions.ts'
 import { afterRound, gaugesMs, recoveryMs } from './settings.ts'
 import { Striker, type Struck } from './strike.ts'
+import { endSurvivors } from './survivors.ts'
 
 export interface Options {
   readonly engines: readonly string[]
@@ -33,6 +34,8 @@ export interface Made {
 export interface Report {
   readonly made: Made[]
   readonly verdicts: Verdict[]
+  /** Milliseconds from the repair to the end of the first request that began after it and succeeded. */
+  readonly recoveries: number[]
   /** One sentence each; details are in the folder. */
   readonly failures: string[]
   /** Milliseconds. */
@@ -44,17 +47,23 @@ const mostFailures = 5
 
 export async function runChaos(options: Options): Promise<Report> {
   const begun = Date.now()
-  const report: Report = { made: [], verdicts: [], failures: [], took: 0 }
+  const report: Report = { made: [], verdicts: [], recoveries: [], failures: [], took: 0 }
   // Found by it in the end: a process that outlives the run, or a child that one has left behind.
   const mark = `${String(process.pid)}-${String(begun)}`
   const env = { KVX_TOKEN: `token-${mark}`, KVX_CHAOS: mark }
   await mkdir(options.folder, { recursive: true })
+  for (const engine of options.engines) install(engine)
   options.progress('asking a standalone worker every question once')
-  const questions = await answerAlone(options.seed, env, options.folder)
-  const share = Math.ceil(options.faults / options.engines.length)
-  for (const [i, engine] of options.engines.entries()) {
-    const count = Math.min(share, options.faults - i * share)
-    await new EngineRun(engine, count, options, questions, env, report).run()
+  try {
+    const questions = await answerAlone(options.seed, env, options.folder)
+    const share = Math.ceil(options.faults / options.engines.length)
+    for (const [i, engine] of options.engines.entries()) {
+      const count = Math.min(share, options.faults - i * share)
+      await new EngineRun(engine, count, options, questions, env, report).run()
+    }
+  } finally {
+    const survivors = await endSurvivors(`KVX_CHAOS=${mark}`)
+    report.failures.push(...survivors.map((one) => `a process outlived the run: ${one}`))
   }
   return { ...report, took: Date.now() - begun }
 }
@@ -72,6 +81,8 @@ class EngineRun {
   #striker!: Striker
   #atRest: readonly Record<string, number>[] = []
   #windows: Window[] = []
+  /** Requests of the round with which something is wrong. */
+  #wrong: Asked[] = []
 
   constructor(
     engine: string,
@@ -137,6 +148,7 @@ class EngineRun {
     const first = this.#load.asked.length
     const begun = Date.now()
     this.#windows = []
+    this.#wrong = []
     const problems: string[] = []
     this.#load.start()
     try {
@@ -146,14 +158,7 @@ class EngineRun {
     }
     await this.#load.stop()
     problems.push(...this.#judgeSince(first))
-    if (problems.length === 0) {
-      problems.push(...(await this.#differenceAtRest()))
-      const before = this.#load.asked.length
-      this.#windows = []
-      await this.#load.askSome(afterRound)
-      problems.push(...this.#judgeSince(before).map((problem) => `after the round: ${problem}`))
-      if (problems.length === 0) problems.push(...(await this.#differenceAtRest()))
-    }
+    if (problems.length === 0) problems.push(...(await this.#aftermath()))
     const asked = this.#load.asked.slice(first)
     progress(
       `  round ${String(number)} of ${this.#engine}: ${String(asked.length)} requests, ${((Date.now() - begun) / 1000).toFixed(1)} s${problems.length === 0 ? '' : `, ${String(problems.length)} FAILURES`}`,
@@ -164,8 +169,8 @@ class EngineRun {
 
   async #faults(faults: readonly Fault[]): Promise<void> {
     let pending: Struck[] = []
-    let since = this.#load.asked.length
     for (const [i, fault] of faults.entries()) {
+      const began = Date.now()
       if (fault.aim === 'before hello') await Promise.all(pending.map((one) => one.restarting))
       const struck = await this.#striker.strike(fault)
       pending.push(struck)
@@ -181,10 +186,9 @@ class EngineRun {
         fault.kind.padEnd(16),
         fault.victim.padEnd(7),
         (struck.phase ?? `none (aimed: ${fault.aim})`).padEnd(20),
-        this.#tally(since),
+        this.#tally(began),
       ]
       this.#options.progress(line.join('  '))
-      since = this.#load.asked.length
     }
   }
 
@@ -203,20 +207,18 @@ class EngineRun {
         .catch(() => {
           throw new Error(`no request succeeded within ${String(recoveryMs)} ms after the repair`)
         })
+      this.#report.recoveries.push(Date.now() - now)
     }
     for (const { window } of struck) window.until = Date.now()
   }
 
-  /** What has ended since, in a few words. */
-  #tally(first: number): string {
+  /** How the requests ended that have ended since. */
+  #tally(since: number): string {
     const counts = new Map<string, number>()
-    for (const { outcome } of this.#load.asked.slice(first)) {
+    for (const { outcome, endedAt = 0 } of this.#load.asked) {
+      if (outcome === undefined || endedAt < since) continue
       const name =
-        outcome === undefined
-          ? 'running'
-          : outcome.kind === 'error'
-            ? outcome.error.code
-            : outcome.kind
+        outcome.kind === 'error' ? outcome.error.code.replace('ERR_KVX_', '') : outcome.kind
       counts.set(name, (counts.get(name) ?? 0) + 1)
     }
     return [...counts].map(([name, count]) => `${name} ${String(count)}`).join(', ')
@@ -227,14 +229,52 @@ class EngineRun {
     for (const asked of this.#load.asked.slice(first)) {
       const verdict = judge(asked, this.#windows)
       this.#report.verdicts.push(verdict)
-      if (verdict.kind === 'wrong') problems.push(this.#describe(asked, verdict.why))
+      if (verdict.kind !== 'wrong') continue
+      this.#wrong.push(asked)
+      problems.push(this.#describe(asked, verdict.why))
     }
     return problems
   }
 
   #describe({ number, question, startedAt, endedAt = 0, direct }: Asked, why: string): string {
-    const times = `${new Date(startedAt).toISOString()} to ${new Date(endedAt).toISOString()}`
+    const times = `${clock(startedAt)} to ${clock(endedAt)}`
     return `request ${String(number)}${direct ? ' (one leg)' : ''} of ${String(question.prompt.length)} tokens, ${times}: ${why}`
+  }
+
+  /** What is not as it was before the round. */
+  async #aftermath(): Promise<string[]> {
+    try {
+      const before = await this.#differenceAtRest()
+      const first = this.#load.asked.length
+      this.#windows = []
+      await this.#load.askSome(afterRound)
+      const problems = this.#judgeSince(first).map((problem) => `after the round: ${problem}`)
+      return [...before, ...problems, ...(await this.#differenceAtRest())]
+    } catch (cause) {
+      return [`a worker does not tell its pages: ${String(cause)}`]
+    }
+  }
+
+  /** What the workers logged of a request, both legs in the order of time. */
+  #trace({ question, startedAt, endedAt = Infinity }: Asked): string[] {
+    const events = this.#cluster.started.flatMap(({ name, events }) =>
+      events.map((event) => ({ ...event, by: name })),
+    )
+    const rooms = new Set(
+      events
+        .filter(
+          ({ name, tokens, time }) =>
+            name === 'request.received' &&
+            tokens === question.prompt.length &&
+            time >= startedAt &&
+            time <= endedAt,
+        )
+        .map(({ room }) => room),
+    )
+    return events
+      .filter(({ room }) => room !== undefined && rooms.has(room))
+      .sort((one, other) => one.time - other.time)
+      .map(({ time, by, name, ...rest }) => `${clock(time)} ${by} ${name} ${JSON.stringify(rest)}`)
   }
 
   async #pages(): Promise<Record<string, number>[]> {
@@ -259,15 +299,22 @@ class EngineRun {
   ): Promise<void> {
     const { seed, progress } = this.#options
     const name = join(this.#folder, `failure-in-round-${String(number)}.txt`)
+    // The first few: the rest fails for the same reason, and its logs are there too.
+    const wrong = this.#wrong.slice(0, 5)
     const windows = this.#windows.map(
       ({ fault, from, until }) =>
-        `${new Date(from).toISOString()} to ${Number.isFinite(until) ? new Date(until).toISOString() : 'the end'}: ${fault.kind} ${fault.victim}, aimed at ${fault.aim}`,
+        `${clock(from)} to ${clock(until)}: ${fault.kind} ${fault.victim}, aimed at ${fault.aim}`,
     )
     const text = [
       `seed ${String(seed)}, engine ${this.#engine}, round ${String(number)}`,
       ...['', 'planned:', ...faults.map((f) => `  ${f.kind} ${f.victim}, ${f.aim}`)],
       ...['', 'faults, until requests succeeded again:', ...windows.map((line) => `  ${line}`)],
       ...['', 'failures:', ...problems.map((line) => `  ${line}`), ''],
+      ...wrong.flatMap((asked) => [
+        `what the workers logged of request ${String(asked.number)}:`,
+        ...this.#trace(asked).map((line) => `  ${line}`),
+        '',
+      ]),
     ].join('\n')
     await writeFile(name, text)
     for (const problem of problems.slice(0, 5)) progress(`  FAILURE: ${problem}`)
@@ -276,3 +323,6 @@ class EngineRun {
     )
   }
 }
+
+/** A moment as it stands in logs. */
+const clock = (ms: number) => (Number.isFinite(ms) ? new Date(ms).toISOString() : 'the end')

@@ -9,8 +9,10 @@ export const afterRound = 20
 /** Milliseconds, for the workers. */
 export const deadlines = {
   hello: 5_000,
+  probe: 1_000,
   reserve: 4_000,
   pairing: 6_000,
+  // Waiting for its turn at the model is part of it.
   progress: 40_000,
   transfer: 3_000,
   linger: 5_000,
@@ -32,7 +34,7 @@ export const recoveryMs = 20_000
 /** Milliseconds within which pages must be where they were at the start, without load. */
 export const gaugesMs = 20_000
 
-/** Milliseconds within which a process that was asked to end has answered what it had begun. */
+/** Milliseconds that a process which was asked to end has to answer what it had begun. */
 export const drainMs = 20_000
 
 /** Milliseconds that a short freeze lasts: nobody may take it for the end. */
@@ -41,10 +43,21 @@ export const shortFreezeMs = 600
 /** Milliseconds that a long freeze lasts: everybody must have taken it for the end. */
 export const longFreezeMs = deadlines.peerSilent + 1_500
 
+/** Flags of a router: a worker that answers nothing for as long as a silent peer is given up. */
+export const routerArgs = [
+  ...['--worker-timeout', String(deadlines.peerSilent / 1_000)],
+  ...['--drain-timeout', String(drainMs / 1_000)],
+]
+
 const engine = [
   ...['--context-length', '128', '--max-running-requests', String(lanes + 2)],
   // Short prompts of several chunks and pages.
   ...['--page-size', '8', '--chunked-prefill-size', '8'],
+  ...['--drain-timeout', String(drainMs / 1_000)],
+  '--deadline',
+  Object.entries(deadlines)
+    .map(([name, ms]) => `${name}=${String(ms)}`)
+    .join(','),
 ]
 
 export function workerArgs(

@@ -260,11 +260,11 @@ export class Striker {
         old.signal('SIGKILL')
         break
       case 'term': {
-        const how = await Promise.race([old.gone, sleep(drainMs, 'late', { ref: false })])
+        const how = await Promise.race([old.gone, sleep(drainMs + endMs, 'late', { ref: false })])
         if (how !== 'exit code 0') {
           throw new Error(
             how === 'late'
-              ? `${old.name} has not ended ${String(drainMs)} ms after SIGTERM`
+              ? `${old.name} has not ended ${String(drainMs + endMs)} ms after SIGTERM`
               : `${old.name} ended with ${how} after SIGTERM`,
           )
         }
@@ -289,6 +289,9 @@ const signals: Readonly<Partial<Record<Fault['kind'], NodeJS.Signals>>> = {
 /** Whether a request that waits in decode for its other leg is to go on as if nothing had been. */
 const isHarmless = ({ kind, victim }: Fault) =>
   kind === 'stop, thaw early' || (kind === 'term' && victim === 'decode')
+
+/** Milliseconds that a process which has answered everything takes to end. */
+const endMs = 10_000
 
 const noop = () => undefined
 
