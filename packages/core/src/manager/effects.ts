@@ -71,6 +71,9 @@ export class PrefillEffects {
   perform(effect: Exclude<PrefillEffect, PrefillNews>): void {
     switch (effect.do) {
       case 'send':
+        if (effect.message.k === 'welcome') {
+          this.#log.debug({ connection: effect.connection }, 'peer.welcomed')
+        }
         this.#connections.get(effect.connection)?.send(effect.message)
         return
       case 'openLink':
@@ -298,8 +301,15 @@ export class DecodeEffects {
         phase: 'bootstrap',
         peer: from,
       })
-      // That the token is another is worth more than that nobody is reached.
-      const reason = isKvxError(error.cause) ? error.cause : error
+      // That the token is another is worth more than that nobody is reached: trying again is of no use.
+      const refused = isKvxError(error.cause) && error.cause.code === 'ERR_KVX_UNAUTHORIZED'
+      const reason = refused
+        ? new KvxError('ERR_KVX_UNAUTHORIZED', error.message, {
+            cause,
+            phase: 'bootstrap',
+            peer: from,
+          })
+        : error
       this.#emit({ type: 'source.failed', from, error: reason })
     }
     try {
