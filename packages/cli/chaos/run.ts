@@ -45,6 +45,9 @@ export interface Report {
 /** A run gives up after so many failures: the next ones would say the same. */
 const mostFailures = 5
 
+/** Rounds after the plan, for phases that were hit too seldom. */
+const mostMoreRounds = 15
+
 export async function runChaos(options: Options): Promise<Report> {
   const begun = Date.now()
   const report: Report = { made: [], verdicts: [], recoveries: [], failures: [], took: 0 }
@@ -105,9 +108,15 @@ class EngineRun {
     const chance = random(seed)
     const plan = drawPlan(chance, this.#count)
     let broken = true
-    for (let number = 1; ; number++) {
+    const most = plan.length + mostMoreRounds
+    for (let number = 1; this.#report.failures.length < mostFailures; number++) {
       const round = plan.shift() ?? this.#missing(leastPerPhase)
-      if (round.length === 0 || this.#report.failures.length >= mostFailures) break
+      if (round.length === 0) break
+      if (number > most) {
+        const aims = round.map(({ aim }) => aim).join(', ')
+        this.#report.failures.push(`${this.#engine}: these phases were hit too seldom: ${aims}`)
+        break
+      }
       if (broken) await this.#open(number)
       broken = !(await this.#round(number, round))
       if (broken) await this.#cluster.close()

@@ -1,0 +1,35 @@
+/** Do requests through real processes survive, or end as they should, when those are killed, frozen and ended under load? */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { phases } from '../chaos/phases.ts'
+import { reportText } from '../chaos/report.ts'
+import { runChaos } from '../chaos/run.ts'
+import { patience } from './support/cluster.ts'
+
+const seed = 20_261_123
+
+test(
+  'twenty faults in every phase affect only requests that they hit, and everything is as before afterwards',
+  { timeout: 6 * patience },
+  async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'kvx-chaos-'))
+    process.stderr.write(`chaos: seed ${String(seed)}, logs in ${folder}\n`)
+    const report = await runChaos({
+      engines: ['shm'],
+      faults: 20,
+      seed,
+      leastPerPhase: 1,
+      folder,
+      progress: (line) => process.stderr.write(`${line}\n`),
+    })
+    process.stderr.write(reportText(report))
+    expect(report.failures).toEqual([])
+    expect(report.made.length).toBeGreaterThanOrEqual(20)
+    const recorded = report.made.map(({ phase }) => phase)
+    expect(recorded).toEqual(expect.arrayContaining([...phases]))
+    expect(report.verdicts.some(({ kind }) => kind === 'affected')).toBe(true)
+    await rm(folder, { recursive: true, force: true })
+  },
+)
