@@ -159,6 +159,7 @@ export class Checks {
       if (
         !decode.alive ||
         leg.phase === 'failed' ||
+        leg.phase === 'success' ||
         reserve.falsified ||
         message.gen !== decode.generation
       )

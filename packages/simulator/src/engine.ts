@@ -87,21 +87,30 @@ export class Engines {
       from.slot.armed.failingConnects--
       from.slot.mask |= fault.engine
     }
+    // Whatever happens to the link meanwhile, the attempt ends, and that is told.
+    const fail = () => {
+      from.opening.delete(fail)
+      this.#close(link)
+      if (from.links.get(key) === link) from.links.delete(key)
+      world.log(() => `${from.name} cannot connect its engine to ${target.name}`)
+      const error = new KvxError('ERR_KVX_CONNECT_FAILED', 'no connection of the engines', {
+        phase: 'hello',
+      })
+      from.step({ type: 'link.failed', peer: effect.peer, generation: effect.generation, error })
+    }
+    from.opening.add(fail)
     const attempt = () => {
-      if (link.state !== 'opening' || from.generation !== writer) return
+      if (!from.opening.has(fail)) return
       const barred = target.barred.has(writer)
       const here = target.alive && target.generation === link.generation && !target.frozen
       if (here && !barred && !fails && !world.isCut(target.slot, from.slot)) {
-        link.state = 'open'
+        from.opening.delete(fail)
+        if (link.state === 'opening') link.state = 'open'
+        world.log(() => `${from.name} has connected its engine to ${target.name}`)
         target.everConnected.add(writer)
         from.step({ type: 'link.open', peer: effect.peer, generation: effect.generation })
       } else if (world.clock.now >= end || fails || barred || !target.alive) {
-        this.#close(link)
-        from.links.delete(key)
-        const error = new KvxError('ERR_KVX_CONNECT_FAILED', 'no connection of the engines', {
-          phase: 'hello',
-        })
-        from.step({ type: 'link.failed', peer: effect.peer, generation: effect.generation, error })
+        fail()
       } else {
         from.later(world.random.between(20, 90), attempt)
       }
@@ -202,6 +211,7 @@ export class Engines {
     from.later(random.between(10, 120), () => {
       const promises = world.shape.fence !== 'engine' || world.shape.medium === 'network card'
       for (const link of from.links.values()) this.#close(link)
+      for (const fail of from.opening) fail()
       from.links.clear()
       const closed = [...this.#writes].filter((write) => write.from === from)
       for (const write of closed) {
@@ -223,6 +233,7 @@ export class Engines {
       if (early) settle()
       this.#reopen(from, () => {
         from.generation = world.name('e')
+        world.log(() => `${from.name} has a new engine`)
         from.step({ type: 'engine.recycled', generation: from.generation })
       })
       if (!early) from.later(random.between(0, 20), settle)
@@ -234,11 +245,12 @@ export class Engines {
   /** For kinds `peer` and `exit`. */
   fence(owner: DecodeRank, writer: string): void {
     const { world } = this
+    // Who connects again later may write again: that belongs to a new hello.
+    const before = this.#linksOf(owner, writer)
     const attempt = () => {
-      const links = this.#linksOf(owner, writer)
       if (world.shape.fence === 'peer') {
-        for (const link of links) link.revoked = true
-      } else if (links.some((link) => this.#isConnected(link))) {
+        for (const link of before) link.revoked = true
+      } else if (this.#linksOf(owner, writer).some((link) => this.#isConnected(link))) {
         owner.later(world.random.between(20, 90), attempt)
         return
       }
@@ -523,7 +535,8 @@ export class Engines {
   inFlight(from: PrefillRank, peer: string): number {
     let bytes = 0
     for (const write of this.#writes)
-      if (write.from === from && write.link.target.incarnation === peer) bytes += write.bytes
+      if (write.from === from && write.link.target.incarnation === peer && !isDisowned(write))
+        bytes += write.bytes
     return bytes
   }
 
@@ -554,9 +567,15 @@ export class Engines {
 
   /** Its writes can never be shown to have ended, because their target never says so. */
   isAbandoned(leg: SendLeg): boolean {
-    for (const write of this.#writes) if (write.reader === leg && write.abandoned) return true
+    for (const write of this.#writes)
+      if (write.reader === leg && write.abandoned && !write.link.target.alive) return true
     return false
   }
+}
+
+/** Abandoned, and its target has meanwhile closed the engine that it went to. */
+function isDisowned({ abandoned, link }: Write): boolean {
+  return abandoned && link.target.generation !== link.generation
 }
 
 export function linkKey(peer: string, generation: string): string {

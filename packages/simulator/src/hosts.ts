@@ -51,6 +51,7 @@ export function startJob(world: World, options: JobOptions): Job {
     senders: [],
     receivers: [],
     oneSided: sides !== 'both',
+    refused: false,
   }
   const senders = world.prefillSlots.filter(
     ({ instance, rank }) => instance === options.prefill && rank.dp === dpRankOf(room, rank.dpSize),
@@ -88,8 +89,7 @@ export function startJob(world: World, options: JobOptions): Job {
 function startSender(host: PrefillRank, job: Job): void {
   const { world } = host
   if (sendObjection(host.state, job.key)) {
-    spoil(job)
-    abortSiblings(world, job)
+    refused(world, job)
     return
   }
   const leg: SendLeg = {
@@ -245,8 +245,7 @@ function admit(leg: SendLeg): boolean {
 function startReceiver(host: DecodeRank, job: Job, from: string): void {
   const { world } = host
   if (receiveObjection(host.state, job.key)) {
-    spoil(job)
-    abortSiblings(world, job)
+    refused(world, job)
     return
   }
   const leg: ReceiveLeg = {
@@ -472,4 +471,11 @@ export function abortSiblings(world: World, job: Job): void {
 /** Something happened that may make the request fail. */
 export function spoil(job: Job): void {
   job.clean = false
+}
+
+/** The manager takes no more requests, or the room is in use. */
+function refused(world: World, job: Job): void {
+  spoil(job)
+  job.refused = true
+  abortSiblings(world, job)
 }

@@ -28,6 +28,8 @@ export interface Job {
   readonly receivers: ReceiveLeg[]
   /** One of its legs never starts. */
   readonly oneSided: boolean
+  /** A manager did not take one of its legs. */
+  refused: boolean
 }
 
 interface LegBase {

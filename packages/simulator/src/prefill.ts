@@ -26,6 +26,8 @@ export class PrefillRank extends RankProcess<PrefillRank> {
   readonly state: PrefillState
   readonly legs = new Map<number, SendLeg>()
   readonly links = new Map<string, EngineLink>()
+  /** Attempts to connect that have not ended; each ends at once when called. */
+  readonly opening = new Set<() => void>()
   readonly planners = new Map<string, Planner>()
   #generation = ''
 

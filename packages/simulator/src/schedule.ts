@@ -116,16 +116,16 @@ function recover(world: World): Job[] {
   for (const slot of members) slot.hitAt = -1
   const jobs = Array.from({ length: 2 }, () => healthyJob(world, prefill, decode))
   const end = clock.now + patience
-  const isOpen = (job: Job) =>
-    [...job.senders, ...job.receivers].some(({ settled, host }) => !settled && host.alive) ||
-    job.senders.length === 0
+  const concerned = world.jobs.filter((job) => job.prefill === prefill && job.decode === decode)
+  const open = () =>
+    jobs.find(({ senders, refused }) => senders.length === 0 && !refused) ??
+    concerned.find(({ senders, receivers }) =>
+      [...senders, ...receivers].some((leg) => !leg.settled && leg.host.alive),
+    )
   do run(world, clock.now + 100)
-  while (jobs.some(isOpen) && clock.now < end)
-  for (const job of world.jobs) {
-    if (job.prefill !== prefill || job.decode !== decode || !isOpen(job) || job.oneSided) continue
-    if (job.senders.length === 0 && !job.healthy) continue
-    world.violate('not ended though healed', `room ${job.room} (job ${job.id})`)
-  }
+  while (open() && clock.now < end)
+  const left = open()
+  if (left) world.violate('not ended though healed', `room ${left.room} (job ${left.id})`)
   return jobs
 }
 
@@ -153,6 +153,7 @@ function healthyJob(world: World, prefill: number, decode: number): Job {
 
 function breakForGood(world: World, slot: AnySlot): void {
   const { random, clock } = world
+  world.hit(slot)
   switch (random.between(0, 4)) {
     case 0:
       slot.process.freeze()
