@@ -1,0 +1,296 @@
+/** A prefill side with transfers in every phase, and what strangers and decode ranks may say to it. */
+import { createPrefill, roomKey, stepPrefill } from '../dist/protocol/index.js'
+import {
+  deadlines,
+  digest,
+  engineOf,
+  fingerprint,
+  kvLayers,
+  layout,
+  limits,
+  longTime,
+  name128,
+  packed,
+  pageTokens,
+  rank,
+  smallLayout,
+} from './fixtures.mjs'
+
+const tokens = 3 * pageTokens
+
+/** Decode ranks 1 and 2 are connected; 3 may come; the connection `s0` has said nothing yet. */
+const decoders = [1, 2, 3].map((number) => ({
+  incarnation: name128('D', number),
+  session: name128('S', number),
+  gen: name128('G', number),
+  connection: `c${number}`,
+  instance: `decode-${number}`,
+}))
+
+export class PrefillWorld {
+  name = 'prefill'
+  state
+  #random
+  #now = 1_000
+  #effects = []
+  /** Writes that have not settled. */
+  #writes = new Set()
+  #opening = []
+  #room = 100n
+  #sender = 0
+  #write = 0
+  #epochs = new Map(decoders.map(({ incarnation }) => [incarnation, 0]))
+
+  constructor(random) {
+    this.#random = random
+    const fence = random.pick(['exit', 'engine'])
+    this.state = createPrefill(
+      {
+        incarnation: name128('P'),
+        instance: 'prefill',
+        rank,
+        backend: 'fake',
+        version: '1',
+        fence,
+        layout,
+        fingerprint,
+        kvLayers,
+        deadlines,
+        limits,
+      },
+      name128('W'),
+    )
+    for (const decoder of decoders.slice(0, 2)) {
+      this.#say(decoder, this.#hello(decoder))
+      this.#step({ type: 'link.open', peer: decoder.incarnation, generation: decoder.gen })
+    }
+    for (let i = 0; i < 3; i++) this.turn()
+  }
+
+  /** Where a message comes from: the connection of whom it names, another's, or one that has not said hello. */
+  from(message) {
+    const own = decoders.find(({ incarnation }) => incarnation === message.from)
+    if (own && this.#random.chance(0.6)) return own.connection
+    return this.#random.pick(['s0', 's1', 'c1', 'c2', 'c3'])
+  }
+
+  step(connection, message) {
+    return this.#step({ type: 'message', connection, message })
+  }
+
+  #step(event) {
+    const effects = stepPrefill(this.state, event, this.#now)
+    for (const effect of effects) {
+      if (effect.do === 'openLink') this.#opening.push(effect)
+      else if (effect.do === 'post') this.#writes.add(effect.piece)
+      else if (effect.do === 'checksum' || effect.do === 'recycle') this.#effects.push(effect)
+    }
+    return effects
+  }
+
+  #envelope(decoder) {
+    return { v: 1, from: decoder.incarnation, to: this.state.self.incarnation }
+  }
+
+  #hello(decoder) {
+    return {
+      ...this.#envelope(decoder),
+      k: 'hello',
+      gen: decoder.gen,
+      session: decoder.session,
+      instance: decoder.instance,
+      rank,
+      layout: smallLayout(),
+      fingerprint,
+      epoch: this.#epochs.get(decoder.incarnation),
+      engine: engineOf(),
+    }
+  }
+
+  #say(decoder, body) {
+    return this.step(decoder.connection, { ...this.#envelope(decoder), gen: decoder.gen, ...body })
+  }
+
+  #reserve(decoder, room, pages = { pages: packed(5, 6, 7) }) {
+    const ep = (this.#epochs.get(decoder.incarnation) ?? 0) + 1
+    return {
+      k: 'reserve',
+      ep,
+      room,
+      index: 0,
+      tokens,
+      digest: digest(),
+      prefix: 0,
+      checksums: this.#random.chance(0.2),
+      ...pages,
+    }
+  }
+
+  #reserves(decoder, room, pages) {
+    const reserve = this.#reserve(decoder, room, pages)
+    this.#epochs.set(decoder.incarnation, reserve.ep)
+    this.#say(decoder, reserve)
+    return reserve.ep
+  }
+
+  #send(room) {
+    const sender = ++this.#sender
+    this.#step({
+      type: 'host.send',
+      sender,
+      key: roomKey(room, 0),
+      tokens,
+      digest: digest(),
+      deadlines,
+    })
+    return sender
+  }
+
+  #writeAll(sender) {
+    const pages = Int32Array.of(0, 1, 2)
+    this.#step({ type: 'host.write', sender, write: ++this.#write, start: 0, pages })
+  }
+
+  #finish(sender) {
+    this.#step({ type: 'host.finish', sender, state: {}, aux: { firstToken: 1 } })
+  }
+
+  /** Time passes: engines answer, hosts go on, and there is something in every phase again. */
+  turn() {
+    const random = this.#random
+    this.#now += random.below(1_000)
+    for (const { peer, generation } of this.#opening.splice(0)) {
+      if (random.chance(0.8)) this.#step({ type: 'link.open', peer, generation })
+      else this.#opening.push({ peer, generation })
+    }
+    for (const effect of this.#effects.splice(0)) this.#answer(effect)
+    for (const piece of [...this.#writes]) if (random.chance(0.6)) this.#settle(piece)
+    for (const decoder of decoders.slice(0, 2)) {
+      this.step(decoder.connection, { ...this.#envelope(decoder), k: 'ping', live: 0 })
+      // A leg that waits, a reserve that waits, one that moves, one that waits for its pages, one that is complete, and
+      // one that has failed while bytes are on their way.
+      if (this.state.senders.size < 16) {
+        this.#send(++this.#room)
+        this.#reserves(decoder, ++this.#room)
+        const moving = ++this.#room
+        this.#reserves(decoder, moving)
+        this.#writeAll(this.#send(moving))
+        const late = ++this.#room
+        this.#reserves(decoder, late, {})
+        this.#writeAll(this.#send(late))
+        const complete = ++this.#room
+        this.#reserves(decoder, complete)
+        const sender = this.#send(complete)
+        this.#writeAll(sender)
+        this.#finish(sender)
+        for (const piece of [...this.#writes].slice(-1)) this.#settle(piece)
+        const failed = ++this.#room
+        const ep = this.#reserves(decoder, failed)
+        this.#writeAll(this.#send(failed))
+        this.#say(decoder, { k: 'abort', ep, code: 'ERR_KVX_ABORTED', text: 'enough' })
+      }
+      const live = this.state.peers.get(decoder.incarnation)?.transfers ?? new Map()
+      for (const { epoch, phase } of live.values()) {
+        if (phase === 'complete' && random.chance(0.5)) this.#say(decoder, { k: 'ack', ep: epoch })
+        else if (random.chance(0.2))
+          this.#say(decoder, { k: 'abort', ep: epoch, code: 'ERR_KVX_ABORTED', text: '' })
+      }
+    }
+    for (const sender of this.state.senders.values()) {
+      if (sender.phase === 'waiting' && random.chance(0.3))
+        this.#step({ type: 'host.abort', sender: sender.id, reason: 'enough' })
+      else if (sender.phase === 'paired' && random.chance(0.3)) this.#finish(sender.id)
+    }
+    this.#step({ type: 'tick' })
+  }
+
+  #answer(effect) {
+    if (effect.do === 'recycle') {
+      this.#writes.clear()
+      this.#step({ type: 'engine.recycled', generation: name128('W', this.#random.below(1_000)) })
+    } else {
+      const { sender, epoch, peer, pages } = effect
+      this.#step({
+        type: 'checksums',
+        sender,
+        epoch,
+        peer,
+        checksums: new Uint32Array(pages.length),
+      })
+    }
+  }
+
+  #settle(piece) {
+    this.#writes.delete(piece)
+    this.#step({ type: 'piece.done', piece })
+    this.#step({ type: 'piece.settled', piece })
+  }
+
+  /** Messages that would be in order just now, from each decode rank. */
+  templates() {
+    const made = []
+    for (const decoder of decoders) {
+      const hello = this.#hello(decoder)
+      const about = { ...this.#envelope(decoder), gen: decoder.gen }
+      const variant = this.#random.pick([
+        {},
+        { gen: name128('G', this.#random.below(100)) },
+        { session: name128('S', 9) },
+      ])
+      made.push({ ...hello, ...variant })
+      const peer = this.state.peers.get(decoder.incarnation)
+      const epochs = [...(peer?.transfers.values() ?? [])]
+      made.push({ ...this.#envelope(decoder), k: 'ping', live: 1 })
+      for (const room of this.state.rooms.values()) {
+        if (!room.sender || !this.#random.chance(0.3)) continue
+        const number = BigInt(room.key.slice(0, room.key.indexOf('/')))
+        made.push({ ...about, ...this.#reserve(decoder, number) })
+      }
+      made.push({ ...about, ...this.#reserve(decoder, this.#room + 50n) })
+      made.push({
+        ...about,
+        ...this.#reserve(decoder, this.#room + 51n, {
+          pages: packed(1, 2, 3),
+          state: { mamba: packed(1) },
+        }),
+      })
+      for (const { epoch, pages } of epochs) {
+        made.push({ ...about, k: 'query', ep: epoch }, { ...about, k: 'ack', ep: epoch })
+        if (this.#random.chance(0.3))
+          made.push({ ...about, k: 'abort', ep: epoch, code: 'ERR_KVX_ABORTED', text: 'no' })
+        if (!pages)
+          made.push({ ...about, k: 'pages', ep: epoch, pages: packed(5, 6, 7), state: {} })
+      }
+    }
+    // Other way round: what only prefill may say.
+    const [decoder] = decoders
+    const about = { ...this.#envelope(decoder), gen: decoder.gen, ep: 1 }
+    made.push(
+      { ...about, k: 'drained' },
+      { ...about, k: 'ready' },
+      { ...about, k: 'accept', state: 'paired' },
+    )
+    return made
+  }
+
+  /** After all has settled and every deadline has passed, nothing may be left. */
+  leftovers() {
+    for (const { peer, generation } of this.#opening.splice(0))
+      this.#step({ type: 'link.open', peer, generation })
+    for (let i = 0; i < 8; i++) {
+      for (const effect of this.#effects.splice(0)) this.#answer(effect)
+      for (const piece of [...this.#writes]) this.#settle(piece)
+      this.#now += longTime
+      this.#step({ type: 'tick' })
+    }
+    const { peers, rooms, ended, senders, pieces } = this.state
+    return sizes({ peers, rooms, ended, senders, pieces })
+  }
+}
+
+export function sizes(tables) {
+  return Object.entries(tables)
+    .filter(([, table]) => table.size > 0)
+    .map(([name, table]) => `${name}: ${table.size}`)
+    .join(', ')
+}
