@@ -246,40 +246,37 @@ test(
     })
     const names = ['decode-1', 'decode-2', 'prefill-1', 'prefill-2']
     expect([...workers.keys()].sort()).toEqual(names)
-    const questions = Array.from({ length: 12 }, (_, i) => ({
-      ...{ prompt: prompt(20 + 17 * i), max_tokens: 4 + (i % 4), stream: i % 2 === 0 },
+    const questions = Array.from({ length: 8 }, (_, i) => ({
+      ...{ prompt: prompt(10 + 12 * i), max_tokens: 3 + (i % 3), stream: i % 2 === 0 },
       ...(i % 3 === 0 ? { temperature: 0.8, seed: i } : { temperature: 0 }),
     }))
+    const whole = await Promise.all(questions.map((question) => complete(alone.url, question)))
     const askAll = async () => {
-      const queue = [...questions]
-      const lane = async () => {
-        for (let next = queue.pop(); next !== undefined; next = queue.pop()) {
-          const [split, whole] = await Promise.all([complete(url, next), complete(alone.url, next)])
-          expect(split.tokens).toEqual(whole.tokens)
-        }
-      }
-      await Promise.all([lane(), lane(), lane()])
+      const split = await Promise.all(questions.map((question) => complete(url, question)))
+      expect(split.map(({ tokens }) => tokens)).toEqual(whole.map(({ tokens }) => tokens))
+    }
+    const transfers = async (worker: { url: string } | undefined) => {
+      const metrics = await (await fetch(`${worker?.url ?? ''}/metrics`)).text()
+      return Number(/^kvx_transfers_total\{result="success"\} (\d+)/m.exec(metrics)?.[1] ?? 0)
     }
     await askAll()
-    for (const [name, worker] of workers) {
-      const metrics = await (await fetch(`${worker.url}/metrics`)).text()
-      expect(metrics, name).toMatch(/^kvx_transfers_total\{result="success"\} [1-9]/m)
-    }
+    for (const [name, worker] of workers) expect(await transfers(worker), name).toBeGreaterThan(0)
 
-    const before = { ...workers.get('prefill-1') }
-    process.kill(before.pid ?? 0, 'SIGKILL')
+    const before = workers.get('prefill-1')
+    if (before === undefined) throw new Error('prefill-1 has not said where it is')
+    process.kill(before.pid, 'SIGKILL')
     await says(/^kvx: prefill-1 ended by itself \(signal SIGKILL\) and is started again/)
     // The other one serves meanwhile.
     await askAll()
     await says(/^kvx: prefill-1 is ready again at http/)
-    expect(workers.get('prefill-1')?.url).toBe(before.url)
-    expect(workers.get('prefill-1')?.pid).not.toBe(before.pid)
+    const after = workers.get('prefill-1')
+    expect(after?.url).toBe(before.url)
+    expect(after?.pid).not.toBe(before.pid)
     const used = async () => {
       await askAll()
-      const metrics = await (await fetch(`${before.url ?? ''}/metrics`)).text()
-      return /^kvx_transfers_total\{result="success"\} [1-9]/m.test(metrics)
+      return transfers(after)
     }
-    await expect.poll(used, { timeout: 2 * patience }).toBe(true)
+    await expect.poll(used, { timeout: 2 * patience }).toBeGreaterThan(0)
     up.kill('SIGTERM')
     expect(await once(up, 'exit')).toEqual([0, null])
   },
