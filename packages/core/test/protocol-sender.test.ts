@@ -1116,3 +1116,34 @@ test('an error names the peer, its rank and the phase', () => {
   })
   expect(rank.tp).toBe(0)
 })
+
+test('an engine whose access decode has revoked is connected again, and what ran over it fails', () => {
+  const p = places.writing().clear().hello(d1, { fences: 1 })
+  expect(p.take()).toMatchObject({
+    told: ['failed(TRANSFER_FAILED)'],
+    engine: ['cancel', 'closeLink', 'openLink'],
+  })
+  expect(p.linkOpen(d1).hello(d1, { fences: 1 }).take()).toMatchObject({
+    sent: ['welcome', 'welcome'],
+    engine: [],
+  })
+})
+
+test('of a write whose engine was closed without settling it, the source is free, and drained is not said before the target has a new engine', () => {
+  const p = new PrefillSide({ fence: 'engine' }).connect(d1).send().reserve(d1, 1).write().failed()
+  p.pass(deadlines.drain, d1).clear()
+  p.step({ type: 'engine.recycled', generation: name128('W', 2) })
+  expect(p.take()).toMatchObject({ told: ['settled'], sent: [] })
+  p.linkOpen(d1).clear().abort(d1, 1)
+  expect(p.take().sent).toEqual([])
+  p.hello(decoder(1, { gen: name128('H', 1) }))
+  expect(p.state.pieces.size).toBe(0)
+})
+
+test('a write whose target has a new engine already has settled when its own engine is closed', () => {
+  const p = new PrefillSide({ fence: 'engine' }).connect(d1).send().reserve(d1, 1).write().failed()
+  p.pass(deadlines.drain, d1).hello(decoder(1, { gen: name128('H', 1) }))
+  p.clear().step({ type: 'engine.recycled', generation: name128('W', 2) })
+  expect(p.take().told).toEqual(['settled'])
+  expect(p.state.pieces.size).toBe(0)
+})

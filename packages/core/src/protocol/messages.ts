@@ -117,6 +117,8 @@ const schemas = {
     fingerprint: digest,
     /** Highest epoch given to this prefill incarnation so far: all up to it are over or known to both. */
     epoch: natural,
+    /** How often decode has revoked this prefill engine's access: after one more the link is made again. */
+    fences: natural,
     engine: v.object({
       backend: shortText,
       version: shortText,

@@ -154,6 +154,7 @@ export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
       layout: smallLayout(),
       fingerprint,
       epoch: 6,
+      fences: 0,
       engine: {
         backend: 'fake',
         version: '1',

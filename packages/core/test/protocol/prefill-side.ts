@@ -109,6 +109,7 @@ export class PrefillSide {
       layout: smallLayout(),
       fingerprint,
       epoch: 0,
+      fences: 0,
       engine: {
         backend: 'fake',
         version: '1',

@@ -1,7 +1,7 @@
 /** A decode rank with the right token that says what a test makes it say. */
 import { randomBytes } from 'node:crypto'
 import { once, EventEmitter } from 'node:events'
-import { silentLog, type TransferEngine } from '../../src/backend/index.ts'
+import { silentLog, type Memory, type TransferEngine } from '../../src/backend/index.ts'
 import { readInstance } from '../../src/bootstrap/index.ts'
 import { ControlClient } from '../../src/control/index.ts'
 import { layoutFingerprint, type Layout } from '../../src/layout/index.ts'
@@ -16,7 +16,7 @@ export class RawDecode {
   readonly generation = hex()
   readonly session = hex()
   readonly layout: Layout
-  readonly memory: ReturnType<typeof memoryFor>
+  readonly memory: Memory & { view(offset: number, length: number): Uint8Array }
   /** Everything that prefill said, in order. */
   readonly heard: Message[] = []
   prefill = ''
@@ -25,13 +25,14 @@ export class RawDecode {
   #engine: TransferEngine | undefined
   #region: Uint8Array = new Uint8Array()
 
-  constructor(pages: number) {
+  /** @param memory what it registers; as much as its cache takes, unless a test wants less */
+  constructor(pages: number, memory?: RawDecode['memory']) {
     this.layout = smallLayout(pages)
-    this.memory = memoryFor(this.layout)
+    this.memory = memory ?? memoryFor(this.layout)
   }
 
   /** Finds the prefill rank and connects to it; says nothing yet. */
-  async connect(from: string, loopback: Loopback): Promise<void> {
+  async connect(from: string, loopback: Pick<Loopback, 'backend'>): Promise<void> {
     const found = await readInstance({ bootstrap: from, token, timeoutMs: 10_000 })
     const [rank] = found.ranks
     if (rank === undefined) throw new Error('no rank is registered')
@@ -71,6 +72,7 @@ export class RawDecode {
       layout: this.layout,
       fingerprint: layoutFingerprint(this.layout),
       epoch: 0,
+      fences: 0,
       engine: {
         backend: 'loopback',
         version: '1',

@@ -31,6 +31,7 @@ export function linkTo(step: DecodeStep, rank: SourceRank): Link {
     up: false,
     heard: step.now,
     pinged: step.now,
+    fencing: false,
     doubtful: false,
     layout: undefined,
     writer: undefined,
@@ -74,7 +75,7 @@ export function onLinkDown(step: DecodeStep, event: DecodeEvent & { type: 'link.
 }
 
 export function greet(step: DecodeStep, link: Link): void {
-  if (step.state.recycle?.phase === 'closing') return
+  if (step.state.recycle?.phase === 'closing' || link.fencing) return
   link.status = 'greeting'
   sayHello(step, link)
 }
@@ -90,6 +91,7 @@ function sayHello(step: DecodeStep, link: Link): void {
     layout: self.layout,
     fingerprint: self.fingerprint,
     epoch,
+    fences: step.state.fences.get(link.incarnation) ?? 0,
     engine: {
       backend: self.backend,
       version: self.version,
@@ -159,7 +161,9 @@ export function loseLink(step: DecodeStep, link: Link, error: KvxError): void {
   link.doubtful = true
   const concerned = new Set([...link.waiting, ...[...link.legs.values()].map((leg) => leg.request)])
   for (const request of concerned) failRequest(step, request, error)
-  if (link.legs.size > 0 && link.writer !== undefined && step.state.self.fence !== 'engine') {
+  const { fence } = step.state.self
+  if (link.legs.size > 0 && link.writer !== undefined && fence !== 'engine' && !link.fencing) {
+    link.fencing = fence === 'peer'
     step.out.push({ do: 'fence', writer: link.writer })
   }
   forgetIfOver(step, link)
@@ -168,10 +172,24 @@ export function loseLink(step: DecodeStep, link: Link, error: KvxError): void {
 export function onFenced(step: DecodeStep, writer: string): void {
   for (const leg of undrainedLegs(step)) {
     // One that has come back is asked again, and fenced again when it is lost again.
-    if (leg.link.writer !== writer || leg.link.status !== 'lost') continue
+    if (leg.link.writer !== writer) continue
+    if (leg.link.status !== 'lost' && !leg.link.fencing) continue
     markDrained(step, leg)
     forgetIfOver(step, leg.link)
   }
+  for (const link of step.state.links.values()) {
+    if (link.fencing && link.writer === writer) onRevoked(step, link)
+  }
+}
+
+/** What prefill had connected is of no use any more; its next hello says so. */
+function onRevoked(step: DecodeStep, link: Link): void {
+  const { fences, self } = step.state
+  const [oldest] = fences.keys()
+  if (oldest !== undefined && fences.size >= self.limits.peers) fences.delete(oldest)
+  fences.set(link.incarnation, (fences.get(link.incarnation) ?? 0) + 1)
+  link.fencing = false
+  if (link.up && (link.legs.size > 0 || isWanted(step, link))) greet(step, link)
 }
 
 function forgetIfOver(step: DecodeStep, link: Link): void {
@@ -190,7 +208,8 @@ export function watchLinks(step: DecodeStep): void {
     const isPingDue = step.now - link.pinged >= self.deadlines.ping
     if (link.status === 'lost') {
       // Perhaps it was only slow: then it can still say `drained`.
-      if (!isPingDue || link.legs.size === 0 || step.state.recycle?.phase === 'closing') continue
+      if (!isPingDue || link.legs.size === 0 || link.fencing) continue
+      if (step.state.recycle?.phase === 'closing') continue
       link.pinged = step.now
       sayHello(step, link)
       continue
@@ -200,7 +219,7 @@ export function watchLinks(step: DecodeStep): void {
       loseLink(
         step,
         link,
-        about(link, 'ERR_KVX_PEER_LOST', link.status === 'ready' ? 'transfer' : 'hello', silence),
+        about(link, 'ERR_KVX_PEER_LOST', link.planner ? 'transfer' : 'hello', silence),
       )
       continue
     }

@@ -141,9 +141,7 @@ function routeOf(step: DecodeStep, source: Source, room: bigint): Route {
   const { self } = step.state
   const dp = dpRankOf(room, ranks[0]?.rank.dpSize ?? 1)
   const links = () =>
-    requiredPrefillRanks(self.rank, ranks, self.layout.heads, dp).map((rank) =>
-      linkTo(step, rank),
-    )
+    requiredPrefillRanks(self.rank, ranks, self.layout.heads, dp).map((rank) => linkTo(step, rank))
   const known = source.routes.get(dp)
   // A link that was lost and forgotten is made again.
   if (known?.links.every((link) => step.state.links.get(link.endpoint) === link)) {

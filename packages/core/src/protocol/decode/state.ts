@@ -39,6 +39,8 @@ export interface DecodeState {
   readonly requests: Map<number, Request>
   /** Live requests by room and index. */
   readonly rooms: Map<string, Request>
+  /** How often the access of a prefill incarnation was revoked (fence kind `peer`). */
+  readonly fences: Map<string, number>
   /** Highest epoch given to any reserve. Never reset: a prefill process may remember more than its link here. */
   epoch: number
   /** Set while the engine is replaced to get pages out of quarantine. */
@@ -83,6 +85,8 @@ export interface Link {
   up: boolean
   heard: number
   pinged: number
+  /** Its access is being revoked (fence kind `peer`): it is greeted after that. */
+  fencing: boolean
   /** It was lost, and has not said welcome since. */
   doubtful: boolean
   layout: Layout | undefined
@@ -123,14 +127,7 @@ export interface Request {
   readonly tokens: number
   readonly digest: Uint8Array
   readonly deadlines: Deadlines
-  phase:
-    | 'resolving'
-    | 'open'
-    | 'reserving'
-    | 'accepted'
-    | 'receiving'
-    | 'success'
-    | 'failed'
+  phase: 'resolving' | 'open' | 'reserving' | 'accepted' | 'receiving' | 'success' | 'failed'
   /** When the host asked for it. */
   readonly since: number
   deadline: number
@@ -230,6 +227,7 @@ export function createDecode(self: DecodeSelf, engine: EngineAddress): DecodeSta
     links: new Map(),
     requests: new Map(),
     rooms: new Map(),
+    fences: new Map(),
     epoch: 0,
     recycle: undefined,
     broken: undefined,

@@ -26,7 +26,9 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     known.connection = connection
     known.heard = now
     known.watermark = Math.max(known.watermark, hello.epoch)
-    if (known.generation === hello.gen && known.link !== 'lost') {
+    const isRevoked = hello.fences > known.fences
+    known.fences = Math.max(known.fences, hello.fences)
+    if (known.generation === hello.gen && known.link !== 'lost' && !isRevoked) {
       if (known.link === 'open') welcome(step, known)
       return
     }
@@ -37,6 +39,8 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
       known.generation = hello.gen
       failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', 'replaced its transfer engine')
       settleAbandoned(step, known)
+    } else if (isRevoked) {
+      failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', "revoked this engine's access")
     }
     if (known.link !== 'lost')
       step.out.push({ do: 'closeLink', peer: known.incarnation, generation })
@@ -62,6 +66,7 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     address: hello.engine.address,
     regions: hello.engine.regions,
     connection,
+    fences: hello.fences,
     link: 'opening',
     connecting: undefined,
     // A forgotten peer may be back: what it reserved then is over.
@@ -232,11 +237,7 @@ function welcome(step: PrefillStep, peer: Peer): void {
 }
 
 /** The peer that a connection speaks for, or undefined after having told it to say hello. */
-export function speaker(
-  step: PrefillStep,
-  connection: string,
-  message: Message,
-): Peer | undefined {
+export function speaker(step: PrefillStep, connection: string, message: Message): Peer | undefined {
   const { state } = step
   const { from } = message
   const gen = 'gen' in message ? message.gen : undefined

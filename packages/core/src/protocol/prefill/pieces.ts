@@ -1,5 +1,6 @@
 /** Pieces: what one write moves to one decode rank, from its credit to its settling. */
-import type { KvxError } from '../../backend/index.ts'
+import { KvxError } from '../../backend/index.ts'
+import { rankName } from '../rank.ts'
 import { tell } from './send.ts'
 import { finishIfLanded, failSender, tellSettled } from './senders.ts'
 import type { Peer, Piece, PrefillStep, Transfer } from './state.ts'
@@ -81,22 +82,42 @@ export function onPieceFailed(step: PrefillStep, id: number, error: KvxError): v
   if (piece?.status !== 'posted') return
   piece.status = 'failed'
   piece.failedAt = step.now
-  failSender(step, piece.sender, error)
+  failSender(step, piece.sender, named(piece.transfer.peer, error))
+}
+
+/** Engines know addresses; who is concerned is known here. */
+function named(peer: Peer, error: KvxError): KvxError {
+  const { code, message, phase = 'transfer' } = error
+  const { instance, rank } = peer
+  return new KvxError(code, message, { cause: error, phase, peer: instance, rank: rankName(rank) })
 }
 
 export function onPieceSettled(step: PrefillStep, id: number): void {
   const piece = step.state.pieces.get(id)
   if (!piece) return
-  const { peer } = piece.transfer
-  peer.inFlight -= piece.bytes
   settle(step, piece)
-  pump(step, peer)
+  pump(step, piece.transfer.peer)
+}
+
+/**
+ * The engine that wrote it is closed, so that nothing reads the source pages any more. Whether everything has
+ * landed it cannot say: only the target's own fence can, and `drained` is not said before.
+ */
+export function abandon(step: PrefillStep, piece: Piece): void {
+  const { peer, generation } = piece.transfer
+  if (generation === peer.generation) {
+    piece.abandoned = true
+    releaseSource(step, piece)
+  } else {
+    // The target has closed the engine that it was written into.
+    settle(step, piece)
+  }
 }
 
 /** The target has closed the engine that abandoned pieces were written into: nothing of them can land any more. */
 export function settleAbandoned(step: PrefillStep, peer: Peer): void {
   for (const piece of [...step.state.pieces.values()]) {
-    if (piece.abandoned && piece.transfer.peer === peer) onPieceSettled(step, piece.id)
+    if (piece.abandoned && piece.transfer.peer === peer) settle(step, piece)
   }
 }
 
@@ -117,8 +138,14 @@ export function dropPieces(step: PrefillStep, transfer: Transfer): void {
 function settle(step: PrefillStep, piece: Piece): void {
   step.state.pieces.delete(piece.id)
   piece.transfer.unsettled--
-  piece.sender.unsettled--
   drain(step, piece.transfer)
+  if (!piece.abandoned) releaseSource(step, piece)
+}
+
+/** Source pages and credit of a piece that is over on this side. */
+function releaseSource(step: PrefillStep, piece: Piece): void {
+  if (piece.status !== 'queued') piece.transfer.peer.inFlight -= piece.bytes
+  piece.sender.unsettled--
   tellSettled(step, piece.sender)
   finishIfLanded(step, piece.sender)
 }

@@ -4,6 +4,7 @@
  */
 import { KvxError } from '../../backend/index.ts'
 import { openLink } from './peers.ts'
+import { abandon } from './pieces.ts'
 import { failSender } from './senders.ts'
 import type { Piece, PrefillStep, Sender } from './state.ts'
 
@@ -58,13 +59,14 @@ function running(step: PrefillStep): Sender[] {
 }
 
 /**
- * The old engine is closed, so what failed in it has settled, or settles in a moment, or never will: then the engine
- * could not make sure that the target has read what was sent to it. Closing another engine would not help; those
- * pages stay taken until the decode side has got its own back by its own fence, a new generation of its engine.
+ * The old engine is closed. What has not settled with it never will: the engine could not make sure that the target
+ * has read what was sent to it, and closing another one would not help.
  */
 export function onRecycled(step: PrefillStep, generation: string): void {
   const { state } = step
-  for (const piece of state.pieces.values()) if (piece.status !== 'queued') piece.abandoned = true
+  for (const piece of [...state.pieces.values()]) {
+    if (piece.status !== 'queued') abandon(step, piece)
+  }
   state.generation = generation
   state.recycle = undefined
   // What waits goes on when its link is open.

@@ -66,6 +66,8 @@ export interface Peer {
   address: Uint8Array
   regions: readonly Uint8Array[]
   connection: string
+  /** As its last hello said. */
+  fences: number
   /** `opening`: the engine connects. `lost`: its transfers failed; kept until they have settled. */
   link: 'opening' | 'open' | 'lost'
   /** Generation that the engine is being connected to. */
@@ -155,7 +157,7 @@ export interface Piece {
   status: 'queued' | 'posted' | 'done' | 'failed'
   /** When it failed or was cancelled; it may still land until it settles. */
   failedAt: number | undefined
-  /** Its engine was closed, and could not promise that the target has read everything. */
+  /** Its engine was closed, and could not promise that the target has read everything. Its source is free. */
   abandoned: boolean
 }
 
