@@ -20,10 +20,12 @@ export interface Fault {
   readonly aim: Phase
 }
 
-/** Whether the two workers have to greet each other anew afterwards. */
-export const greetsAnew = ({ kind, victim }: Fault): boolean =>
-  (victim === 'prefill' || victim === 'decode') &&
-  (kind === 'kill' || kind === 'term' || kind === 'stop, kill')
+/**
+ * Whether decode is started again: at its first request it greets prefill. A decode worker that stays
+ * greets a new prefill worker as soon as that has registered, before there is a request to hit.
+ */
+export const startsDecodeAgain = ({ kind, victim }: Fault): boolean =>
+  victim === 'decode' && (kind === 'kill' || kind === 'term' || kind === 'stop, kill')
 
 /** Every kind at every victim in every phase, once; aborts twice. */
 export function everyFault(): Fault[] {
@@ -37,22 +39,33 @@ export function everyFault(): Fault[] {
 }
 
 /**
- * Rounds of one fault per phase, `count` faults in all. A fault before hello comes right after one
- * that makes the workers greet each other anew: there is no other time for it, so a round without
- * such a fault has none.
+ * Rounds of one fault per phase, `count` faults in all, each possible one once before any comes again.
+ * A fault before hello comes right after one that starts decode again: there is no other time for it,
+ * so the few rounds for which no such fault is left have none.
  */
 export function drawPlan(random: Random, count: number): Fault[][] {
   const rounds: Fault[][] = []
   let left = count
   while (left > 0) {
-    const piles = phases.map((phase) =>
-      random.shuffled(everyFault().filter(({ aim }) => aim === phase)),
+    const all = random.shuffled(everyFault())
+    const early = all.filter(({ aim }) => aim === 'before hello')
+    const openings = all.filter((fault) => !early.includes(fault) && startsDecodeAgain(fault))
+    const piles = new Map(
+      phases
+        .slice(1)
+        .map((phase) => [
+          phase,
+          all.filter((fault) => fault.aim === phase && !openings.includes(fault)),
+        ]),
     )
-    const [early = [], ...others] = piles
-    while (left > 0 && others.some((pile) => pile.length > 0)) {
-      const round = random.shuffled(others.flatMap((pile) => pile.splice(0, 1)))
-      const opening = round.findIndex(greetsAnew)
-      if (opening >= 0) round.splice(opening + 1, 0, ...early.splice(0, 1))
+    while (left > 0 && [...piles.values()].some((pile) => pile.length > 0)) {
+      const opening = openings.pop()
+      const others = [...piles]
+        .filter(([phase]) => phase !== opening?.aim)
+        .flatMap(([, pile]) => pile.splice(0, 1))
+      const round = random.shuffled(others)
+      const pair = opening === undefined ? [] : [opening, ...early.splice(0, 1)]
+      round.splice(random.integer(0, round.length), 0, ...pair)
       rounds.push(round.slice(0, left))
       left -= Math.min(left, round.length)
     }

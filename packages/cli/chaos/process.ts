@@ -93,11 +93,18 @@ export class KvxProcess {
     for (const line of lines) {
       this.#lastLines.push(line)
       if (this.#lastLines.length > 20) this.#lastLines.shift()
-      if (!line.startsWith('{"level":20') || !line.includes('"event":{')) continue
-      const { time, event } = JSON.parse(line) as { time: number; event: LoggedEvent }
-      const logged = { ...event, time }
+      const logged = eventOf(line)
+      if (logged === undefined) continue
       this.events.push(logged)
       this.#listener(logged)
     }
   }
+}
+
+function eventOf(line: string): LoggedEvent | undefined {
+  if (!line.startsWith('{"level":20')) return undefined
+  const { time, event, msg } = JSON.parse(line) as { time: number; event?: object; msg: string }
+  // The welcome that prefill gives to a decode worker is of no request.
+  if (msg === 'peer.welcomed') return { name: msg, request: '', time }
+  return event === undefined ? undefined : { ...(event as LoggedEvent), time }
 }

@@ -227,12 +227,11 @@ export class Striker {
     lives: Record<'prefill' | 'decode', KvxProcess>,
     silenced: Fault['victim'] | undefined,
   ): Phase | undefined {
-    const younger = Math.max(lives.prefill.startedAt, lives.decode.startedAt)
     const known = (role: 'prefill' | 'decode') =>
       lives[role].events.filter(({ time }) => role === silenced || time <= at)
     const [prefill, decode] = [known('prefill'), known('decode')]
-    const greeted = [...prefill, ...decode].some(
-      ({ name, time }) => name === 'room.reserved' && time >= younger,
+    const greeted = prefill.some(
+      ({ name, time }) => name === 'peer.welcomed' && time >= lives.decode.startedAt,
     )
     const ofRoom = (events: LoggedEvent[]) => events.filter((event) => event.room === room)
     return recordedPhase({ prefill: ofRoom(prefill), decode: ofRoom(decode), greeted })
