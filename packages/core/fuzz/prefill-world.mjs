@@ -206,7 +206,8 @@ export class PrefillWorld {
 
   #answer(effect) {
     if (effect.do === 'recycle') {
-      this.#writes.clear()
+      // An engine that is closed settles what was written with it.
+      for (const piece of [...this.#writes]) this.#settle(piece)
       this.#step({ type: 'engine.recycled', generation: name128('W', this.#random.below(1_000)) })
     } else {
       const { sender, epoch, peer, pages } = effect

@@ -74,7 +74,7 @@ export class RawDecode {
       epoch: 0,
       fences: 0,
       engine: {
-        backend: 'loopback',
+        backend: this.#engine?.identity.backend ?? '',
         version: '1',
         address: this.#engine?.address ?? new Uint8Array(),
         regions: [this.#region],
