@@ -409,9 +409,9 @@ export function drain(step: PrefillStep, transfer: Transfer): void {
 
 export function forgetIfOver(step: PrefillStep, transfer: Transfer): void {
   if (transfer.phase !== 'complete' && transfer.phase !== 'failed') return
-  if (transfer.unsettled > 0) return
   if (!transfer.acked && step.now < transfer.deadline) return
-  transfer.peer.transfers.delete(transfer.epoch)
+  // What may still land is remembered by its epoch; the room is free.
+  if (transfer.unsettled === 0) transfer.peer.transfers.delete(transfer.epoch)
   const room = step.state.rooms.get(transfer.key)
   room?.transfers.delete(transfer)
   if (room?.transfers.size === 0 && !room.sender) step.state.rooms.delete(transfer.key)
