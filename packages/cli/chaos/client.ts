@@ -1,5 +1,6 @@
 /** One completion, asked for over a connection of its own, and everything that can become of it. */
-import { request } from 'node:http'
+import { get, request } from 'node:http'
+import { text as textOf } from 'node:stream/consumers'
 
 export interface ErrorBody {
   readonly code: string
@@ -96,5 +97,14 @@ export function ask(
       })
     })
     call.end(JSON.stringify({ ...body, temperature: 0, return_token_ids: true }))
+  })
+}
+
+/** The body of a GET over a connection of its own: a kept one may have died with the process behind it. */
+export function read(url: string, timeoutMs: number): Promise<string> {
+  return new Promise((resolve, reject) => {
+    get(url, { agent: false, signal: AbortSignal.timeout(timeoutMs) }, (response) => {
+      textOf(response).then(resolve, reject)
+    }).on('error', reject)
   })
 }

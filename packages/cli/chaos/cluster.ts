@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
+import { read } from './client.ts'
 import type { LoggedEvent } from './phases.ts'
 import { command, KvxProcess } from './process.ts'
 import type { Random } from './random.ts'
@@ -25,6 +26,7 @@ export class Cluster {
   readonly #folder: string
   readonly #now = new Map<Role, KvxProcess>()
   readonly #watchers = new Set<Watcher>()
+  #closed = false
 
   private constructor(
     backend: string,
@@ -72,8 +74,12 @@ export class Cluster {
     return this.#now.get(role)!
   }
 
-  /** Starts a role at its addresses; its predecessor must be gone. */
+  /**
+   * Starts a role at its addresses; its predecessor must be gone.
+   * @throws Error after `close`
+   */
   start(role: Role): KvxProcess {
+    if (this.#closed) throw new Error('the deployment was ended')
     const life = this.started.filter(({ name }) => name.startsWith(role)).length + 1
     const name = `${role}-${String(life)}`
     const started = new KvxProcess({
@@ -99,16 +105,15 @@ export class Cluster {
   /** How many pages of a worker are in which state. */
   async pages(role: 'prefill' | 'decode'): Promise<Record<string, number>> {
     const url = role === 'prefill' ? this.prefillUrl : this.decodeUrl
-    const response = await fetch(`${url}/metrics`, { signal: AbortSignal.timeout(5_000) })
-    const rows = (await response.text()).matchAll(
-      /^(?:kvx_pages\{state="(\w+)"\}|kvx_(requests_live)) (\d+)$/gm,
-    )
+    const metrics = await read(`${url}/metrics`, 5_000)
+    const rows = metrics.matchAll(/^(?:kvx_pages\{state="(\w+)"\}|kvx_(requests_live)) (\d+)$/gm)
     return Object.fromEntries(
       [...rows].map(([, state, live, value]) => [state ?? live, Number(value)]),
     ) as Record<string, number>
   }
 
   async close(): Promise<void> {
+    this.#closed = true
     await Promise.all(
       this.started.map(async (one) => {
         if (one.running) one.signal('SIGKILL')

@@ -6,8 +6,8 @@ import { Cluster, install } from './cluster.ts'
 import { judge, type Verdict, type Window } from './judge.ts'
 import { Load, type Asked } from './load.ts'
 import { phases, type Phase } from './phases.ts'
-import { drawPlan, type Fault } from './plan.ts'
-import { random } from './random.ts'
+import { drawPlan, everyFault, type Fault } from './plan.ts'
+import { random, type Random } from './random.ts'
 import { answerAlone, type Question } from './questions.ts'
 import { afterRound, gaugesMs, recoveryMs } from './settings.ts'
 import { Striker, type Struck } from './strike.ts'
@@ -110,7 +110,7 @@ class EngineRun {
     let broken = true
     const most = plan.length + mostMoreRounds
     for (let number = 1; this.#report.failures.length < mostFailures; number++) {
-      const round = plan.shift() ?? this.#missing(leastPerPhase)
+      const round = plan.shift() ?? this.#missing(chance, leastPerPhase)
       if (round.length === 0) break
       if (number > most) {
         const aims = round.map(({ aim }) => aim).join(', ')
@@ -125,20 +125,17 @@ class EngineRun {
   }
 
   /** Faults for the phases that have been hit too seldom. */
-  #missing(least: number): Fault[] {
+  #missing(chance: Random, least: number): Fault[] {
     const hits = (phase: Phase) =>
       this.#report.made.filter((made) => made.engine === this.#engine && made.phase === phase)
         .length
     return phases
       .filter((phase) => hits(phase) < least)
-      .flatMap((aim): Fault[] =>
-        aim === 'before hello'
-          ? [
-              { kind: 'kill', victim: 'decode', aim: 'reserved' },
-              { kind: 'kill', victim: 'prefill', aim },
-            ]
-          : [{ kind: 'kill', victim: 'prefill', aim }],
-      )
+      .flatMap((aim) => {
+        const fault = chance.pick(everyFault().filter((one) => one.aim === aim))
+        const opening: Fault = { kind: 'kill', victim: 'decode', aim: 'reserved' }
+        return aim === 'before hello' ? [opening, fault] : [fault]
+      })
   }
 
   async #open(number: number): Promise<void> {

@@ -22,20 +22,23 @@ export const deadlines = {
   recycle: 2_000,
 } as const
 
-/** Milliseconds within which a request that a fault has hit must have its error. */
-export const errorWithinMs = 15_000
+/**
+ * Milliseconds within which a request that a fault has hit must have its error: it may have to wait for
+ * a peer, for an answer to its reserve and for its other leg, one after another.
+ */
+export const errorWithinMs = deadlines.hello + deadlines.reserve + deadlines.pairing
 
 /** Milliseconds without an end after which a request counts as hanging. */
-export const patienceMs = 60_000
+export const patienceMs = 90_000
 
 /** Milliseconds within which the deployment must answer again once all processes run. */
-export const recoveryMs = 20_000
+export const recoveryMs = 45_000
 
 /** Milliseconds within which pages must be where they were at the start, without load. */
-export const gaugesMs = 20_000
+export const gaugesMs = 30_000
 
 /** Milliseconds that a process which was asked to end has to answer what it had begun. */
-export const drainMs = 20_000
+export const drainMs = 45_000
 
 /** Milliseconds that a short freeze lasts: nobody may take it for the end. */
 export const shortFreezeMs = 600

@@ -18,7 +18,7 @@ export interface Struck {
   readonly phase: Phase | undefined
   readonly room: string
   readonly window: Window
-  /** Resolves when what had died is being started again; at once when nothing had. */
+  /** Resolves when what had died is being started again, or could not be; at once when nothing had. */
   readonly restarting: Promise<void>
   /** Resolves when every process answers again. */
   readonly repaired: Promise<void>
@@ -88,13 +88,20 @@ export class Striker {
         ? Promise.resolve(undefined)
         : this.#repair(fault, victim, victimProcess, at)
     const repaired = restarting.then((started) => this.#answers(started))
-    // Whoever awaits them is told; until then nobody is.
-    repaired.catch(() => undefined)
+    // Whoever awaits it is told; when the round has failed before, nobody is.
+    repaired.catch(noop)
     if (target.secondLeg && isHarmless(fault)) {
-      if (kind !== 'term') await restarting
+      if (kind !== 'term') await restarting.catch(noop)
       void target.secondLeg()
     }
-    return { fault, phase, room: target.room, window, restarting: restarting.then(noop), repaired }
+    return {
+      fault,
+      phase,
+      room: target.room,
+      window,
+      restarting: restarting.then(noop, noop),
+      repaired,
+    }
   }
 
   async #answers(started: KvxProcess | undefined): Promise<void> {
