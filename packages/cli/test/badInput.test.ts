@@ -157,8 +157,8 @@ test.each([true, false])(
   async (stream) => {
     expect(await refusal(await post(otherTokenRouter.url, { prompt: 'Hi', stream }))).toMatchObject(
       {
-        status: 503,
-        code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
+        status: 502,
+        code: 'ERR_KVX_UNAUTHORIZED',
         message: expect.stringContaining('token') as string,
       },
     )

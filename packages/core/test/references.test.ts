@@ -135,7 +135,7 @@ test.each([
     }
     const leg = prefillLeg(side, 1n)
     peer.reserve(1, 1n, promptA, tokens, [...pages])
-    expect(await peer.hear('refuse', 1)).toMatchObject({ code: 'ERR_KVX_PROTOCOL' })
+    expect(await peer.hear('refuse', 1)).toMatchObject({ code: 'ERR_KVX_PAGES_INVALID' })
     expect(writes).toBe(0)
     // The prefill leg is not harmed by it: an honest reserve is served.
     peer.reserve(2, 1n, promptA, tokens, [5, 6])
@@ -161,8 +161,8 @@ test('pages that are given late are checked like those that come with the reserv
   })
   await peer.hear('ready', 1)
   peer.say('pages', { ep: 1, pages: packPages(Int32Array.of(5, 39)), state: {} })
-  expect(await peer.hear('failed', 1)).toMatchObject({ code: 'ERR_KVX_PROTOCOL' })
-  await expect(leg).rejects.toMatchObject({ code: 'ERR_KVX_PROTOCOL' })
+  expect(await peer.hear('failed', 1)).toMatchObject({ code: 'ERR_KVX_PAGES_INVALID' })
+  await expect(leg).rejects.toMatchObject({ code: 'ERR_KVX_PAGES_INVALID' })
   expect(untouched(peer.memory)).toBe(true)
 })
 

@@ -154,7 +154,7 @@ export const errorTable = {
   ERR_KVX_UNAUTHORIZED: {
     summary: 'The peer does not hold the same token.',
     retryable: false,
-    phases: ['hello'],
+    phases: ['bootstrap', 'hello'],
     advice: 'Give both sides the same token (`KVX_TOKEN`, `--token-file`).',
   },
   ERR_KVX_VERSION_MISMATCH: {
