@@ -866,6 +866,21 @@ test('drained in time makes the engine stay', () => {
   expect(d.take().world).toEqual([])
 })
 
+test('an engine that was about to be replaced stays when what was stuck is drained after all', () => {
+  const d = engineSide()
+    .reserve()
+    .hostAbort()
+    .receive(2, { room: 10n })
+    .reserve(2, int32(8, 9, 10))
+    .message(p1, { k: 'accept', ep: 2, state: 'paired' })
+  d.state.recycle = { phase: 'draining', deadline: d.now + deadlines.recycle }
+  d.receive(3, { room: 11n }).reserve(3, int32(11, 12, 13)).clear()
+  d.message(p1, { k: 'drained', ep: 1 }).tick()
+  expect(d.take()).toMatchObject({ sent: ['reserve'], world: [] })
+  d.pass(deadlines.recycle, p1)
+  expect(d.take().told).not.toContain('failed(TRANSFER_FAILED)')
+})
+
 test('a small quarantine waits for what is live, and new requests go on', () => {
   const d = engineSide()
     .reserve()

@@ -11,9 +11,12 @@ export function watchQuarantine(step: DecodeStep): void {
   const { state, now } = step
   const { self } = state
   if (self.fence !== 'engine' || state.recycle?.phase === 'closing') return
+  const stuck = quarantined(step)
+  if (stuck.length === 0) {
+    if (state.recycle) goOn(step)
+    return
+  }
   if (!state.recycle) {
-    const stuck = quarantined(step)
-    if (stuck.length === 0) return
     const pages = stuck.reduce((sum, request) => sum + (request.destination?.pages?.length ?? 0), 0)
     const share = pages / Math.max(1, self.layout.pages.kv ?? 0)
     if (share <= self.limits.quarantineShare && liveLegs(step).length > 0) return
@@ -34,6 +37,12 @@ export function watchQuarantine(step: DecodeStep): void {
   }
   state.recycle.phase = 'closing'
   step.out.push({ do: 'recycle' })
+}
+
+/** What was stuck has been drained after all: the engine stays. */
+function goOn(step: DecodeStep): void {
+  step.state.recycle = undefined
+  for (const request of [...step.state.requests.values()]) advance(step, request)
 }
 
 /** Failed requests whose writer has not said `drained` in time. */

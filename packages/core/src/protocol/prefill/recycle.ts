@@ -6,15 +6,19 @@ import { KvxError } from '../../backend/index.ts'
 import { openLink } from './peers.ts'
 import { abandon } from './pieces.ts'
 import { failSender } from './senders.ts'
+import { pair } from './transfers.ts'
 import type { Piece, PrefillStep, Sender } from './state.ts'
 
 export function watchStuck(step: PrefillStep): void {
   const { state, now } = step
   const { self } = state
   if (self.fence !== 'engine' || state.broken || state.recycle?.phase === 'closing') return
+  const stuck = stuckPieces(step)
+  if (stuck.length === 0) {
+    if (state.recycle) goOn(step)
+    return
+  }
   if (!state.recycle) {
-    const stuck = stuckPieces(step)
-    if (stuck.length === 0) return
     const share = pagesOf(step, stuck) / Math.max(1, self.layout.pages.kv ?? 0)
     if (share <= self.limits.quarantineShare && running(step).length > 0) return
     state.recycle = { phase: 'draining', deadline: now + self.deadlines.recycle }
@@ -34,6 +38,12 @@ export function watchStuck(step: PrefillStep): void {
   }
   state.recycle.phase = 'closing'
   step.out.push({ do: 'recycle' })
+}
+
+/** What was stuck has settled after all: the engine stays. */
+function goOn(step: PrefillStep): void {
+  step.state.recycle = undefined
+  for (const room of [...step.state.rooms.values()]) pair(step, room)
 }
 
 /** Writes that failed or were cancelled, and have not settled in time. */
