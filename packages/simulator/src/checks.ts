@@ -13,7 +13,7 @@ import type { PrefillRank } from './prefill.ts'
 import type { World } from './world.ts'
 
 /** A caller's wait may end so much later than its deadline: the ticks of a slow process, and its host. */
-const slack = 650
+const slack = 900
 
 export class Violation extends Error {
   /** Which check: what a shrunk schedule must still fail. */
@@ -31,6 +31,9 @@ export class Checks {
   readonly #greeted = new Map<string, string>()
   /** Highest epoch that a prefill process has heard of, by decode incarnation. */
   readonly #heardOf = new Map<string, number>()
+
+  /** Messages whose manifest does not say what was moved. */
+  readonly wrongManifests = new WeakSet<Message>()
 
   constructor(world: World) {
     this.world = world
@@ -127,6 +130,7 @@ export class Checks {
     if (!('ep' in message) || message.ep === undefined) return
     const reserve = decode.epochs.get(message.ep)
     if (reserve?.peer !== message.from) return
+    if (this.wrongManifests.has(message)) reserve.falsified = true
     const outcome = message.k === 'status' ? message.outcome?.k : undefined
     const isComplete = message.k === 'complete' || outcome === 'complete'
     const isOver = message.k === 'status' && message.state === 'over'

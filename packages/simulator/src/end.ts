@@ -7,11 +7,11 @@ import type { World } from './world.ts'
 /** What is left, in words, or undefined. */
 export function leftover(world: World): string | undefined {
   for (const { process } of world.prefillSlots) {
-    const left = callers(process) ?? prefillTables(world, process) ?? pages(world, process)
+    const left = callers(process) ?? prefillTables(world, process) ?? pages(process)
     if (left !== undefined) return `${process.name} ${left}`
   }
   for (const { process } of world.decodeSlots) {
-    const left = callers(process) ?? decodeTables(process) ?? pages(world, process)
+    const left = callers(process) ?? decodeTables(world, process) ?? pages(process)
     if (left !== undefined) return `${process.name} ${left}`
   }
   return undefined
@@ -24,50 +24,59 @@ function callers(process: PrefillRank | DecodeRank): string | undefined {
   return undefined
 }
 
-/** Pages are free; or they are rightly taken, because nobody can say that their writes have ended. */
-function pages(world: World, process: PrefillRank | DecodeRank): string | undefined {
+/** Also rightly in quarantine is nothing any more: every writer is gone, fenced or heard. */
+function pages(process: PrefillRank | DecodeRank): string | undefined {
   for (const name of components) {
-    for (const [page, owner] of process.books[name].owners.entries()) {
-      if (owner === undefined) continue
-      if (owner !== 'occupier' && owner.side === 'prefill' && world.engines.isAbandoned(owner))
-        continue
-      return `still holds page ${page} of ${name}`
-    }
+    const page = process.books[name].owners.findIndex((owner) => owner !== undefined)
+    if (page >= 0) return `still holds page ${page} of ${name}`
   }
   return undefined
 }
 
-function prefillTables(world: World, process: PrefillRank): string | undefined {
-  const { state } = process
-  const abandoned = [...process.legs.values()].filter((leg) =>
-    world.engines.isAbandoned(leg),
-  ).length
+/**
+ * Nothing, but for one record: of a transfer whose writes were abandoned and whose target died. An abort of it
+ * would still have to go unanswered.
+ */
+function prefillTables(world: World, { state }: PrefillRank): string | undefined {
+  const isDead = (incarnation: string) => world.decodeOf(incarnation)?.alive !== true
+  const isRecord = (piece: { abandoned: boolean; transfer: { peer: { incarnation: string } } }) =>
+    piece.abandoned && isDead(piece.transfer.peer.incarnation)
+  const pieces = [...state.pieces.values()]
+  const records = new Set(pieces.filter(isRecord).map(({ transfer }) => transfer))
+  const rooms = [...state.rooms.values()].filter(
+    ({ sender, transfers }) =>
+      sender !== undefined || ![...transfers].every((transfer) => records.has(transfer)),
+  )
   const counts = {
-    rooms: state.rooms.size,
+    rooms: rooms.length,
     'ended legs': state.ended.size,
-    requests: state.senders.size - abandoned,
-    pieces: [...state.pieces.values()].filter((piece) => !piece.abandoned).length,
-    connections: state.connections.size - world.decodeSlots.length > 0 ? state.connections.size : 0,
+    requests: state.senders.size,
+    pieces: pieces.filter((piece) => !isRecord(piece)).length,
   }
   for (const [what, count] of Object.entries(counts))
     if (count > 0) return `still has ${count} ${what}`
   for (const peer of state.peers.values()) {
-    if ([...peer.transfers.values()].some(({ unsettled }) => unsettled > 0) && abandoned > 0)
-      continue
-    const left = peer.transfers.size + peer.queue.length + peer.inFlight
-    if (left > 0) return `still has something of ${peer.instance}`
-    if (!world.decodeSlots.some((slot) => slot.process.incarnation === peer.incarnation))
+    const transfers = [...peer.transfers.values()].filter((transfer) => !records.has(transfer))
+    if (transfers.length + peer.queue.length + peer.inFlight > 0)
+      return `still has something of ${peer.instance}`
+    if (isDead(peer.incarnation) && peer.transfers.size === 0)
       return `still knows a dead process of ${peer.instance}`
   }
+  for (const incarnation of state.connections.values())
+    if (isDead(incarnation)) return 'still has a connection of a dead process'
   return undefined
 }
 
-function decodeTables({ state }: DecodeRank): string | undefined {
+/** Links to living prefill processes stay, for the next request. */
+function decodeTables(world: World, { state }: DecodeRank): string | undefined {
+  const links = [...state.links.values()]
+  const alive = new Set(world.prefillSlots.map(({ process }) => process.incarnation))
   const counts = {
     requests: state.requests.size,
     rooms: state.rooms.size,
     'bootstrap services': state.sources.size,
-    legs: [...state.links.values()].reduce((sum, { legs }) => sum + legs.size, 0),
+    legs: links.reduce((sum, { legs, waiting }) => sum + legs.size + waiting.size, 0),
+    'links to dead processes': links.filter(({ incarnation }) => !alive.has(incarnation)).length,
   }
   for (const [what, count] of Object.entries(counts))
     if (count > 0) return `still has ${count} ${what}`

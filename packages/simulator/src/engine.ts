@@ -50,6 +50,8 @@ interface Write {
   /** Its engine was closed and could not promise for the target. */
   abandoned: boolean
   flips: boolean
+  /** The writer's memory when it had sent everything; undefined while its pages are still read. */
+  sent: Uint8Array | undefined
 }
 
 /** All engines of the world, for they act upon each other's memory. */
@@ -183,6 +185,7 @@ export class Engines {
       settled: false,
       abandoned: false,
       flips,
+      sent: undefined,
     }
     this.#writes.add(write)
     world.checks.onPost(from, effect.peer, bytes, world.shape.limits.bytesInFlightPerPeer)
@@ -220,7 +223,10 @@ export class Engines {
           while (write.next < write.copies.length && random.chance(0.5)) this.#land(write)
           write.next = write.copies.length
         } else {
+          // What had not left the process never will; the rest is in the sockets, and needs the pages no more.
           write.abandoned = true
+          write.sent = from.memory.slice()
+          if (random.chance(0.3)) write.next = write.copies.length
         }
       }
       const settle = () => {
@@ -380,7 +386,10 @@ export class Engines {
     }
     if (fate === 'done') {
       from.later(random.between(0, 5), () => {
-        if (write.told !== 'no') return this.#settle(write)
+        if (write.told !== 'no') {
+          this.#settle(write)
+          return
+        }
         write.told = 'done'
         from.step({ type: 'piece.done', piece: write.piece })
         if (random.chance(0.5)) this.#settle(write)
@@ -468,14 +477,16 @@ export class Engines {
         'write after success',
         `a byte of ${from.name} landed in ${target.name} after success`,
       )
-    // A dead writer's bytes had left its memory before.
-    if (from.alive && ownerOf(from, source) !== write.reader)
+    // What an engine that is closed has sent, and a dead process, was read before.
+    if (!write.sent && from.alive && ownerOf(from, source) !== write.reader)
       world.violate(
         'source page reused',
         `a write of ${from.name} read a page that was given to another`,
       )
-    for (let i = 0; i < bytes; i++) target.memory[destination + i] = from.memory[source + i]!
-    if (write.flips) {
+    for (let i = 0; i < bytes; i++)
+      target.memory[destination + i] = (write.sent ?? from.memory)[source + i]!
+    // Checksums are of the cache alone.
+    if (write.flips && target.slot.memory.pageAt[destination]! < 256) {
       write.flips = false
       target.memory[destination] = target.memory[destination]! ^ 0x55
       if (write.owner) for (const reserve of write.owner.reserves) reserve.falsified = true
@@ -535,7 +546,7 @@ export class Engines {
   inFlight(from: PrefillRank, peer: string): number {
     let bytes = 0
     for (const write of this.#writes)
-      if (write.from === from && write.link.target.incarnation === peer && !isDisowned(write))
+      if (write.from === from && write.link.target.incarnation === peer && !write.abandoned)
         bytes += write.bytes
     return bytes
   }
@@ -561,21 +572,10 @@ export class Engines {
 
   /** A write may still read the pages of this leg. */
   mayRead(leg: SendLeg): boolean {
-    for (const write of this.#writes) if (write.reader === leg && this.#canLand(write)) return true
-    return false
-  }
-
-  /** Its writes can never be shown to have ended, because their target never says so. */
-  isAbandoned(leg: SendLeg): boolean {
     for (const write of this.#writes)
-      if (write.reader === leg && write.abandoned && !write.link.target.alive) return true
+      if (write.reader === leg && !write.sent && this.#canLand(write)) return true
     return false
   }
-}
-
-/** Abandoned, and its target has meanwhile closed the engine that it went to. */
-function isDisowned({ abandoned, link }: Write): boolean {
-  return abandoned && link.target.generation !== link.generation
 }
 
 export function linkKey(peer: string, generation: string): string {

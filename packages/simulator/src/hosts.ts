@@ -62,8 +62,13 @@ export function startJob(world: World, options: JobOptions): Job {
   // A room that another request has used gets in its way.
   const others = world.jobs.filter((other) => other.room === room)
   for (const other of others) spoil(other)
-  const isHit = ({ hitAt }: { hitAt: number }) => hitAt >= 0
-  job.clean = sides === 'both' && others.length === 0 && ![...senders, ...receivers].some(isHit)
+  const isHit = world.prefillSlots.some(
+    (slot) => slot.instance === options.prefill && slot.hitAt >= 0,
+  )
+  const isDecodeHit = world.decodeSlots.some(
+    (slot) => slot.instance === options.decode && slot.hitAt >= 0,
+  )
+  job.clean = sides === 'both' && others.length === 0 && !isHit && !isDecodeHit
   world.jobs.push(job)
   const { random } = world
   if (sides !== 'decode') {
@@ -100,7 +105,7 @@ function startSender(host: PrefillRank, job: Job): void {
     mask: 0,
     phase: 'waiting',
     settled: false,
-    leases: {},
+    leases: { kv: undefined, mamba: undefined },
     pages: { kv: new Int32Array(), mamba: new Int32Array() },
     dueAt: Infinity,
     admitted: false,
@@ -256,7 +261,7 @@ function startReceiver(host: DecodeRank, job: Job, from: string): void {
     mask: 0,
     phase: 'new',
     settled: false,
-    leases: {},
+    leases: { kv: undefined, mamba: undefined },
     pages: { kv: new Int32Array(), mamba: new Int32Array() },
     dueAt: Infinity,
     provided: false,
@@ -400,7 +405,7 @@ function quarantine(leg: ReceiveLeg): void {
   leg.free = () => {
     for (const name of components) {
       leg.host.books[name].disown(leg.pages[name])
-      delete leg.leases[name]
+      leg.leases[name] = undefined
     }
     for (const end of free) end()
   }
@@ -426,7 +431,7 @@ function takePages(leg: SendLeg | ReceiveLeg, counts: Record<Component, number>)
 function giveBack(leg: SendLeg | ReceiveLeg, name: Component): void {
   const lease = leg.leases[name]
   if (!lease) return
-  delete leg.leases[name]
+  leg.leases[name] = undefined
   const { books, memory, slot } = leg.host
   books[name].disown(leg.pages[name])
   for (const page of leg.pages[name])

@@ -38,7 +38,7 @@ interface LegBase {
   /** Faults of the request itself, as bits (faults.ts). */
   mask: number
   settled: boolean
-  leases: Partial<Record<Component, Lease>>
+  leases: Record<Component, Lease | undefined>
   readonly pages: Record<Component, Int32Array>
   /** The caller waits for something until its process has lived so long. */
   dueAt: number

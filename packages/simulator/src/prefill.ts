@@ -144,10 +144,12 @@ export class PrefillRank extends RankProcess<PrefillRank> {
     if (!kv || !reserve) return message
     armed.wrongManifests--
     this.slot.mask |= fault.engine
-    reserve.falsified = true
     reserve.leg.job.clean = false
     const parts = { ...message.manifest.parts, kv: { ...kv, pages: kv.pages + 1 } }
-    return { ...message, manifest: { ...message.manifest, parts } }
+    const wrong = { ...message, manifest: { ...message.manifest, parts } }
+    this.world.checks.wrongManifests.add(wrong)
+    this.world.log(() => `${this.name} counts wrong`)
+    return wrong
   }
 
   #checksum(effect: PrefillEffect & { do: 'checksum' }): void {

@@ -64,6 +64,8 @@ export type Owner = SendLeg | ReceiveLeg | typeof occupier
 export class PageBook {
   readonly pool: PagePool
   readonly owners: (Owner | undefined)[]
+  /** Something has changed since the last check. */
+  touched = false
 
   constructor(size: number) {
     this.pool = new PagePool(size)
@@ -73,6 +75,7 @@ export class PageBook {
   take(count: number, owner: Owner, world: World): Lease | undefined {
     const lease = this.pool.tryAllocate(count)
     if (!lease) return undefined
+    this.touched = true
     for (const page of lease.pages) {
       world.check(this.owners[page] === undefined, 'page given twice', () => `page ${page}`)
       this.owners[page] = owner
@@ -81,6 +84,7 @@ export class PageBook {
   }
 
   disown(pages: Int32Array): void {
+    this.touched = true
     for (const page of pages) this.owners[page] = undefined
   }
 }
@@ -150,7 +154,10 @@ export abstract class RankProcess<P> {
   /** Pool and book must agree after every event. */
   checkPages(): void {
     for (const name of components) {
-      const { pool, owners } = this.books[name]
+      const book = this.books[name]
+      if (!book.touched) continue
+      book.touched = false
+      const { pool, owners } = book
       let free = 0
       for (const owner of owners) if (owner === undefined) free++
       const counts = pool.counts()
@@ -164,7 +171,7 @@ export abstract class RankProcess<P> {
   }
 
   #tickLater(): void {
-    this.later(this.world.random.between(40, tickAtMost), () => {
+    this.later(this.world.random.between(60, tickAtMost), () => {
       this.tick()
       this.#tickLater()
     })

@@ -39,7 +39,7 @@ export interface ScheduleResult {
 }
 
 /** Until everything must have ended for those whom faults hit no more. */
-const grace = 2_300
+const grace = 2_000
 const patience = 9_000
 
 export function runSchedule(options: ScheduleOptions): ScheduleResult {
@@ -91,7 +91,7 @@ function play(world: World, actions: readonly Action[]): number {
   const end = clock.now + patience
   let left: string | undefined = 'nothing yet'
   while (left !== undefined && clock.now < end) {
-    run(world, clock.now + 150)
+    run(world, clock.now + 100)
     left = leftover(world)
   }
   if (left !== undefined) world.violate('something is left', left)

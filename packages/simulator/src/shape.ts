@@ -39,9 +39,9 @@ export const deadlines: Deadlines = {
   pairing: 1_500,
   progress: 1_700,
   transfer: 600,
-  linger: 1_000,
+  linger: 750,
   peerSilent: 700,
-  ping: 200,
+  ping: 230,
   drain: 300,
   recycle: 500,
 }
@@ -49,7 +49,7 @@ export const deadlines: Deadlines = {
 /** A registration that is not renewed is forgotten after so long. */
 export const lease = 650
 /** Between two ticks of a process, at most. */
-export const tickAtMost = 160
+export const tickAtMost = 240
 
 interface Cut {
   readonly tp?: number
@@ -72,6 +72,12 @@ const topologies: readonly (readonly [weight: number, prefill: Cut, decode: Cut]
   [2, { dp: 2 }, { dp: 2 }],
 ]
 
+const fewInstances = [
+  [2, 1],
+  [1, 2],
+] as const
+const manyInstances = [...fewInstances, [2, 2]] as const
+
 export function drawShape(random: Random, only: { mode?: Mode; fence?: FenceKind } = {}): Shape {
   const drawn = { mode: random.one(modes), fence: random.one(fences) }
   const { mode, fence } = { ...drawn, ...only }
@@ -80,16 +86,10 @@ export function drawShape(random: Random, only: { mode?: Mode; fence?: FenceKind
   const single = isSingle(prefill) && isSingle(decode)
   // Liveness is of interest where somebody else stays broken.
   const others = mode === 'liveness' ? (single ? 1 : 0.5) : single ? 0.5 : 0.15
-  const pair = random.one([
-    [2, 1],
-    [1, 2],
-    [2, 2],
-  ] as const)
-  const [prefills, decodes] = random.chance(others)
-    ? single
-      ? pair
-      : pair.map((n) => (pair[0] + pair[1] > 3 ? 1 : n))
-    : [1, 1]
+  const several = random.chance(others)
+  // Instances of several ranks are enough processes as they are: two of one side at most.
+  const counts = random.one(single ? manyInstances : fewInstances)
+  const [prefills, decodes] = several ? counts : [1, 1]
   const build = (cut: Cut, count: number) =>
     Array.from({ length: count }, () => drawRanks(random, cut, model.layers))
   return {
@@ -97,8 +97,8 @@ export function drawShape(random: Random, only: { mode?: Mode; fence?: FenceKind
     fence,
     medium: random.chance(0.6) ? 'network card' : 'sockets',
     model,
-    prefills: build(prefill, prefills ?? 1),
-    decodes: build(decode, decodes ?? 1),
+    prefills: build(prefill, prefills),
+    decodes: build(decode, decodes),
     verify: random.chance(0.25),
     deadlines,
     limits: drawLimits(random),

@@ -1,0 +1,96 @@
+/** More than one end, or another cause than the first. */
+import { inFile, type Mutant } from './mutant.ts'
+
+const transfers = 'protocol/prefill/transfers.ts'
+const senders = 'protocol/prefill/senders.ts'
+const requests = 'protocol/decode/requests.ts'
+
+export const final: readonly Mutant[] = [
+  {
+    name: 'complete-told-twice',
+    invariant: 3,
+    says: 'Decode keeps a completed epoch as live, and tells its host again when complete is repeated.',
+    edits: inFile(requests, [
+      `  leg.drained = true\n  leg.link.legs.delete(leg.epoch)\n  ask(`,
+      `  leg.drained = true\n  ask(`,
+    ]),
+  },
+  {
+    name: 'complete-after-failure',
+    invariant: 3,
+    says: 'Decode takes complete for the end of a request that has failed.',
+    edits: inFile(requests, [
+      `if (leg.phase === 'verifying' || leg.phase === 'failed' || request.error) return`,
+      `if (leg.phase === 'verifying') return`,
+    ]),
+  },
+  {
+    name: 'cause-overwritten-at-decode',
+    invariant: 3,
+    says: 'A failed request at decode fails again with a later cause.',
+    edits: inFile(requests, [
+      `if (request.phase === 'success' || request.phase === 'failed') return`,
+      `if (request.phase === 'success') return`,
+    ]),
+  },
+  {
+    name: 'cause-overwritten-at-prefill',
+    invariant: 3,
+    says: 'A failed request at prefill fails again with a later cause.',
+    edits: inFile(senders, [
+      `if (sender.phase === 'success' || sender.phase === 'failed') return`,
+      `if (sender.phase === 'success' || sender.settledTold) return`,
+    ]),
+  },
+  {
+    name: 'cause-overwritten-on-the-wire',
+    invariant: 3,
+    says: 'A failed transfer is told to decode again with a later cause.',
+    edits: inFile(transfers, [
+      `if (transfer.phase === 'failed' || (transfer.phase === 'complete' && transfer.acked)) return`,
+      `if (transfer.phase === 'complete' && transfer.acked) return`,
+    ]),
+  },
+  {
+    name: 'success-taken-back',
+    invariant: 3,
+    says: 'A transfer that decode has acknowledged fails with the next one of its room.',
+    edits: inFile(transfers, [
+      `if (transfer.phase === 'failed' || (transfer.phase === 'complete' && transfer.acked)) return`,
+      `if (transfer.phase === 'failed') return`,
+    ]),
+  },
+  {
+    name: 'finished-with-first-ack',
+    invariant: 3,
+    says: 'Prefill has finished when the first of its decode ranks has acknowledged.',
+    edits: inFile(senders, [
+      `!sender.targets.every((t) => t.phase === 'complete' && t.acked)`,
+      `!sender.targets.some((t) => t.phase === 'complete' && t.acked)`,
+    ]),
+  },
+  {
+    name: 'failure-stays-with-rank',
+    invariant: 3,
+    says: 'When the transfer to one decode rank fails, prefill does not end those to the others.',
+    edits: inFile(senders, [
+      `for (const target of sender.targets) failTransfer(step, target, error)`,
+      `for (const target of sender.targets.slice(0, 1)) failTransfer(step, target, error)`,
+    ]),
+  },
+  {
+    name: 'parked-failure-stays-with-rank',
+    invariant: 3,
+    says: 'When one decode rank of a room that is not paired gives up, the others are not told.',
+    edits: inFile(transfers, [`else if (wasParked) failSiblings(step, transfer, error)`, ``]),
+  },
+  {
+    name: 'legs-not-aborted',
+    invariant: 3,
+    says: 'Decode aborts only the first prefill rank of a request that has failed.',
+    edits: inFile(requests, [
+      `if (leg.drained || leg.phase === 'failed') continue`,
+      `if (leg.drained || leg.phase === 'failed' || leg !== request.legs[0]) continue`,
+    ]),
+  },
+]

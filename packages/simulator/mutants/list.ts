@@ -1,0 +1,19 @@
+import { deadlines } from './deadlines.ts'
+import { final } from './final.ts'
+import { identity } from './identity.ts'
+import { liveness } from './liveness.ts'
+import type { Mutant } from './mutant.ts'
+import { pages } from './pages.ts'
+import { success } from './success.ts'
+import { tables } from './tables.ts'
+
+/** All mutants, by the invariant that they break. */
+export const mutants: readonly Mutant[] = [
+  ...pages,
+  ...success,
+  ...final,
+  ...tables,
+  ...deadlines,
+  ...identity,
+  ...liveness,
+].sort((a, b) => a.invariant - b.invariant)

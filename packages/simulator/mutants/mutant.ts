@@ -1,0 +1,42 @@
+/** A small, believable defect of @kvx/core that the simulator must find. */
+export interface Mutant {
+  readonly name: string
+  /** What it breaks: a key of `invariants`. */
+  readonly invariant: Invariant
+  /** The defect, in a sentence. */
+  readonly says: string
+  readonly edits: readonly Edit[]
+}
+
+/** Core as it is: nothing may be found, or what is found in mutants says nothing. */
+export const unchanged: Pick<Mutant, 'name' | 'edits'> = { name: 'unchanged', edits: [] }
+
+/** Replaces a text that occurs exactly once in a source file of core. */
+export interface Edit {
+  /** Below packages/core/src. */
+  readonly file: string
+  readonly find: string
+  readonly replace: string
+}
+
+export const invariants = {
+  1: 'The pages of a failed transfer stay leased until the writer says drained or the fence has resolved, never by time.',
+  2: 'Success only after every byte of every component from every required rank, and the manifest agrees.',
+  3: 'Terminal is final: one end for each caller, and the first cause is kept.',
+  4: 'Nothing outlives its end and the linger, quarantine excepted; tables are bounded.',
+  5: 'Every wait of a caller has a deadline.',
+  6: 'Messages of another incarnation, generation or finished epoch change nothing.',
+  7: 'Memory spent for a peer that has not shown who it is is bounded.',
+  8: 'A plan moves exactly the bytes that a brute-force reference moves.',
+  9: 'On a healed network every request that no fault has hit ends in success.',
+} as const
+
+export type Invariant = keyof typeof invariants
+
+/** The edits of one file: pairs of what is there and what stands there instead. */
+export function inFile(
+  file: string,
+  ...pairs: (readonly [find: string, replace: string])[]
+): Edit[] {
+  return pairs.map(([find, replace]) => ({ file, find, replace }))
+}

@@ -1,0 +1,133 @@
+/** What is kept for ever, or without a bound. */
+import { inFile, type Mutant } from './mutant.ts'
+
+const transfers = 'protocol/prefill/transfers.ts'
+const peers = 'protocol/prefill/peers.ts'
+const senders = 'protocol/prefill/senders.ts'
+const requests = 'protocol/decode/requests.ts'
+
+export const tables: readonly Mutant[] = [
+  {
+    name: 'ended-rooms-kept',
+    invariant: 4,
+    says: 'Prefill never forgets how a room ended.',
+    edits: inFile(senders, [
+      `for (const [key, { until }] of state.ended) if (now >= until) state.ended.delete(key)`,
+      ``,
+    ]),
+  },
+  {
+    name: 'outcomes-kept',
+    invariant: 4,
+    says: 'Prefill keeps an outcome that is not acknowledged for longer than the linger.',
+    edits: inFile(transfers, [
+      `if (!transfer.acked && step.now < transfer.deadline) return`,
+      `if (!transfer.acked) return`,
+    ]),
+  },
+  {
+    name: 'rooms-kept-at-prefill',
+    invariant: 4,
+    says: 'Prefill keeps the room of a transfer that is over.',
+    edits: inFile(transfers, [
+      `  if (room?.transfers.size === 0 && !room.sender) step.state.rooms.delete(transfer.key)`,
+      ``,
+    ]),
+  },
+  {
+    name: 'rooms-kept-at-decode',
+    invariant: 4,
+    says: 'Decode keeps the room of a request that has failed.',
+    edits: inFile(requests, [
+      `  request.deadline = Infinity\n  step.state.rooms.delete(request.key)\n`,
+      `  request.deadline = Infinity\n`,
+    ]),
+  },
+  {
+    name: 'connections-kept',
+    invariant: 4,
+    says: 'Prefill never forgets for whom a connection spoke that is gone.',
+    edits: inFile('protocol/prefill/step.ts', [
+      `step.state.connections.delete(event.connection)`,
+      ``,
+    ]),
+  },
+  {
+    name: 'lost-peers-kept',
+    invariant: 4,
+    says: 'Prefill never forgets a lost peer.',
+    edits: inFile(peers, [`step.state.peers.delete(peer.incarnation)`, ``]),
+  },
+  {
+    name: 'lost-links-kept',
+    invariant: 4,
+    says: 'Decode never forgets a prefill that is lost and not registered any more.',
+    edits: inFile('protocol/decode/links.ts', [
+      `if (link.status !== 'lost' || link.legs.size > 0 || link.waiting.size > 0) return`,
+      `if (link.status !== 'lost' || link.legs.size >= 0 || link.waiting.size > 0) return`,
+    ]),
+  },
+  {
+    name: 'sources-kept',
+    invariant: 4,
+    says: 'Decode watches for ever what it has used once.',
+    edits: inFile('protocol/decode/sources.ts', [
+      `if (source.requests.size > 0 || step.now - source.used < self.deadlines.linger) continue`,
+      `if (source.requests.size >= 0 || step.now - source.used < self.deadlines.linger) continue`,
+    ]),
+  },
+  {
+    name: 'parked-without-limit',
+    invariant: 4,
+    says: 'Prefill parks as many reserves as a peer sends.',
+    edits: inFile(transfers, [
+      `if (!sender && idle >= self.limits.parkedPerPeer) {`,
+      `if (!sender && idle >= self.limits.requests) {`,
+    ]),
+  },
+  {
+    name: 'requests-without-limit',
+    invariant: 4,
+    says: 'Decode takes one request more than its limit.',
+    edits: inFile(requests, [
+      `if (state.requests.size >= state.self.limits.requests) {`,
+      `if (state.requests.size > state.self.limits.requests) {`,
+    ]),
+  },
+  {
+    name: 'credit-without-limit',
+    invariant: 4,
+    says: 'Prefill posts one write more than the bytes in flight allow.',
+    edits: inFile('protocol/prefill/pieces.ts', [
+      `if (peer.inFlight > 0 && peer.inFlight + piece.bytes > limit) return`,
+      `if (peer.inFlight > 0 && peer.inFlight > limit) return`,
+    ]),
+  },
+  {
+    name: 'peers-without-limit',
+    invariant: 7,
+    says: 'Prefill remembers every incarnation that says hello.',
+    edits: inFile(peers, [
+      `if (!known && peers.size >= self.limits.peers) {`,
+      `if (known && peers.size >= self.limits.peers) {`,
+    ]),
+  },
+  {
+    name: 'counts-by-stranger',
+    invariant: 7,
+    says: 'Prefill counts messages for others by what the stranger wrote into them.',
+    edits: inFile('protocol/prefill/step.ts', [
+      `count(step.state.dropped, 'another incarnation')`,
+      `count(step.state.dropped, message.to)`,
+    ]),
+  },
+  {
+    name: 'session-not-compared',
+    invariant: 6,
+    says: 'Prefill takes whoever names a known incarnation for it.',
+    edits: inFile(peers, [
+      `if (known && known.session !== hello.session) {`,
+      `if (known && known.session === '') {`,
+    ]),
+  },
+]
