@@ -73,7 +73,6 @@ export class RawDecode {
       fingerprint: layoutFingerprint(this.layout),
       epoch: 0,
       fences: 0,
-      fences: 0,
       engine: {
         backend: this.#engine?.identity.backend ?? '',
         version: '1',
