@@ -38,30 +38,39 @@ export function stopRequested(): Promise<Stop> {
     let hurry: (code: number) => void = () => undefined
     const hurried = new Promise<number>((done) => (hurry = done))
     let asked = false
-    const end = (graceful: boolean, code: number, codeWhenHurried: number) => {
-      if (asked) hurry(codeWhenHurried)
-      else resolve({ code, graceful, hurried })
+    const drain = () => {
+      if (!asked) resolve({ code: 0, graceful: true, hurried })
+      asked = true
+    }
+    const stop = (code: number) => {
+      if (asked) hurry(code)
+      else resolve({ code, graceful: false, hurried })
       asked = true
     }
     // The listeners stay: libraries that find no other listener end the process with the signal.
+    let terminated = false
     process.on('SIGTERM', () => {
-      end(true, 0, 143)
+      if (terminated) hurry(143)
+      terminated = true
+      // A signal to the whole group comes beside the parent's word: together they are one request.
+      drain()
     })
     if (!hasParent()) {
       let interrupted = false
       process.on('SIGINT', () => {
         if (interrupted) process.exit(130)
         interrupted = true
-        end(false, 130, 130)
+        stop(130)
       })
       return
     }
     process.on('SIGINT', () => undefined)
     process.once('disconnect', () => {
-      end(false, 0, 0)
+      stop(0)
     })
     process.on('message', (word: Word) => {
-      end(word === 'drain', 0, 0)
+      if (word === 'drain') drain()
+      else stop(0)
     })
   })
 }

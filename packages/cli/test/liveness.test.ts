@@ -150,7 +150,7 @@ test.each(['prefill', 'decode'] as const)(
 )
 
 test(
-  'a frozen decode is given up by the router, with its address, and used again later',
+  'a request that a frozen decode never answers ends with its name or address, and later it is used again',
   { timeout: 2 * patience },
   async () => {
     const { workers, router } = await startCluster()
@@ -158,9 +158,10 @@ test(
     workers.decode.signal('SIGSTOP')
     const response = await post(router.url, short)
     expect(response.status).toBe(503)
-    expect(await response.json()).toMatchObject({
-      error: { retryable: true, phase: expect.any(String) as string },
-    })
+    const { error } = (await response.json()) as { error: Failure }
+    // Prefill notices it by the silence of its control connection, the router by that of its HTTP server.
+    expect(['decode-1', workers.decode.url]).toContain(error.peer)
+    expect(error).toMatchObject({ retryable: true, phase: expect.any(String) as string })
     workers.decode.signal('SIGCONT')
     await expect
       .poll(async () => (await post(router.url, short)).status, { timeout: patience })
@@ -234,7 +235,7 @@ test.each([
 )
 
 test(
-  'two prefill and two decode workers answer many prompts with the tokens of one process, all of them work, and a killed one is started again',
+  'two prefill and two decode workers answer many prompts with the tokens of one process, all of them work, a killed one is started again, and SIGTERM lets a running answer end',
   { timeout: 5 * patience },
   async () => {
     const flags = ['--prefill', '2', '--decode', '2', '--max-running-requests', '2', ...engine]
@@ -277,7 +278,15 @@ test(
       return transfers(after)
     }
     await expect.poll(used, { timeout: 2 * patience }).toBeGreaterThan(0)
+
+    const running = await post(url, { ...short, max_tokens: 40 })
+    const reader = (running.body as ReadableStream<Uint8Array>).getReader()
+    let text = new TextDecoder().decode((await reader.read()).value)
     up.kill('SIGTERM')
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      text += new TextDecoder().decode(part.value)
+    }
+    expect(text.trimEnd().endsWith('data: [DONE]')).toBe(true)
     expect(await once(up, 'exit')).toEqual([0, null])
   },
 )

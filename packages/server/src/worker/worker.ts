@@ -81,6 +81,13 @@ async function open(
   cleanup: Cleanup,
 ): Promise<Omit<RunningWorker, 'close'>> {
   const { mode, log = silentLog, host = '127.0.0.1', maxRunningRequests = 4 } = options
+  if (mode === 'prefill' && ['0.0.0.0', '::', '[::]'].includes(host)) {
+    throw new KvxError(
+      'ERR_KVX_INVALID_OPTION',
+      `A prefill worker tells decode its host, and ${host} is no address to connect to: give the one under which decode reaches this machine, such as --host ${hostname()}.`,
+      { phase: 'open' },
+    )
+  }
   const events = new EventLog(log, options.onEvent)
   const admission = new Admission(mode === 'null' ? 'worker' : `${mode} worker`)
   const pageTokens = options.pageSize ?? 16
@@ -154,13 +161,6 @@ async function openTransfer(
   const { token, host = '127.0.0.1', log = silentLog } = options
   if (token === undefined) {
     throw new KvxError('ERR_KVX_INVALID_OPTION', `A ${mode} worker needs the deployment's token.`)
-  }
-  if (mode === 'prefill' && ['0.0.0.0', '::', '[::]'].includes(host)) {
-    throw new KvxError(
-      'ERR_KVX_INVALID_OPTION',
-      `A prefill worker tells decode its host, and ${host} is no address to connect to: give the one under which decode reaches this machine, such as --host ${hostname()}.`,
-      { phase: 'open' },
-    )
   }
   const bootstrap =
     mode === 'prefill'
