@@ -36,16 +36,16 @@ const settings = (entries) => () =>
     ]),
   )
 
-/** The value of `const NAME = …` in a source file, whose right side is arithmetic of numbers. */
+/** The value of `NAME = …` in a source file, a constant or a default, whose right side is a product. */
 function constant(file, name) {
   const text = readFileSync(join(root, file), 'utf8')
-  const expression = new RegExp(`const ${name} = ([\\d_ *+().]+?)\\n`).exec(text)?.[1]
-  if (expression === undefined) throw new Error(`${file} has no constant ${name} of numbers.`)
-  return expression
+  const product = new RegExp(`\\b${name} = ([\\d_* ]*\\d)(?=[,\\s])`).exec(text)?.[1]
+  if (product === undefined) throw new Error(`${file} has no constant ${name} of numbers.`)
+  return product
     .replaceAll('_', '')
     .split(' * ')
     .map((factor) => factor.split(' ** ').map(Number))
-    .reduce((product, [base, exponent = 1]) => product * base ** exponent, 1)
+    .reduce((value, [base, exponent = 1]) => value * base ** exponent, 1)
 }
 
 export const settingTables = {
