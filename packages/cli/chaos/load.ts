@@ -20,7 +20,7 @@ export interface Asked {
 }
 
 /** Milliseconds until a lane whose request failed asks again. */
-const pauseMs = 400
+const pauseMs = 1_000
 
 export class Load {
   /** Every request so far, in the order in which they began. */
