@@ -148,11 +148,11 @@ export const limitTable = {
   auxBytes: {
     default: 1 << 20,
     unit: 'bytes',
-    side: 'prefill',
+    side: 'both',
     perRequest: false,
-    summary: 'The blob that travels with the first token. Told to decode in `welcome`.',
-    end: 'prefill: `finish()` refuses it. decode: refuses what is larger than was told.',
-    codes: ['ERR_KVX_INVALID_ARGUMENT', 'ERR_KVX_PROTOCOL'],
+    summary: 'The blob that travels with the first token. prefill tells its limit in `welcome`.',
+    end: 'prefill: `finish()` refuses it. decode: refuses what is larger than was told, or than its own.',
+    codes: ['ERR_KVX_INVALID_ARGUMENT', 'ERR_KVX_AUX_TOO_LARGE'],
   },
   requests: {
     default: 65_536,

@@ -170,6 +170,9 @@ export function loseLink(step: DecodeStep, link: Link, error: KvxError): void {
 }
 
 export function onFenced(step: DecodeStep, writer: string): void {
+  const revoked = [...step.state.links.values()].filter(
+    (link) => link.fencing && link.writer === writer,
+  )
   for (const leg of undrainedLegs(step)) {
     // One that has come back is asked again, and fenced again when it is lost again.
     if (leg.link.writer !== writer) continue
@@ -177,9 +180,7 @@ export function onFenced(step: DecodeStep, writer: string): void {
     markDrained(step, leg)
     forgetIfOver(step, leg.link)
   }
-  for (const link of step.state.links.values()) {
-    if (link.fencing && link.writer === writer) onRevoked(step, link)
-  }
+  for (const link of revoked) onRevoked(step, link)
 }
 
 /** What prefill had connected is of no use any more; its next hello says so. */
@@ -189,7 +190,7 @@ function onRevoked(step: DecodeStep, link: Link): void {
   if (oldest !== undefined && fences.size >= self.limits.peers) fences.delete(oldest)
   fences.set(link.incarnation, (fences.get(link.incarnation) ?? 0) + 1)
   link.fencing = false
-  if (link.up && (link.legs.size > 0 || isWanted(step, link))) greet(step, link)
+  if (step.state.links.get(link.endpoint) === link && link.up) greet(step, link)
 }
 
 function forgetIfOver(step: DecodeStep, link: Link): void {
