@@ -14,13 +14,13 @@ export interface Question {
 
 const count = 24
 /** Tokens of the shortest prompt: several chunks. */
-const shortest = 24
+const shortest = 20
 
 /** Prompts of as many tokens as no other has, so that a worker's events tell which one it is. */
 function drawPrompts(random: Random): Omit<Question, 'answer'>[] {
   return Array.from({ length: count }, (_, i) => ({
     prompt: Array.from({ length: shortest + i }, () => random.integer(300, 40_000)),
-    maxTokens: random.integer(6, 16),
+    maxTokens: random.integer(5, 12),
   }))
 }
 
