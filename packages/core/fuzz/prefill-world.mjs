@@ -103,6 +103,7 @@ export class PrefillWorld {
       layout: smallLayout(),
       fingerprint,
       epoch: this.#epochs.get(decoder.incarnation),
+      fences: 0,
       engine: engineOf(),
     }
   }

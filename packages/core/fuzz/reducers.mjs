@@ -38,6 +38,10 @@ export function fuzzReducers({ seed, frames, everyHash, onProgress }) {
   const add = (name) => {
     counts[name] = (counts[name] ?? 0) + 1
   }
+  // Mutants of what is wrong to begin with would never get far.
+  for (const world of [new PrefillWorld(random), new DecodeWorld(random)]) {
+    for (const template of world.templates()) parseMessage(decodeMessage(encodeMessage(template)))
+  }
   let done = 0
   while (done < frames) {
     const share = random.below(20)

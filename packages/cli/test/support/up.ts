@@ -37,5 +37,5 @@ export async function startUp(...flags: readonly string[]) {
       if (pattern.test(line)) return line
     }
   }
-  return { up, url, workers, says, greeting: lines.join('\n') }
+  return { up, url, workers, said, says, greeting: lines.join('\n') }
 }
