@@ -1,7 +1,8 @@
 /**
  * `node tools/docs/generate.mjs --check | --write`: the parts of docs/ that are made from source code,
- * between `<!-- generated: NAME -->` and `<!-- end: NAME -->`. Also checks what the docs promise of the
- * code: every error code is used and none outside of the table, every cited test exists. Needs built packages.
+ * between `<!-- generated: NAME -->` and `<!-- end: NAME -->`. Also checks what the pages say of the
+ * code: every error code is raised and none is named outside of the table, every variable that is read is
+ * described, every cited test and every linked file exists. Needs built packages.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -10,6 +11,7 @@ import { filesBelow, root } from '../lib/repository.mjs'
 import { citationProblems } from './citations.mjs'
 import { environmentProblems, flagTables } from './command.mjs'
 import { errorCodeProblems, errorTables } from './errors.mjs'
+import { linkProblems } from './links.mjs'
 import { settingTables } from './settings.mjs'
 
 const mode = process.argv[2]
@@ -21,11 +23,11 @@ if (mode !== '--check' && mode !== '--write') {
 const tables = { ...errorTables, ...settingTables, ...flagTables }
 const problems = []
 
-for (const file of filesBelow(['docs', 'README.md', 'SECURITY.md'])) {
+for (const file of filesBelow(['docs', 'README.md', 'CONTRIBUTING.md', 'SECURITY.md'])) {
   if (!file.endsWith('.md')) continue
   const text = readFileSync(join(root, file), 'utf8')
   if (text.includes('<!-- generated: ')) await renew(file, text)
-  problems.push(...citationProblems(file, text))
+  problems.push(...citationProblems(file, text), ...linkProblems(file, text))
 }
 problems.push(...errorCodeProblems())
 problems.push(...environmentProblems(['docs/configuration.md', ...filesBelow(['docs/engines'])]))
