@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util'
 import { MutatedCore } from './build.ts'
 import { hunt, type Quarry } from './hunt.ts'
 import { mutants } from './list.ts'
-import type { Mutant } from './mutant.ts'
+import { unchanged, type Mutant } from './mutant.ts'
 import { markdown, table } from './report.ts'
 
 const help = `Puts one defect after another into a copy of @kvx/core, and has the simulator look for it.
@@ -43,8 +43,13 @@ async function main(): Promise<number> {
   const core = new MutatedCore()
   const rows: { mutant: Mutant; quarry: Quarry }[] = []
   try {
+    const options = { core: core.folder, from, least: Math.min(200, most), most }
+    const { first } = await core.with(unchanged, () => hunt({ ...options, most: 0 }))
+    if (first) {
+      process.stdout.write(`Core as it is fails already, at seed ${first.seed}: ${first.text}\n`)
+      process.exitCode = 1
+    }
     for (const mutant of chosen) {
-      const options = { core: core.folder, from, least: Math.min(200, most), most }
       const quarry = await core.with(mutant, () => hunt(options))
       rows.push({ mutant, quarry })
       process.stderr.write(`${table([{ mutant, quarry }])}\n`)
@@ -57,7 +62,7 @@ async function main(): Promise<number> {
   process.stdout.write(
     `${rows.length - lost.length} of ${rows.length} mutants found${lost.length > 0 ? `; not found: ${lost.map(({ mutant }) => mutant.name).join(', ')}` : ''}\n`,
   )
-  return lost.length > 0 ? 1 : 0
+  return lost.length > 0 || process.exitCode === 1 ? 1 : 0
 }
 
 process.exitCode = await main()

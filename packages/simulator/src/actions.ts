@@ -26,6 +26,7 @@ const kinds = {
   'abort of decode': 3,
   crash: 4,
   'crash of an instance': 1,
+  drain: 1,
   freeze: 4,
   'lost connection': 5,
   partition: 3,
@@ -91,6 +92,9 @@ export function perform(world: World, action: Action): void {
         if (other.instance === slot.instance) world.crash(other, random.between(0, 400))
       return
     }
+    case 'drain':
+      drain(world, slot)
+      return
     case 'freeze': {
       const { process } = slot
       world.hit(slot)
@@ -197,6 +201,25 @@ export function perform(world: World, action: Action): void {
       armed.armed.flippedBytes++
     }
   }
+}
+
+/** SIGTERM: no new requests, the running ones end, then the process exits; another takes its place. */
+function drain(world: World, slot: AnySlot): void {
+  const { process } = slot
+  if (process.draining || !process.alive) return
+  world.hit(slot)
+  world.log(() => `${process.name} drains`)
+  process.act(() => {
+    process.draining = true
+    if (process.side === 'prefill') process.step({ type: 'host.drain' })
+  })
+  const wait = () =>
+    world.clock.after(50, () => {
+      if (!process.alive) return
+      if (process.draining && !process.frozen && process.legs.size === 0) world.crash(slot, 0)
+      else wait()
+    })
+  wait()
 }
 
 export function hitBootstrap(world: World, slot: AnySlot): void {

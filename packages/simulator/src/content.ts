@@ -40,14 +40,29 @@ export interface RankMemory {
   readonly bytesOf: Readonly<Record<Component, readonly Int32Array[]>>
 }
 
+/** By model, then by the rank's cut of it: the same few come again in every schedule. */
 const known = new Map<string, RankMemory>()
 
-export function rankMemory(model: Model, rank: Rank): RankMemory {
-  const key = JSON.stringify([model, rank.tp, rank.tpSize, rank.pp, rank.stages])
-  let memory = known.get(key)
+/** Words that tell models apart. */
+export function modelKey({
+  layers,
+  heads,
+  pageTokens,
+  headBytes,
+  parts,
+  order,
+  stateLayers,
+  pages,
+}: Model): string {
+  return `${layers} ${heads} ${pageTokens} ${headBytes} ${parts.join()} ${order} ${stateLayers.join()} ${pages.kv} ${pages.mamba}`
+}
+
+export function rankMemory(model: Model, key: string, rank: Rank): RankMemory {
+  const name = `${key} ${rank.tp}/${rank.tpSize} ${rank.pp} ${rank.stages.join()}`
+  let memory = known.get(name)
   if (!memory) {
     memory = lay(model, rank)
-    known.set(key, memory)
+    known.set(name, memory)
   }
   return memory
 }

@@ -4,6 +4,14 @@ import type { DecodeRank } from './decode.ts'
 import type { PrefillRank } from './prefill.ts'
 import type { World } from './world.ts'
 
+interface Abandonable {
+  readonly abandoned: boolean
+  readonly transfer: {
+    readonly generation: string
+    readonly peer: { readonly incarnation: string }
+  }
+}
+
 /** What is left, in words, or undefined. */
 export function leftover(world: World): string | undefined {
   for (const { process } of world.prefillSlots) {
@@ -34,13 +42,15 @@ function pages(process: PrefillRank | DecodeRank): string | undefined {
 }
 
 /**
- * Nothing, but for one record: of a transfer whose writes were abandoned and whose target died. An abort of it
- * would still have to go unanswered.
+ * Nothing, but for one record: of a transfer whose writes were abandoned, and whose target has died or has closed
+ * the engine that they went to, and has had no reason to say hello since. An abort of it would still have to go
+ * unanswered.
  */
 function prefillTables(world: World, { state }: PrefillRank): string | undefined {
   const isDead = (incarnation: string) => world.decodeOf(incarnation)?.alive !== true
-  const isRecord = (piece: { abandoned: boolean; transfer: { peer: { incarnation: string } } }) =>
-    piece.abandoned && isDead(piece.transfer.peer.incarnation)
+  const isRecord = ({ abandoned, transfer: { peer, generation } }: Abandonable) =>
+    abandoned &&
+    (isDead(peer.incarnation) || world.decodeOf(peer.incarnation)?.current !== generation)
   const pieces = [...state.pieces.values()]
   const records = new Set(pieces.filter(isRecord).map(({ transfer }) => transfer))
   const rooms = [...state.rooms.values()].filter(

@@ -93,7 +93,7 @@ export function startJob(world: World, options: JobOptions): Job {
 
 function startSender(host: PrefillRank, job: Job): void {
   const { world } = host
-  if (sendObjection(host.state, job.key)) {
+  if (host.draining || sendObjection(host.state, job.key)) {
     refused(world, job)
     return
   }
@@ -249,7 +249,7 @@ function admit(leg: SendLeg): boolean {
 
 function startReceiver(host: DecodeRank, job: Job, from: string): void {
   const { world } = host
-  if (receiveObjection(host.state, job.key)) {
+  if (host.draining || receiveObjection(host.state, job.key)) {
     refused(world, job)
     return
   }

@@ -98,6 +98,8 @@ export abstract class RankProcess<P> {
   readonly books: Readonly<Record<Component, PageBook>>
   alive = true
   frozen = false
+  /** It takes no new requests, and ends with the last one. */
+  draining = false
   /** Time that it has spent frozen. */
   frozenMs = 0
   #frozenSince = 0
@@ -171,7 +173,7 @@ export abstract class RankProcess<P> {
   }
 
   #tickLater(): void {
-    this.later(this.world.random.between(60, tickAtMost), () => {
+    this.later(this.world.random.between(90, tickAtMost), () => {
       this.tick()
       this.#tickLater()
     })

@@ -39,7 +39,7 @@ export interface ScheduleResult {
 }
 
 /** Until everything must have ended for those whom faults hit no more. */
-const grace = 2_000
+const grace = 2_300
 const patience = 9_000
 
 export function runSchedule(options: ScheduleOptions): ScheduleResult {

@@ -40,8 +40,8 @@ export const deadlines: Deadlines = {
   progress: 1_700,
   transfer: 600,
   linger: 750,
-  peerSilent: 700,
-  ping: 230,
+  peerSilent: 1_000,
+  ping: 330,
   drain: 300,
   recycle: 500,
 }
@@ -49,7 +49,7 @@ export const deadlines: Deadlines = {
 /** A registration that is not renewed is forgotten after so long. */
 export const lease = 650
 /** Between two ticks of a process, at most. */
-export const tickAtMost = 240
+export const tickAtMost = 260
 
 interface Cut {
   readonly tp?: number

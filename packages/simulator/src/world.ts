@@ -3,7 +3,7 @@ import { parseMessage, type Message } from '@kvx/core/protocol'
 import { Bootstrap } from './bootstrap.ts'
 import { Checks, Violation } from './checks.ts'
 import { Clock } from './clock.ts'
-import { rankMemory } from './content.ts'
+import { modelKey, rankMemory } from './content.ts'
 import type { Coverage } from './coverage.ts'
 import { DecodeRank } from './decode.ts'
 import { Engines } from './engine.ts'
@@ -37,11 +37,13 @@ export class World {
   readonly #decodes = new Map<string, DecodeRank>()
   readonly #cuts = new Map<string, number>()
   readonly #onHeal = new Set<() => void>()
+  readonly #model: string
   #serial = 0
 
   constructor(shape: Shape, random: Random, options: { coverage: Coverage; traced: boolean }) {
     this.shape = shape
     this.random = random
+    this.#model = modelKey(shape.model)
     this.coverage = options.coverage
     this.trace = new Trace(options.traced)
     for (const [instance, ranks] of shape.prefills.entries()) {
@@ -60,7 +62,7 @@ export class World {
   }
 
   #slot(name: string, instance: number, rank: PrefillSlot['rank']) {
-    const memory = rankMemory(this.shape.model, rank)
+    const memory = rankMemory(this.shape.model, this.#model, rank)
     return {
       name,
       instance,
