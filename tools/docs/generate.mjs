@@ -45,7 +45,7 @@ async function renew(file, text) {
   })
   if (fresh === text) return
   if (mode === '--write') writeFileSync(join(root, file), fresh)
-  else problems.push(`${file} is not what the code says: run node tools/docs/generate.mjs --write.`)
+  else problems.push(`${file} is not what the code says: \`npm run docs\` repairs it.`)
 }
 
 for (const problem of problems) console.log(problem)
