@@ -13,7 +13,7 @@ export const deadlines = {
   reserve: 4_000,
   pairing: 6_000,
   // Waiting for its turn at the model is part of it.
-  progress: 40_000,
+  progress: 80_000,
   transfer: 3_000,
   linger: 5_000,
   peerSilent: 3_000,
@@ -29,7 +29,7 @@ export const deadlines = {
 export const errorWithinMs = deadlines.hello + deadlines.reserve + deadlines.pairing
 
 /** Milliseconds without an end after which a request counts as hanging. */
-export const patienceMs = 90_000
+export const patienceMs = 120_000
 
 /** Milliseconds within which the deployment must answer again once all processes run. */
 export const recoveryMs = 45_000
