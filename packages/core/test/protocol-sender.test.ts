@@ -1147,3 +1147,26 @@ test('a write whose target has a new engine already has settled when its own eng
   expect(p.take().told).toEqual(['settled'])
   expect(p.state.pieces.size).toBe(0)
 })
+
+test('a stuck write that holds the credit others wait for makes the engine be replaced', () => {
+  const p = new PrefillSide({ fence: 'engine', limits: { bytesInFlightPerPeer: 3 * kvBytes } })
+  p.connect(d1).send().reserve(d1, 1).write().failed()
+  p.send(2, { room: 10n })
+    .reserve(d1, 2, { room: 10n })
+    .write(0, int32(3, 4, 5), 2, undefined, 2)
+    .clear()
+  p.pass(deadlines.drain + deadlines.recycle, d1)
+  expect(p.take().engine).toContain('recycle')
+})
+
+test('a write over a link that its target has closed holds no credit of the next link', () => {
+  const p = new PrefillSide({ fence: 'engine', limits: { bytesInFlightPerPeer: 3 * kvBytes } })
+  p.connect(d1).send().reserve(d1, 1).write().failed()
+  const renewed = decoder(1, { gen: name128('H', 1) })
+  p.hello(renewed).linkOpen(renewed)
+  p.send(2, { room: 10n })
+    .reserve(renewed, 2, { room: 10n })
+    .clear()
+    .write(0, int32(3, 4, 5), 2, undefined, 2)
+  expect(p.take().engine).toEqual(['post'])
+})

@@ -7,7 +7,7 @@ import { checkPeerLayout } from '../fit.ts'
 import { rankName, sameRank } from '../rank.ts'
 import { sends, topologyObjection } from '../topology.ts'
 import { clip, protocolVersion, type Message, type MessageOf } from '../messages.ts'
-import { pump, settleAbandoned } from './pieces.ts'
+import { onTargetRenewed, pump } from './pieces.ts'
 import { peerName, refuse, sendTo } from './send.ts'
 import type { Peer, PrefillEvent, PrefillStep } from './state.ts'
 import { failTransfer, pair, repeatOutcome } from './transfers.ts'
@@ -38,7 +38,7 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     if (generation !== hello.gen) {
       known.generation = hello.gen
       failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', 'replaced its transfer engine')
-      settleAbandoned(step, known)
+      onTargetRenewed(step, known)
     } else if (isRevoked) {
       failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', "revoked this engine's access")
     }

@@ -8,11 +8,12 @@ import { drain } from './transfers.ts'
 
 export function enqueue(
   step: PrefillStep,
-  piece: Omit<Piece, 'id' | 'status' | 'failedAt' | 'abandoned'>,
+  piece: Omit<Piece, 'id' | 'credit' | 'status' | 'failedAt' | 'abandoned'>,
 ): void {
   const queued: Piece = {
     ...piece,
     id: step.state.nextPiece++,
+    credit: 0,
     status: 'queued',
     failedAt: undefined,
     abandoned: false,
@@ -33,7 +34,8 @@ export function pump(step: PrefillStep, peer: Peer): void {
     if (!piece) return
     if (peer.inFlight > 0 && peer.inFlight + piece.bytes > limit) return
     peer.queue.splice(next, 1)
-    peer.inFlight += piece.bytes
+    piece.credit = piece.bytes
+    peer.inFlight += piece.credit
     piece.status = 'posted'
     step.out.push({
       do: 'post',
@@ -114,11 +116,27 @@ export function abandon(step: PrefillStep, piece: Piece): void {
   }
 }
 
-/** The target has closed the engine that abandoned pieces were written into: nothing of them can land any more. */
-export function settleAbandoned(step: PrefillStep, peer: Peer): void {
+/**
+ * The target has closed the engine that these pieces were written into. Nothing of them can land any more; what the
+ * own engine still has to settle burdens a link that is closed, not the next one.
+ */
+export function onTargetRenewed(step: PrefillStep, peer: Peer): void {
   for (const piece of [...step.state.pieces.values()]) {
-    if (piece.abandoned && piece.transfer.peer === peer) settle(step, piece)
+    if (piece.transfer.peer !== peer) continue
+    if (piece.abandoned) settle(step, piece)
+    else returnCredit(piece)
   }
+}
+
+/** Whether pieces of this peer wait for a credit that these others hold. */
+export function isStarved(step: PrefillStep, peer: Peer, others: readonly Piece[]): boolean {
+  const held = others.reduce((sum, p) => sum + (p.transfer.peer === peer ? p.credit : 0), 0)
+  const next = peer.queue.find(({ transfer }) => transfer.pages !== undefined)
+  return (
+    held > 0 &&
+    next !== undefined &&
+    held + next.bytes > step.state.self.limits.bytesInFlightPerPeer
+  )
 }
 
 /** Cancels what is posted, and drops what is not. */
@@ -142,9 +160,14 @@ function settle(step: PrefillStep, piece: Piece): void {
   if (!piece.abandoned) releaseSource(step, piece)
 }
 
+function returnCredit(piece: Piece): void {
+  piece.transfer.peer.inFlight -= piece.credit
+  piece.credit = 0
+}
+
 /** Source pages and credit of a piece that is over on this side. */
 function releaseSource(step: PrefillStep, piece: Piece): void {
-  if (piece.status !== 'queued') piece.transfer.peer.inFlight -= piece.bytes
+  returnCredit(piece)
   piece.sender.unsettled--
   tellSettled(step, piece.sender)
   finishIfLanded(step, piece.sender)

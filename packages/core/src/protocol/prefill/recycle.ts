@@ -4,7 +4,7 @@
  */
 import { KvxError } from '../../backend/index.ts'
 import { openLink } from './peers.ts'
-import { abandon } from './pieces.ts'
+import { abandon, isStarved } from './pieces.ts'
 import { failSender } from './senders.ts'
 import { pair } from './transfers.ts'
 import type { Piece, PrefillStep, Sender } from './state.ts'
@@ -20,7 +20,8 @@ export function watchStuck(step: PrefillStep): void {
   }
   if (!state.recycle) {
     const share = pagesOf(step, stuck) / Math.max(1, self.layout.pages.kv ?? 0)
-    if (share <= self.limits.quarantineShare && running(step).length > 0) return
+    const isStarving = [...state.peers.values()].some((peer) => isStarved(step, peer, stuck))
+    if (share <= self.limits.quarantineShare && running(step).length > 0 && !isStarving) return
     state.recycle = { phase: 'draining', deadline: now + self.deadlines.recycle }
   }
   const live = running(step)

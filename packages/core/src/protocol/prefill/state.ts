@@ -154,6 +154,8 @@ export interface Piece {
   readonly parts: () => readonly PlanPart[]
   readonly moved: readonly { component: string; pages: number; bytes: number }[]
   readonly bytes: number
+  /** Bytes of its peer's limit that it holds. */
+  credit: number
   status: 'queued' | 'posted' | 'done' | 'failed'
   /** When it failed or was cancelled; it may still land until it settles. */
   failedAt: number | undefined
