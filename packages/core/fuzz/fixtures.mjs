@@ -3,7 +3,7 @@ import { layoutFingerprint } from '../dist/layout/index.js'
 import { defaultDeadlines, defaultLimits, makeRank } from '../dist/protocol/index.js'
 
 export const pageTokens = 4
-const layers = 2
+const layers = 1
 const kvPages = 16
 const statePages = 4
 const pageBytes = 8
@@ -11,7 +11,7 @@ export const kvLayers = Array.from({ length: layers }, (_, layer) => layer)
 /** Bytes of a page of the cache over all tensors. */
 export const kvBytes = layers * 2 * pageBytes
 
-/** Two layers of K and V, and one state component. */
+/** A layer of K and V, and one state component. */
 export function smallLayout() {
   const tensors = []
   let base = 0

@@ -277,9 +277,9 @@ export class PrefillWorld {
 
   /** After all has settled and every deadline has passed, nothing may be left. */
   leftovers() {
-    for (const { peer, generation } of this.#opening.splice(0))
-      this.#step({ type: 'link.open', peer, generation })
     for (let i = 0; i < 8; i++) {
+      for (const { peer, generation } of this.#opening.splice(0))
+        this.#step({ type: 'link.open', peer, generation })
       for (const effect of this.#effects.splice(0)) this.#answer(effect)
       for (const piece of [...this.#writes]) this.#settle(piece)
       this.#now += longTime
