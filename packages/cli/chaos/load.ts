@@ -29,6 +29,8 @@ export class Load {
   readonly #questions: readonly Question[]
   readonly #random: Random
   readonly #listeners = new Set<(asked: Asked) => void>()
+  /** Requests that have not ended. */
+  readonly #live = new Set<Promise<Asked>>()
   #running: Promise<unknown> | undefined
   #stopping = false
 
@@ -50,10 +52,11 @@ export class Load {
     )
   }
 
-  /** Resolves when the last request has ended. */
+  /** Resolves when the last request has ended, those to one worker included. */
   async stop(): Promise<void> {
     this.#stopping = true
     await this.#running
+    await Promise.all(this.#live)
   }
 
   /** Asks `count` questions, as many at a time as there are lanes. */
@@ -137,9 +140,11 @@ export class Load {
     const ended = ask(url, body, { signal: abort.signal, patienceMs }).then((outcome) => {
       asked.outcome = outcome
       asked.endedAt = Date.now()
+      this.#live.delete(ended)
       for (const listener of [...this.#listeners]) listener(asked)
       return asked
     })
+    this.#live.add(ended)
     return Object.assign(ended, { asked })
   }
 }

@@ -3,6 +3,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Cluster, install } from './cluster.ts'
+import { describe, evidenceText } from './evidence.ts'
 import { judge, type Verdict, type Window } from './judge.ts'
 import { Load, type Asked } from './load.ts'
 import { phases, type Phase } from './phases.ts'
@@ -237,14 +238,9 @@ class EngineRun {
       this.#report.verdicts.push(verdict)
       if (verdict.kind !== 'wrong') continue
       this.#wrong.push(asked)
-      problems.push(this.#describe(asked, verdict.why))
+      problems.push(describe(asked, verdict.why))
     }
     return problems
-  }
-
-  #describe({ number, question, startedAt, endedAt = 0, direct }: Asked, why: string): string {
-    const times = `${clock(startedAt)} to ${clock(endedAt)}`
-    return `request ${String(number)}${direct ? ' (one leg)' : ''} of ${String(question.prompt.length)} tokens, ${times}: ${why}`
   }
 
   /** What is not as it was before the round. */
@@ -259,28 +255,6 @@ class EngineRun {
     } catch (cause) {
       return [`a worker does not tell its pages: ${String(cause)}`]
     }
-  }
-
-  /** What the workers logged of a request, both legs in the order of time. */
-  #trace({ question, startedAt, endedAt = Infinity }: Asked): string[] {
-    const events = this.#cluster.started.flatMap(({ name, events }) =>
-      events.map((event) => ({ ...event, by: name })),
-    )
-    const rooms = new Set(
-      events
-        .filter(
-          ({ name, tokens, time }) =>
-            name === 'request.received' &&
-            tokens === question.prompt.length &&
-            time >= startedAt &&
-            time <= endedAt,
-        )
-        .map(({ room }) => room),
-    )
-    return events
-      .filter(({ room }) => room !== undefined && rooms.has(room))
-      .sort((one, other) => one.time - other.time)
-      .map(({ time, by, name, ...rest }) => `${clock(time)} ${by} ${name} ${JSON.stringify(rest)}`)
   }
 
   async #pages(): Promise<Record<string, number>[]> {
@@ -305,30 +279,18 @@ class EngineRun {
   ): Promise<void> {
     const { seed, progress } = this.#options
     const name = join(this.#folder, `failure-in-round-${String(number)}.txt`)
-    // The first few: the rest fails for the same reason, and its logs are there too.
-    const wrong = this.#wrong.slice(0, 5)
-    const windows = this.#windows.map(
-      ({ fault, from, until }) =>
-        `${clock(from)} to ${clock(until)}: ${fault.kind} ${fault.victim}, aimed at ${fault.aim}`,
-    )
-    const text = [
-      `seed ${String(seed)}, engine ${this.#engine}, round ${String(number)}`,
-      ...['', 'planned:', ...faults.map((f) => `  ${f.kind} ${f.victim}, ${f.aim}`)],
-      ...['', 'faults, until requests succeeded again:', ...windows.map((line) => `  ${line}`)],
-      ...['', 'failures:', ...problems.map((line) => `  ${line}`), ''],
-      ...wrong.flatMap((asked) => [
-        `what the workers logged of request ${String(asked.number)}:`,
-        ...this.#trace(asked).map((line) => `  ${line}`),
-        '',
-      ]),
-    ].join('\n')
-    await writeFile(name, text)
+    const where = `seed ${String(seed)}, engine ${this.#engine}, round ${String(number)}`
+    const evidence = {
+      where,
+      planned: faults,
+      windows: this.#windows,
+      problems,
+      wrong: this.#wrong,
+    }
+    await writeFile(name, evidenceText(evidence, this.#cluster.started))
     for (const problem of problems.slice(0, 5)) progress(`  FAILURE: ${problem}`)
     this.#report.failures.push(
       `${this.#engine}, round ${String(number)}: ${problems[0]!}${problems.length > 1 ? ` and ${String(problems.length - 1)} more` : ''} (${name})`,
     )
   }
 }
-
-/** A moment as it stands in logs. */
-const clock = (ms: number) => (Number.isFinite(ms) ? new Date(ms).toISOString() : 'the end')
