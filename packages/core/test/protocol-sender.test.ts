@@ -1156,7 +1156,7 @@ test('a stuck write that holds the credit others wait for makes the engine be re
     .write(0, int32(3, 4, 5), 2, undefined, 2)
     .clear()
   p.pass(deadlines.drain + deadlines.recycle, d1)
-  expect(p.take().engine).toContain('recycle')
+  expect(p.take().effects).toContainEqual({ do: 'recycle' })
 })
 
 test('a write over a link that its target has closed holds no credit of the next link', () => {
