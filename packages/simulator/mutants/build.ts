@@ -6,25 +6,35 @@ import { dirname, join } from 'node:path'
 import ts from 'typescript'
 import type { Edit, Mutant } from './mutant.ts'
 
-/** The source of a mutant: every file that it changes, as it is then. */
-export type Changed = ReadonlyMap<string, string>
+/** Texts of source files, by their path below packages/core/src. */
+export type Source = ReadonlyMap<string, string>
+
+type Defect = Pick<Mutant, 'name' | 'edits'>
+
+/** The source of core as it is now. */
+export function coreSource(): Source {
+  const entry = createRequire(import.meta.url).resolve('@kvx/core')
+  const folder = join(dirname(dirname(entry)), 'src')
+  const files = readdirSync(folder, { recursive: true, encoding: 'utf8' })
+  return new Map(
+    files
+      .filter((file) => file.endsWith('.ts'))
+      .map((file) => [file, readFileSync(join(folder, file), 'utf8')]),
+  )
+}
 
 /**
- * Applies the edits of a mutant to the source of core.
+ * The files that a mutant changes, as they are then.
  *
- * @param source packages/core/src
  * @throws Error when a text to be replaced does not occur exactly once
  */
-export function changedFiles(
-  source: string,
-  { name, edits }: Pick<Mutant, 'name' | 'edits'>,
-): Changed {
-  const files = new Map<string, string>()
+export function changedFiles(source: Source, { name, edits }: Defect): Source {
+  const changed = new Map<string, string>()
   for (const edit of edits) {
-    const text = files.get(edit.file) ?? readFileSync(join(source, edit.file), 'utf8')
-    files.set(edit.file, applied(text, edit, name))
+    const text = changed.get(edit.file) ?? source.get(edit.file) ?? ''
+    changed.set(edit.file, applied(text, edit, name))
   }
-  return files
+  return changed
 }
 
 function applied(text: string, { file, find, replace }: Edit, name: string): string {
@@ -38,26 +48,22 @@ function applied(text: string, { file, find, replace }: Edit, name: string): str
 /** A build of core in a folder of its own, into which one mutant after another is put. */
 export class MutatedCore {
   readonly folder = mkdtempSync(join(tmpdir(), 'kvx-mutants-'))
-  readonly #source: string
+  readonly #source: Source
 
-  /** @param source packages/core/src; it is only read */
-  constructor(source = coreSource()) {
+  constructor(source: Source) {
     this.#source = source
     writeFileSync(join(this.folder, 'package.json'), '{ "type": "module" }')
-    for (const file of readdirSync(source, { recursive: true, encoding: 'utf8' })) {
-      if (file.endsWith('.ts')) this.#write(file, readFileSync(join(source, file), 'utf8'))
-    }
+    this.#write(source)
   }
 
   /** Runs `action` while the build is the mutant. Throws as `changedFiles`. */
-  async with<T>(mutant: Pick<Mutant, 'name' | 'edits'>, action: () => Promise<T>): Promise<T> {
-    const changed = changedFiles(this.#source, mutant)
+  async with<T>(defect: Defect, action: () => Promise<T>): Promise<T> {
+    const changed = changedFiles(this.#source, defect)
+    this.#write(changed)
     try {
-      for (const [file, text] of changed) this.#write(file, text)
       return await action()
     } finally {
-      for (const file of changed.keys())
-        this.#write(file, readFileSync(join(this.#source, file), 'utf8'))
+      this.#write(new Map([...this.#source].filter(([file]) => changed.has(file))))
     }
   }
 
@@ -65,17 +71,13 @@ export class MutatedCore {
     rmSync(this.folder, { recursive: true, force: true })
   }
 
-  #write(file: string, text: string): void {
-    const path = join(this.folder, file.replace(/\.ts$/, '.js'))
-    mkdirSync(dirname(path), { recursive: true })
-    writeFileSync(path, transpiled(file, text))
+  #write(files: Source): void {
+    for (const [file, text] of files) {
+      const path = join(this.folder, file.replace(/\.ts$/, '.js'))
+      mkdirSync(dirname(path), { recursive: true })
+      writeFileSync(path, transpiled(file, text))
+    }
   }
-}
-
-/** packages/core/src of this repository. */
-export function coreSource(): string {
-  const entry = createRequire(import.meta.url).resolve('@kvx/core')
-  return join(dirname(dirname(entry)), 'src')
 }
 
 function transpiled(fileName: string, text: string): string {

@@ -1,6 +1,7 @@
 /** Looks for a mutant with the simulator, in a process of its own: modules are loaded once in a process. */
 import { execFile } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 
 export interface Hunt {
@@ -21,7 +22,11 @@ export interface Quarry {
   first: { seed: number; check: string; text: string } | undefined
 }
 
-const child = fileURLToPath(new URL('./child.js', import.meta.url))
+/** The built one, also when this file runs from its source. */
+const child = join(
+  createRequire(import.meta.url).resolve('@kvx/simulator/package.json'),
+  '../mutants/dist/child.js',
+)
 
 /** @throws Error when the process dies, or has not ended after ten minutes */
 export async function hunt(options: Hunt): Promise<Quarry> {

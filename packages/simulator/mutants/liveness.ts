@@ -15,18 +15,15 @@ export const liveness: readonly Mutant[] = [
     name: 'credit-kept',
     invariant: 9,
     says: 'A credit never comes back.',
-    edits: inFile(pieces, [
-      `if (piece.status !== 'queued') piece.transfer.peer.inFlight -= piece.bytes`,
-      ``,
-    ]),
+    edits: inFile(pieces, [`piece.transfer.peer.inFlight -= piece.credit`, ``]),
   },
   {
     name: 'credit-of-failure-kept',
     invariant: 9,
     says: 'The credit of a write that failed never comes back.',
     edits: inFile(pieces, [
-      `if (piece.status !== 'queued') piece.transfer.peer.inFlight -= piece.bytes`,
-      `if (piece.status === 'done') piece.transfer.peer.inFlight -= piece.bytes`,
+      `piece.transfer.peer.inFlight -= piece.credit`,
+      `if (piece.status === 'done') piece.transfer.peer.inFlight -= piece.credit`,
     ]),
   },
   {
@@ -245,6 +242,18 @@ export const liveness: readonly Mutant[] = [
       `if (step.state.recycle?.phase === 'closing' || link.fencing) return`,
       `if (step.state.recycle?.phase === 'closing') return`,
     ]),
+  },
+  {
+    name: 'starved-peer',
+    invariant: 9,
+    says: 'Prefill keeps its engine although writes that do not end hold all credits of a peer.',
+    edits: inFile('protocol/prefill/recycle.ts', [` && !isStarving) return`, `) return`]),
+  },
+  {
+    name: 'recycle-not-called-off',
+    invariant: 9,
+    says: 'Prefill goes on waiting to replace its engine after what was stuck has settled, and pairs nobody.',
+    edits: inFile('protocol/prefill/recycle.ts', [`if (state.recycle) goOn(step)`, ``]),
   },
   {
     name: 'recycle-takes-reserves',

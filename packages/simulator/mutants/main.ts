@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** `npm run mutants`. */
 import { parseArgs } from 'node:util'
-import { MutatedCore } from './build.ts'
+import { coreSource, MutatedCore } from './build.ts'
 import { hunt, type Quarry } from './hunt.ts'
 import { mutants } from './list.ts'
 import { unchanged, type Mutant } from './mutant.ts'
@@ -40,7 +40,7 @@ async function main(): Promise<number> {
     throw new Error('--schedules and --from must be whole numbers.')
   const chosen = mutants.filter(({ name }) => name.includes(values.only))
   if (chosen.length === 0) throw new Error(`No mutant has '${values.only}' in its name.`)
-  const core = new MutatedCore()
+  const core = new MutatedCore(coreSource())
   const rows: { mutant: Mutant; quarry: Quarry }[] = []
   try {
     const options = { core: core.folder, from, least: Math.min(200, most), most }
