@@ -1,12 +1,14 @@
 /**
- * Tests that a page of docs/ cites, as [`core/test/plan.test.ts`](…) “name of the test”, must exist. In a
- * table of tests (`test.each`) the name is written as in the source, with its placeholders.
+ * Tests that a page cites must exist: as a link to the file with names in quotes after it, [core/plan](…) “name of the
+ * test”, or in brackets without names, [core/plan, core/pool]. The names of a table of tests (`test.each`) are
+ * written as in the source, with their placeholders.
  */
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import ts from 'typescript'
 import { root } from '../lib/repository.mjs'
 
+const bracket = /\[([a-z]+\/[\w-]+(?:,\s[a-z]+\/[\w-]+)*)\](?!\()/g
 const citation = /\]\(([^)\s]+\.test\.ts)\)((?:[\s,]*(?:and )?“[^”]+”)*)/g
 
 export function citationProblems(page, text) {
@@ -21,6 +23,13 @@ export function citationProblems(page, text) {
     const known = stringsOf(file)
     for (const name of names) {
       if (!known.has(name)) problems.push(`${page} cites “${name}”, which ${file} does not hold.`)
+    }
+  }
+  for (const [, list] of text.matchAll(bracket)) {
+    for (const [, name, test] of list.matchAll(/([a-z]+)\/([\w-]+)/g)) {
+      const file = `packages/${name}/test/${test}.test.ts`
+      if (!existsSync(join(root, file)))
+        problems.push(`${page} cites ${file}, which does not exist.`)
     }
   }
   return problems
