@@ -234,17 +234,57 @@ test.each([
   },
 )
 
+/** `kvx up` with two workers of each kind. */
+async function startTwoOfEach() {
+  const flags = ['--prefill', '2', '--decode', '2', '--max-running-requests', '2', ...engine]
+  const started = await startUp(...flags, ...quick)
+  closing.push(async () => {
+    const { up } = started
+    if (up.exitCode !== null || up.signalCode !== null) return
+    up.kill('SIGINT')
+    await once(up, 'exit')
+  })
+  return started
+}
+
+test(
+  'a prefill and a decode worker that end in order, one after the other, cost no request',
+  { timeout: 3 * patience },
+  async () => {
+    const { url, workers, says } = await startTwoOfEach()
+    let asked = 0
+    let over = false
+    const lane = async () => {
+      while (!over) {
+        const { prompt: ids, ...rest } = short
+        const response = await post(url, {
+          ...rest,
+          prompt: [...ids, 300 + asked++],
+          stream: false,
+        })
+        expect(await response.json()).not.toHaveProperty('error')
+      }
+    }
+    const lanes = [lane(), lane(), lane()]
+    const restart = async (name: string) => {
+      process.kill(workers.get(name)?.pid ?? 0, 'SIGTERM')
+      await says(new RegExp(`^kvx: ${name} ended by itself \\(exit code 0\\)`))
+      await says(new RegExp(`^kvx: ${name} is ready again`))
+    }
+    try {
+      await Promise.race([Promise.all(lanes), restart('prefill-2').then(() => restart('decode-1'))])
+    } finally {
+      over = true
+    }
+    await Promise.all(lanes)
+  },
+)
+
 test(
   'two prefill and two decode workers answer many prompts with the tokens of one process, all of them work, a killed one is started again, and SIGTERM lets a running answer end',
   { timeout: 5 * patience },
   async () => {
-    const flags = ['--prefill', '2', '--decode', '2', '--max-running-requests', '2', ...engine]
-    const { up, url, workers, says } = await startUp(...flags, ...quick)
-    closing.push(async () => {
-      if (up.exitCode !== null || up.signalCode !== null) return
-      up.kill('SIGINT')
-      await once(up, 'exit')
-    })
+    const { up, url, workers, says } = await startTwoOfEach()
     const names = ['decode-1', 'decode-2', 'prefill-1', 'prefill-2']
     expect([...workers.keys()].sort()).toEqual(names)
     const questions = Array.from({ length: 8 }, (_, i) => ({
