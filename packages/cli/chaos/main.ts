@@ -20,7 +20,7 @@ const help = `Faults at real kvx processes under load, and whether everybody com
 A prefill worker, a decode worker and a router run as processes of their own; ${String(lanes)} requests run all
 the time. Faults are kill -9, SIGSTOP (thawed early, thawed late, or killed while frozen) and SIGTERM
 of each process, and clients that leave, each aimed at a request in one of six phases. The phase that
-counts is read from the workers' logs at the moment of the fault.
+counts is read from the workers' logs at the moment of the fault. Ctrl-C ends after the present round.
 
 A round is one fault per phase, one after another; each time the dead are started again behind the
 same ports, and the next fault comes when a new request has succeeded. After a round the load ends,
@@ -51,6 +51,14 @@ async function main(): Promise<number> {
   const engines = values.engine ?? ['shm', 'mooncake']
   const faults = integer('faults', values.faults) ?? 200
   const seed = integer('seed', values.seed) ?? Math.floor(Math.random() * 2 ** 32)
+  const stop = new AbortController()
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(signal, () => {
+      if (stop.signal.aborted) process.exit(130)
+      process.stderr.write('ending after this round; once more to end at once\n')
+      stop.abort()
+    })
+  }
   const folder = await mkdtemp(join(tmpdir(), 'kvx-chaos-'))
   process.stderr.write(`seed ${String(seed)}, logs in ${folder}\n`)
   const report = await runChaos({
@@ -60,16 +68,19 @@ async function main(): Promise<number> {
     leastPerPhase: faults >= faultsForLeast ? 10 : 0,
     folder,
     progress: (line) => process.stderr.write(`${line}\n`),
+    signal: stop.signal,
   })
   process.stdout.write(`\n${reportText(report)}`)
-  if (report.failures.length === 0) {
-    if (!values.keep) await rm(folder, { recursive: true, force: true })
-    process.stdout.write(`Nothing went wrong. Seed ${String(seed)}.\n`)
-    return 0
-  }
   for (const failure of report.failures) process.stdout.write(`FAILED: ${failure}\n`)
-  process.stdout.write(`Seed ${String(seed)}; the logs of all processes are in ${folder}.\n`)
-  return 1
+  const failed = report.failures.length > 0
+  if (failed || values.keep) process.stdout.write(`The logs of all processes are in ${folder}.\n`)
+  else await rm(folder, { recursive: true, force: true })
+  if (stop.signal.aborted)
+    process.stdout.write(`Interrupted: ${String(faults)} faults were asked for.\n`)
+  else if (!failed) process.stdout.write('Nothing went wrong.\n')
+  process.stdout.write(`Seed ${String(seed)}.\n`)
+  if (failed) return 1
+  return stop.signal.aborted ? 130 : 0
 }
 
 function integer(name: string, text: string | undefined): number | undefined {
@@ -78,9 +89,6 @@ function integer(name: string, text: string | undefined): number | undefined {
   throw new TypeError(`--${name} must be an integer below 2^32, not '${text}'.`)
 }
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.once(signal, () => process.exit(signal === 'SIGINT' ? 130 : 143))
-}
 try {
   process.exitCode = await main()
 } catch (cause) {

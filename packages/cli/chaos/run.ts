@@ -24,6 +24,8 @@ export interface Options {
   /** For the logs of all processes. */
   readonly folder: string
   readonly progress: (line: string) => void
+  /** Ends the run after the round that is going on. */
+  readonly signal?: AbortSignal
 }
 
 export interface Made {
@@ -61,9 +63,15 @@ export async function runChaos(options: Options): Promise<Report> {
   try {
     const questions = await answerAlone(options.seed, env, options.folder)
     const share = Math.ceil(options.faults / options.engines.length)
-    for (const [i, engine] of options.engines.entries()) {
+    let runs = options.engines.map((engine, i) => {
       const count = Math.min(share, options.faults - i * share)
-      await new EngineRun(engine, count, options, questions, env, report).run()
+      return new EngineRun(engine, count, options, questions, env, report)
+    })
+    // The engines take turns: what changes on the machine meanwhile concerns them alike.
+    while (runs.length > 0) {
+      const going: EngineRun[] = []
+      for (const run of runs) if (await run.next()) going.push(run)
+      runs = going
     }
   } finally {
     const survivors = await endSurvivors(`KVX_CHAOS=${mark}`)
@@ -74,13 +82,18 @@ export async function runChaos(options: Options): Promise<Report> {
 
 class EngineRun {
   readonly #engine: string
-  readonly #count: number
   readonly #options: Options
   readonly #questions: readonly Question[]
   readonly #env: Readonly<Record<string, string>>
   readonly #report: Report
+  readonly #chance: Random
+  readonly #plan: Fault[][]
+  /** Of the present round. */
+  #number = 0
+  #moreRounds = 0
   #folder = ''
-  #cluster!: Cluster
+  /** Undefined when a new one is needed. */
+  #cluster: Cluster | undefined
   #load!: Load
   #striker!: Striker
   #atRest: readonly Record<string, number>[] = []
@@ -97,60 +110,71 @@ class EngineRun {
     report: Report,
   ) {
     this.#engine = engine
-    this.#count = count
     this.#options = options
     this.#questions = questions
     this.#env = env
     this.#report = report
+    this.#chance = random(options.seed)
+    this.#plan = drawPlan(this.#chance, count)
   }
 
-  async run(): Promise<void> {
-    const { seed, leastPerPhase } = this.#options
-    const chance = random(seed)
-    const plan = drawPlan(chance, this.#count)
-    let broken = true
-    const most = plan.length + mostMoreRounds
-    for (let number = 1; this.#report.failures.length < mostFailures; number++) {
-      const round = plan.shift() ?? this.#missing(chance, leastPerPhase)
-      if (round.length === 0) break
-      if (number > most) {
-        const aims = round.map(({ aim }) => aim).join(', ')
-        this.#report.failures.push(`${this.#engine}: these phases were hit too seldom: ${aims}`)
-        break
-      }
-      if (broken) await this.#open(number)
-      broken = !(await this.#round(number, round))
-      if (broken) await this.#cluster.close()
+  /** Makes the next round. False once there is no more to do, and everything has been closed. */
+  async next(): Promise<boolean> {
+    const round = this.#nextRound()
+    if (round === undefined) {
+      await this.#cluster?.close()
+      return false
     }
-    if (!broken) await this.#cluster.close()
+    if (this.#cluster === undefined) await this.#open()
+    if (!(await this.#round(round))) {
+      await this.#cluster?.close()
+      this.#cluster = undefined
+    }
+    return true
+  }
+
+  #nextRound(): Fault[] | undefined {
+    const { signal, leastPerPhase } = this.#options
+    const { failures } = this.#report
+    if (signal?.aborted === true || failures.length >= mostFailures) return undefined
+    this.#number++
+    const planned = this.#plan.shift()
+    if (planned !== undefined) return planned
+    const round = this.#missing(leastPerPhase)
+    if (round.length === 0) return undefined
+    if (this.#moreRounds++ < mostMoreRounds) return round
+    const aims = round.map(({ aim }) => aim).join(', ')
+    failures.push(`${this.#engine}: these phases were hit too seldom: ${aims}`)
+    return undefined
   }
 
   /** Faults for the phases that have been hit too seldom. */
-  #missing(chance: Random, least: number): Fault[] {
+  #missing(least: number): Fault[] {
     const hits = (phase: Phase) =>
       this.#report.made.filter((made) => made.engine === this.#engine && made.phase === phase)
         .length
     return phases
       .filter((phase) => hits(phase) < least)
       .flatMap((aim) => {
-        const fault = chance.pick(everyFault().filter((one) => one.aim === aim))
+        const fault = this.#chance.pick(everyFault().filter((one) => one.aim === aim))
         const opening: Fault = { kind: 'kill', victim: 'decode', aim: 'reserved' }
         return aim === 'before hello' ? [opening, fault] : [fault]
       })
   }
 
-  async #open(number: number): Promise<void> {
-    const chance = random(this.#options.seed + number)
-    this.#folder = join(this.#options.folder, `${this.#engine}-from-round-${String(number)}`)
+  async #open(): Promise<void> {
+    const name = `${this.#engine}-from-round-${String(this.#number)}`
+    this.#folder = join(this.#options.folder, name)
     await mkdir(this.#folder, { recursive: true })
-    this.#cluster = await Cluster.open(chance, this.#engine, this.#env, this.#folder)
-    this.#load = new Load(this.#cluster.routerUrl, this.#questions, chance)
-    this.#striker = new Striker(this.#cluster, this.#load, chance)
-    this.#atRest = await this.#pages()
+    const cluster = await Cluster.open(this.#chance, this.#engine, this.#env, this.#folder)
+    this.#cluster = cluster
+    this.#load = new Load(cluster.routerUrl, this.#questions, this.#chance)
+    this.#striker = new Striker(cluster, this.#load, this.#chance)
+    this.#atRest = await pages(cluster)
   }
 
   /** Whether the deployment can be used for the next. */
-  async #round(number: number, faults: readonly Fault[]): Promise<boolean> {
+  async #round(faults: readonly Fault[]): Promise<boolean> {
     const { progress } = this.#options
     const first = this.#load.asked.length
     const begun = Date.now()
@@ -168,9 +192,9 @@ class EngineRun {
     if (problems.length === 0) problems.push(...(await this.#aftermath()))
     const asked = this.#load.asked.slice(first)
     progress(
-      `  round ${String(number)} of ${this.#engine}: ${String(asked.length)} requests, ${((Date.now() - begun) / 1000).toFixed(1)} s${problems.length === 0 ? '' : `, ${String(problems.length)} FAILURES`}`,
+      `  round ${String(this.#number)} of ${this.#engine}: ${String(asked.length)} requests, ${((Date.now() - begun) / 1000).toFixed(1)} s${problems.length === 0 ? '' : `, ${String(problems.length)} FAILURES`}`,
     )
-    if (problems.length > 0) await this.#fail(number, faults, problems)
+    if (problems.length > 0) await this.#fail(faults, problems)
     return problems.length === 0
   }
 
@@ -257,29 +281,22 @@ class EngineRun {
     }
   }
 
-  async #pages(): Promise<Record<string, number>[]> {
-    return Promise.all([this.#cluster.pages('prefill'), this.#cluster.pages('decode')])
-  }
-
   async #differenceAtRest(): Promise<string[]> {
     const wanted = JSON.stringify(this.#atRest)
     const end = Date.now() + gaugesMs
     for (;;) {
-      const now = JSON.stringify(await this.#pages())
+      const now = JSON.stringify(await pages(this.#cluster!))
       if (now === wanted) return []
       if (Date.now() > end) return [`pages are ${now} without load, but were ${wanted}`]
       await sleep(50)
     }
   }
 
-  async #fail(
-    number: number,
-    faults: readonly Fault[],
-    problems: readonly string[],
-  ): Promise<void> {
+  async #fail(faults: readonly Fault[], problems: readonly string[]): Promise<void> {
     const { seed, progress } = this.#options
-    const name = join(this.#folder, `failure-in-round-${String(number)}.txt`)
-    const where = `seed ${String(seed)}, engine ${this.#engine}, round ${String(number)}`
+    const round = `round ${String(this.#number)}`
+    const name = join(this.#folder, `failure-in-${round.replace(' ', '-')}.txt`)
+    const where = `seed ${String(seed)}, engine ${this.#engine}, ${round}`
     const evidence = {
       where,
       planned: faults,
@@ -287,10 +304,14 @@ class EngineRun {
       problems,
       wrong: this.#wrong,
     }
-    await writeFile(name, evidenceText(evidence, this.#cluster.started))
+    await writeFile(name, evidenceText(evidence, this.#cluster!.started))
     for (const problem of problems.slice(0, 5)) progress(`  FAILURE: ${problem}`)
     this.#report.failures.push(
-      `${this.#engine}, round ${String(number)}: ${problems[0]!}${problems.length > 1 ? ` and ${String(problems.length - 1)} more` : ''} (${name})`,
+      `${this.#engine}, ${round}: ${problems[0]!}${problems.length > 1 ? ` and ${String(problems.length - 1)} more` : ''} (${name})`,
     )
   }
+}
+
+function pages(cluster: Cluster): Promise<Record<string, number>[]> {
+  return Promise.all([cluster.pages('prefill'), cluster.pages('decode')])
 }
