@@ -38,10 +38,6 @@ class Side {
     this.#child.send({ command, id, ...rest })
     return new Promise((resolve, reject) => this.#waiting.set(id, { resolve, reject }))
   }
-
-  end() {
-    this.#child.disconnect()
-  }
 }
 
 const [prefill, decode] = [new Side('prefill'), new Side('decode')]

@@ -95,6 +95,8 @@ const commands = {
 
 const decoded = (frame) => decodeMessage(Buffer.from(frame, 'base64'))
 
+// Not longer than its parent, however that ends.
+process.on('disconnect', () => process.exit())
 process.on('message', ({ command, id, ...rest }) => {
   Promise.resolve()
     .then(() => commands[command](rest))
