@@ -38,6 +38,13 @@ export function receivePrompt(
       if (aux.firstToken === undefined) {
         throw new KvxError('ERR_KVX_PROTOCOL', 'Prefill sent the cache without a first token.')
       }
+      // The model's library would end this process.
+      if (aux.firstToken >= model.vocabularySize) {
+        throw new KvxError(
+          'ERR_KVX_PROTOCOL',
+          `Prefill sent the first token ${String(aux.firstToken)}; this model knows 0 to ${String(model.vocabularySize - 1)}.`,
+        )
+      }
       transfer = { ...report, backend: manager.engine.backend }
       events('transfer.complete', { ...transfer })
       metrics.transferred(report.bytes)

@@ -1,0 +1,105 @@
+/** What can a prefill rank do to a decode worker by what it says of its answer? */
+import { afterAll, expect, test } from 'vitest'
+import { BootstrapServer, readInstance, registerRank } from '@kvx/core'
+import { silentLog } from '@kvx/core/backend'
+import { ControlServer, type Message } from '../../core/src/control/index.ts'
+import { complete, patience, post, Process } from './support/cluster.ts'
+
+const token = 'a token for tests'
+const cleanups: (() => unknown)[] = []
+afterAll(async () => {
+  for (const clean of cleanups.reverse()) await clean()
+})
+
+const worker = async (mode: string, ...flags: string[]) => {
+  const started = await Process.start(
+    [
+      ...['serve', '--disaggregation-mode', mode, '--port', '0'],
+      ...['--context-length', '600', '--max-running-requests', '1', ...flags],
+    ],
+    token,
+  )
+  cleanups.push(() => started.stop())
+  return started
+}
+
+interface Tensor {
+  pageBytes: number
+}
+
+/** A prefill rank that sends no bytes, says that it has sent all, and gives `firstToken`. */
+async function liar(like: string, firstToken: number): Promise<number> {
+  const { ranks } = await readInstance({ bootstrap: like, token, timeoutMs: patience })
+  const [rank] = ranks
+  if (rank === undefined) throw new Error('no rank is registered')
+  const where = { host: '127.0.0.1', port: 0, token, log: silentLog }
+  const incarnation = 'b'.repeat(32)
+  let pageBytes = 0
+  const answers = (message: Message): Record<string, unknown>[] => {
+    switch (message.k) {
+      case 'hello': {
+        const { layout, fingerprint, engine } = message
+        pageBytes = (layout as { tensors: Tensor[] }).tensors.reduce((n, t) => n + t.pageBytes, 0)
+        const limits = { parked: 8, auxBytes: 1_000 }
+        const self = { writer: 'c'.repeat(32), instance: 'liar', rank: rank.rank }
+        return [{ k: 'welcome', ...self, layout, fingerprint, engine, limits }]
+      }
+      case 'reserve': {
+        const { ep } = message
+        const pages = (message.pages as Uint8Array).length / 4
+        const parts = { kv: { pages, bytes: pages * pageBytes } }
+        const manifest = { parts, chunks: 1, ms: 1 }
+        return [
+          { k: 'accept', ep, state: 'paired' },
+          { k: 'complete', ep, manifest, aux: { firstToken } },
+        ]
+      }
+      case 'abort':
+        return [{ k: 'drained', ep: message.ep }]
+      default:
+        return []
+    }
+  }
+  const control = await ControlServer.bind({
+    ...where,
+    onMessage: (connection, message) => {
+      for (const answer of answers(message)) {
+        connection.send({ v: 1, from: incarnation, to: message.from, gen: message.gen, ...answer })
+      }
+    },
+  })
+  const bootstrap = await BootstrapServer.open(where)
+  const record = { ...rank, instance: 'liar', incarnation, endpoint: control.endpoint }
+  const registration = await registerRank({ bootstrap: bootstrap.address, token, record })
+  cleanups.push(async () => {
+    await registration.close()
+    await bootstrap.close()
+    await control.close()
+  })
+  return bootstrap.port
+}
+
+test(
+  'a first token that the model does not have ends the request, and not the worker',
+  async () => {
+    const prefill = await worker('prefill', '--disaggregation-bootstrap-port', '0')
+    const decode = await worker('decode')
+    const from = (port: number, room: number) => ({
+      bootstrap_host: '127.0.0.1',
+      bootstrap_port: port,
+      bootstrap_room: room,
+    })
+    const prompt = 'The capital of France is'
+    const port = await liar(`tcp://127.0.0.1:${String(prefill.bootstrapPort)}`, 2 ** 31 - 1)
+    const response = await post(decode.url, { prompt, max_tokens: 4, ...from(port, 1) })
+    expect(response.ok).toBe(false)
+    expect(await response.text()).toContain('ERR_KVX_PROTOCOL')
+    const honest = { prompt, max_tokens: 4, stream: false, ...from(prefill.bootstrapPort, 2) }
+    const [, answer] = await Promise.all([
+      post(prefill.url, honest).then((sent) => sent.text()),
+      complete(decode.url, honest),
+    ])
+    expect(answer.text).toContain('Paris')
+  },
+  2 * patience,
+)
