@@ -32,7 +32,7 @@ export const errorWithinMs = deadlines.hello + deadlines.reserve + deadlines.pai
 export const patienceMs = 120_000
 
 /** Milliseconds within which the deployment must answer again once all processes run. */
-export const recoveryMs = 45_000
+export const recoveryMs = 120_000
 
 /** Milliseconds within which pages must be where they were at the start, without load. */
 export const gaugesMs = 30_000
