@@ -1,7 +1,14 @@
 /** Builds of @kvx/core with a defect, made from its source. */
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { createRequire } from 'node:module'
-import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import ts from 'typescript'
 import type { Edit, Mutant } from './mutant.ts'
@@ -9,12 +16,17 @@ import type { Edit, Mutant } from './mutant.ts'
 /** Texts of source files, by their path below packages/core/src. */
 export type Source = ReadonlyMap<string, string>
 
+/** Of this repository; this file runs from its source and from its build. */
+const packages = join(
+  createRequire(import.meta.url).resolve('@kvx/simulator/package.json'),
+  '../..',
+)
+
 type Defect = Pick<Mutant, 'name' | 'edits'>
 
 /** The source of core as it is now. */
 export function coreSource(): Source {
-  const entry = createRequire(import.meta.url).resolve('@kvx/core')
-  const folder = join(dirname(dirname(entry)), 'src')
+  const folder = join(packages, 'core/src')
   const files = readdirSync(folder, { recursive: true, encoding: 'utf8' })
   return new Map(
     files
@@ -45,35 +57,51 @@ function applied(text: string, { file, find, replace }: Edit, name: string): str
   )
 }
 
-/** A build of core in a folder of its own, into which one mutant after another is put. */
-export class MutatedCore {
-  readonly folder = mkdtempSync(join(tmpdir(), 'kvx-mutants-'))
+/**
+ * A folder with a simulator and a core of its own, into which one mutant after another is put. It lies below
+ * the repository, where both find what they depend on.
+ */
+export class Laboratory {
+  readonly #program: string
+  readonly #folder: string
   readonly #source: Source
 
   constructor(source: Source) {
     this.#source = source
-    writeFileSync(join(this.folder, 'package.json'), '{ "type": "module" }')
+    const cache = join(packages, '../node_modules/.cache/kvx')
+    mkdirSync(cache, { recursive: true })
+    this.#folder = mkdtempSync(join(cache, 'mutants-'))
+    for (const name of ['core', 'simulator']) {
+      const copy = join(this.#folder, 'node_modules/@kvx', name)
+      mkdirSync(copy, { recursive: true })
+      cpSync(join(packages, name, 'package.json'), join(copy, 'package.json'))
+    }
+    const simulator = 'node_modules/@kvx/simulator/dist'
+    cpSync(join(packages, 'simulator/dist'), join(this.#folder, simulator), { recursive: true })
+    this.#program = join(this.#folder, 'program.mjs')
+    cpSync(join(packages, 'simulator/mutants/dist/program.js'), this.#program)
     this.#write(source)
   }
 
-  /** Runs `action` while the build is the mutant. Throws as `changedFiles`. */
-  async with<T>(defect: Defect, action: () => Promise<T>): Promise<T> {
+  /** Runs `action` with the program that looks for this mutant. Throws as `changedFiles`. */
+  async with<T>(defect: Defect, action: (program: string) => Promise<T>): Promise<T> {
     const changed = changedFiles(this.#source, defect)
     this.#write(changed)
     try {
-      return await action()
+      return await action(this.#program)
     } finally {
       this.#write(new Map([...this.#source].filter(([file]) => changed.has(file))))
     }
   }
 
   remove(): void {
-    rmSync(this.folder, { recursive: true, force: true })
+    rmSync(this.#folder, { recursive: true, force: true })
   }
 
   #write(files: Source): void {
     for (const [file, text] of files) {
-      const path = join(this.folder, file.replace(/\.ts$/, '.js'))
+      const built = file.replace(/\.ts$/, '.js')
+      const path = join(this.#folder, 'node_modules/@kvx/core/dist', built)
       mkdirSync(dirname(path), { recursive: true })
       writeFileSync(path, transpiled(file, text))
     }

@@ -1,52 +1,86 @@
-/** Messages of another life that change something. */
-import { inFile, type Mutant } from './mutant.ts'
+/**
+ * Messages of another life that change something. A connection speaks only for whom it said hello, so
+ * most of what is late is not even read: where core checks twice, a mutant has lost both checks.
+ */
+import { inFile, type Edit, type Mutant } from './mutant.ts'
 
 const prefillStep = 'protocol/prefill/step.ts'
 const decodeStep = 'protocol/decode/step.ts'
 const peers = 'protocol/prefill/peers.ts'
 const transfers = 'protocol/prefill/transfers.ts'
 
+/** Prefill reads on from a connection that a newer one has replaced. */
+const oldConnectionSpeaks: readonly Edit[] = inFile(peers, [
+  `state.connections.delete(known.connection)\n`,
+  `\n`,
+])
+
 export const identity: readonly Mutant[] = [
   {
-    name: 'another-incarnation-at-decode',
+    name: 'another-incarnation',
     invariant: 6,
-    says: 'Decode takes what another process says at the same address for its peer.',
+    says: 'Incarnations are compared nowhere: a process that has restarted behind its address is taken for the one before.',
+    edits: [
+      ...inFile(
+        decodeStep,
+        [`if (!link || message.to !== state.self.incarnation) {`, `if (!link) {`],
+        [`if (message.from !== link.incarnation) {`, `if (message.from === '') {`],
+      ),
+      ...inFile(prefillStep, [
+        `if (message.to !== step.state.self.incarnation) {`,
+        `if (message.to === '') {`,
+      ]),
+      ...inFile(peers, [`if (hello.to !== self.incarnation) {`, `if (hello.to === '') {`]),
+      ...inFile('protocol/decode/sources.ts', [
+        `if (link && link.incarnation !== rank.incarnation) replaceLink(step, link)`,
+        ``,
+      ]),
+      ...inFile('protocol/decode/links.ts', [
+        `if (known?.incarnation === rank.incarnation) {`,
+        `if (known?.endpoint === rank.endpoint) {`,
+      ]),
+    ],
+  },
+  {
+    name: 'stranger-at-the-address',
+    invariant: 6,
+    says: 'Decode takes what another process says at the same address for news of its peer.',
     edits: inFile(decodeStep, [
       `if (message.from !== link.incarnation) {`,
-      `if (message.from !== link.incarnation && message.k === 'refuse') {`,
+      `if (message.from === '') {`,
     ]),
   },
   {
-    name: 'meant-for-another-decode',
+    name: 'another-generation-at-prefill',
     invariant: 6,
-    says: 'Decode takes messages that are meant for an earlier process.',
-    edits: inFile(decodeStep, [
-      `if (!link || message.to !== state.self.incarnation) {`,
-      `if (!link) {`,
-    ]),
+    says: "Prefill takes late messages about decode's earlier engine, from a connection that a newer one has replaced.",
+    edits: [
+      ...oldConnectionSpeaks,
+      ...inFile(peers, [
+        `if (gen !== undefined && gen !== peer.generation) {`,
+        `if (gen === '') {`,
+      ]),
+    ],
   },
   {
-    name: 'meant-for-another-prefill',
+    name: 'no-watermark',
     invariant: 6,
-    says: 'Prefill takes messages that are meant for an earlier process.',
-    edits: inFile(prefillStep, [
-      `if (message.to !== step.state.self.incarnation) {`,
-      `if (message.to === '') {`,
-    ]),
+    says: 'Prefill takes a late reserve of an epoch that is over, from a connection that a newer one has replaced, for a new one.',
+    edits: [
+      ...oldConnectionSpeaks,
+      ...inFile(transfers, [
+        `const stale = message.ep <= peer.watermark`,
+        `const stale = message.ep < 1`,
+      ]),
+    ],
   },
   {
-    name: 'hello-meant-for-another',
+    name: 'old-generation-goes-on',
     invariant: 6,
-    says: 'Prefill welcomes a hello that is meant for an earlier process.',
-    edits: inFile(peers, [`if (hello.to !== self.incarnation) {`, `if (hello.to === '') {`]),
-  },
-  {
-    name: 'connection-speaks-for-another',
-    invariant: 6,
-    says: 'Prefill takes what a connection says in the name of another incarnation.',
+    says: 'Prefill goes on with the transfers of the generation that decode has closed.',
     edits: inFile(peers, [
-      `  if (spokenFor !== undefined && spokenFor !== from) {\n    count`,
-      `  if (spokenFor === '') {\n    count`,
+      `failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', 'replaced its transfer engine')`,
+      ``,
     ]),
   },
   {
@@ -59,24 +93,6 @@ export const identity: readonly Mutant[] = [
     ]),
   },
   {
-    name: 'another-generation-at-prefill',
-    invariant: 6,
-    says: "Prefill takes messages about decode's earlier engine.",
-    edits: inFile(peers, [
-      `if (gen !== undefined && gen !== peer.generation) {`,
-      `if (gen === '') {`,
-    ]),
-  },
-  {
-    name: 'old-generation-goes-on',
-    invariant: 6,
-    says: 'Prefill goes on with the transfers of the generation that decode has closed.',
-    edits: inFile(peers, [
-      `failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', 'replaced its transfer engine')`,
-      ``,
-    ]),
-  },
-  {
     name: 'old-link-reused',
     invariant: 6,
     says: 'Prefill writes to a new generation over the link to the old one.',
@@ -84,42 +100,6 @@ export const identity: readonly Mutant[] = [
       `      step.out.push({ do: 'closeLink', peer: known.incarnation, generation })\n    openLink(step, known)`,
       `      welcome(step, known)\n    else openLink(step, known)`,
     ]),
-  },
-  {
-    name: 'link-of-old-generation',
-    invariant: 6,
-    says: 'Prefill takes the link to the old generation for that to the new one when it opens late.',
-    edits: inFile(peers, [
-      `  if (peer?.generation !== event.generation || peer.link !== 'opening') {\n    step.out.push`,
-      `  if (!peer || peer.link !== 'opening') {\n    step.out.push`,
-    ]),
-  },
-  {
-    name: 'no-watermark',
-    invariant: 6,
-    says: 'Prefill takes a late reserve of an epoch that is over for a new one.',
-    edits: inFile(transfers, [
-      `const stale = message.ep <= peer.watermark`,
-      `const stale = message.ep < 1`,
-    ]),
-  },
-  {
-    name: 'watermark-of-reserves-only',
-    invariant: 6,
-    says: 'Only a reserve moves the watermark: an abort that overtakes its reserve loses.',
-    edits: inFile(transfers, [`  peer.watermark = Math.max(peer.watermark, epoch)\n`, ``]),
-  },
-  {
-    name: 'watermark-not-of-hello',
-    invariant: 6,
-    says: 'A hello does not move the watermark of a peer that prefill knows.',
-    edits: inFile(peers, [`known.watermark = Math.max(known.watermark, hello.epoch)`, ``]),
-  },
-  {
-    name: 'watermark-forgotten',
-    invariant: 6,
-    says: 'A peer that was forgotten and is back begins without a watermark.',
-    edits: inFile(peers, [`watermark: hello.epoch,`, `watermark: 0,`]),
   },
   {
     name: 'epochs-used-again',

@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /** `npm run mutants`. */
+import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { coreSource, MutatedCore } from './build.ts'
+import { coreSource, Laboratory } from './build.ts'
 import { hunt, type Quarry } from './hunt.ts'
 import { mutants } from './list.ts'
 import { unchanged, type Mutant } from './mutant.ts'
@@ -15,10 +16,11 @@ const help = `Puts one defect after another into a copy of @kvx/core, and has th
   --from S         first seed (default 1)
   --only TEXT      only mutants whose name has this in it
   --markdown       print the table as markdown
+  --write-seeds    note for the tests where each mutant was found (mutants/seeds.json)
   --help
 
-Each mutant is looked for in the first 200 schedules, then until it is found for the first time.
-Exit code: 0 all were found, 1 one was not.`
+Each mutant is looked for in the first 200 schedules, and on until it is found for the first time.
+Exit code: 0 all were found, 1 one was not, or core as it is fails.`
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
@@ -27,6 +29,7 @@ async function main(): Promise<number> {
       from: { type: 'string', default: '1' },
       only: { type: 'string', default: '' },
       markdown: { type: 'boolean', default: false },
+      'write-seeds': { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
   })
@@ -40,29 +43,42 @@ async function main(): Promise<number> {
     throw new Error('--schedules and --from must be whole numbers.')
   const chosen = mutants.filter(({ name }) => name.includes(values.only))
   if (chosen.length === 0) throw new Error(`No mutant has '${values.only}' in its name.`)
-  const core = new MutatedCore(coreSource())
+  const least = Math.min(200, most)
+  const laboratory = new Laboratory(coreSource())
   const rows: { mutant: Mutant; quarry: Quarry }[] = []
   try {
-    const options = { core: core.folder, from, least: Math.min(200, most), most }
-    const { first } = await core.with(unchanged, () => hunt({ ...options, most: 0 }))
+    const { first } = await laboratory.with(unchanged, (program) =>
+      hunt(program, { from, least, most: least }),
+    )
     if (first) {
-      process.stdout.write(`Core as it is fails already, at seed ${first.seed}: ${first.text}\n`)
-      process.exitCode = 1
+      process.stderr.write(`Core as it is fails at seed ${first.seed}: ${first.text}\n`)
+      return 1
     }
     for (const mutant of chosen) {
-      const quarry = await core.with(mutant, () => hunt(options))
-      rows.push({ mutant, quarry })
-      process.stderr.write(`${table([{ mutant, quarry }])}\n`)
+      const row = {
+        mutant,
+        quarry: await laboratory.with(mutant, (program) => hunt(program, { from, least, most })),
+      }
+      rows.push(row)
+      process.stderr.write(`${table([row])}\n`)
     }
   } finally {
-    core.remove()
+    laboratory.remove()
   }
-  const lost = rows.filter(({ quarry }) => quarry.found === 0)
-  process.stdout.write(values.markdown ? `${markdown(rows)}\n` : '')
-  process.stdout.write(
-    `${rows.length - lost.length} of ${rows.length} mutants found${lost.length > 0 ? `; not found: ${lost.map(({ mutant }) => mutant.name).join(', ')}` : ''}\n`,
+  if (values.markdown) process.stdout.write(`${markdown(rows)}\n`)
+  if (values['write-seeds']) writeSeeds(rows)
+  const lost = rows.filter(({ quarry }) => quarry.found === 0).map(({ mutant }) => mutant.name)
+  process.stderr.write(`${rows.length - lost.length} of ${rows.length} mutants found\n`)
+  if (lost.length > 0) process.stderr.write(`Not found: ${lost.join(', ')}\n`)
+  return lost.length > 0 ? 1 : 0
+}
+
+function writeSeeds(rows: readonly { mutant: Mutant; quarry: Quarry }[]): void {
+  const seeds = rows.flatMap(({ mutant, quarry }) =>
+    quarry.first ? [[mutant.name, quarry.first.seed] as const] : [],
   )
-  return lost.length > 0 || process.exitCode === 1 ? 1 : 0
+  const text = JSON.stringify(Object.fromEntries(seeds), undefined, 2)
+  writeFileSync(new URL('../seeds.json', import.meta.url), `${text}\n`)
 }
 
 process.exitCode = await main()
