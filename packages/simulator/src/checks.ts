@@ -4,10 +4,10 @@
  * last one, that no table holds anything (end.ts).
  */
 import type { KvxError } from '@kvx/core/backend'
-import type { DecodeEffect, Message, PrefillEffect } from '@kvx/core/protocol'
+import type { DecodeEffect, Message, MessageOf, PrefillEffect } from '@kvx/core/protocol'
 import { byteOf, components, type RankMemory } from './content.ts'
 import type { DecodeRank } from './decode.ts'
-import type { ReceiveLeg, SendLeg } from './legs.ts'
+import type { ReceiveLeg, Reserve, SendLeg } from './legs.ts'
 import type { Wire } from './network.ts'
 import type { PrefillRank } from './prefill.ts'
 import type { World } from './world.ts'
@@ -77,7 +77,7 @@ export class Checks {
     if (message.k === 'hello') {
       if (message.to === prefill.incarnation) this.#greeted.set(key, message.gen)
       this.#heardOf.set(key, Math.max(this.#heardOf.get(key) ?? 0, message.epoch))
-      return false
+      return message.to !== prefill.incarnation
     }
     if (message.to !== prefill.incarnation) return true
     if (!('ep' in message) || message.ep === undefined) return false
@@ -97,7 +97,7 @@ export class Checks {
     message: Message,
     effects: readonly (PrefillEffect | DecodeEffect)[],
   ): void {
-    const answers = ['refuse', 'drained', 'status']
+    const answers = ['refuse', 'drained', 'status', 'ready']
     for (const effect of effects) {
       if (effect.do === 'send' && answers.includes(effect.message.k)) continue
       this.world.violate(
@@ -107,15 +107,52 @@ export class Checks {
     }
   }
 
+  /** Invariant 9: what may have got lost with a connection is asked for on the next. */
+  onWelcome(decode: DecodeRank, wire: Wire, peer: string, effects: readonly DecodeEffect[]): void {
+    if (wire.welcomed || wire.client.wire !== wire) return
+    wire.welcomed = true
+    const asked = new Set<number>()
+    for (const effect of effects) {
+      if (effect.do !== 'send') continue
+      const { message } = effect
+      if (message.k === 'query' || message.k === 'abort') asked.add(message.ep)
+    }
+    for (const leg of decode.legs.values()) {
+      for (const { peer: to, over, epoch } of leg.reserves) {
+        if (to === peer && !over && !asked.has(epoch))
+          this.world.violate(
+            'not asked after a reconnect',
+            `${decode.name} does not ask for epoch ${epoch}`,
+          )
+      }
+    }
+  }
+
   // What is said
 
   onDecodeSays(decode: DecodeRank, message: Message): void {
+    if (message.k === 'abort') {
+      const { cause } = decode.epochs.get(message.ep)?.leg ?? {}
+      if (cause && cause.code !== message.code)
+        this.world.violate(
+          'first cause lost',
+          `${decode.name} aborts epoch ${message.ep} with ${message.code}, its host was told ${cause.code}`,
+        )
+      return
+    }
     if (message.k !== 'reserve') return
     if (decode.epochs.has(message.ep))
       this.world.violate('epoch used twice', `${decode.name} uses ${message.ep} again`)
     for (const leg of decode.legs.values()) {
       if (leg.job.room !== message.room || leg.phase !== 'reserving') continue
-      const reserve = { epoch: message.ep, leg, peer: message.to, over: false, falsified: false }
+      const reserve = {
+        epoch: message.ep,
+        leg,
+        peer: message.to,
+        over: false,
+        told: undefined,
+        falsified: false,
+      }
       decode.epochs.set(message.ep, reserve)
       leg.reserves.push(reserve)
       return
@@ -147,6 +184,8 @@ export class Checks {
     const reserve = decode?.epochs.get(message.ep)
     if (!decode || reserve?.peer !== prefill.incarnation) return
     const { leg } = reserve
+    const failure = message.k === 'status' ? message.outcome : message
+    if (failure?.k === 'failed') this.#checkCause(prefill, reserve, failure)
     const isOver = message.k === 'status' && message.state === 'over'
     if (isOver || message.k === 'drained' || message.k === 'refuse') {
       if (this.world.engines.mayLandOf(leg, prefill, message.ep))
@@ -172,15 +211,27 @@ export class Checks {
     }
   }
 
+  /** Invariant 3: the first cause is kept, on both sides and in every repetition. */
+  #checkCause(prefill: PrefillRank, reserve: Reserve, failure: MessageOf<'failed'>): void {
+    const text = `${failure.code}: ${failure.text}`
+    reserve.told ??= text
+    const sender = reserve.leg.job.senders.find(({ host }) => host === prefill)
+    const known = sender?.isPaired === true ? sender.cause?.code : undefined
+    if (reserve.told !== text || (known !== undefined && known !== failure.code))
+      this.world.violate(
+        'first cause lost',
+        `${prefill.name} says ${text} of epoch ${reserve.epoch}; before it was ${reserve.told}, its host was told ${known ?? 'nothing'}`,
+      )
+  }
+
   // Engines
 
-  /** `limit`: bytes in flight to one peer; a larger single write goes alone. */
-  onPost(prefill: PrefillRank, peer: string, bytes: number, limit: number): void {
-    const before = this.world.engines.inFlight(prefill, peer) - bytes
-    if (before > 0 && before + bytes > limit)
+  /** `inFlight`: of the same peer, with this post. A larger single write goes alone. */
+  onPost(prefill: PrefillRank, inFlight: number, bytes: number): void {
+    if (inFlight > bytes && inFlight > this.world.shape.limits.bytesInFlightPerPeer)
       this.world.violate(
         'credits exceeded',
-        `${prefill.name} has ${before + bytes} bytes in flight to one peer`,
+        `${prefill.name} has ${inFlight} bytes in flight to one peer`,
       )
   }
 

@@ -12,7 +12,7 @@ import {
 import type { Watch } from './bootstrap.ts'
 import { tellReceiver } from './hosts.ts'
 import type { ReceiveLeg, Reserve } from './legs.ts'
-import { Client, type Wire } from './network.ts'
+import { Client, type Unsure, type Wire } from './network.ts'
 import { viewOf } from './prefill.ts'
 import { RankProcess, type DecodeSlot } from './process.ts'
 import { isPing } from './trace.ts'
@@ -27,6 +27,8 @@ export class DecodeRank extends RankProcess<DecodeRank> {
   readonly state: DecodeState
   readonly legs = new Map<number, ReceiveLeg>()
   readonly clients = new Map<string, Client>()
+  /** By endpoint: what a repeating transport sends again on the next connection. */
+  readonly unsure = new Map<string, Unsure>()
   readonly #watches = new Map<string, Watch>()
   /** Every reserve that it has sent. */
   readonly epochs = new Map<number, Reserve>()
@@ -78,6 +80,7 @@ export class DecodeRank extends RankProcess<DecodeRank> {
     const event = { type: 'message', endpoint: wire.client.endpoint, message } as const
     const effects = stepDecode(this.state, event, world.clock.now)
     if (isForeign) world.checks.changesNothing(this.name, message, effects)
+    else if (message.k === 'welcome') world.checks.onWelcome(this, wire, message.from, effects)
     for (const effect of effects) this.#perform(effect)
   }
 

@@ -188,7 +188,7 @@ export class Engines {
       sent: undefined,
     }
     this.#writes.add(write)
-    world.checks.onPost(from, effect.peer, bytes, world.shape.limits.bytesInFlightPerPeer)
+    world.checks.onPost(from, this.inFlight(link), bytes)
     this.#advanceAfter(write, random.between(1, 12))
   }
 
@@ -542,12 +542,14 @@ export class Engines {
 
   // What the checks ask
 
-  /** Bytes posted and not settled. */
-  inFlight(from: PrefillRank, peer: string): number {
+  /** Bytes posted over a link and not settled. */
+  inFlight(link: EngineLink): number {
     let bytes = 0
     for (const write of this.#writes)
-      if (write.from === from && write.link.target.incarnation === peer && !write.abandoned)
-        bytes += write.bytes
+      if (write.link.target === link.target && write.from === this.world.writerOf(link.writer)) {
+        // What went to a generation that its target has replaced is not on the way to this one.
+        if (write.link.generation === link.generation && !write.abandoned) bytes += write.bytes
+      }
     return bytes
   }
 

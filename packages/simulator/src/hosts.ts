@@ -107,7 +107,9 @@ function startSender(host: PrefillRank, job: Job): void {
     settled: false,
     leases: { kv: undefined, mamba: undefined },
     pages: { kv: new Int32Array(), mamba: new Int32Array() },
+    cause: undefined,
     dueAt: Infinity,
+    isPaired: false,
     admitted: false,
     todo: [],
     nextWrite: 1,
@@ -150,6 +152,7 @@ export function tellSender(host: PrefillRank, news: SenderNews): void {
   switch (news.do) {
     case 'sender.reserved':
       leg.phase = 'reserved'
+      leg.isPaired = true
       leg.dueAt = Infinity
       workOn(leg)
       return
@@ -168,6 +171,7 @@ export function tellSender(host: PrefillRank, news: SenderNews): void {
       leg.phase = 'failed'
       leg.dueAt = Infinity
       leg.unanswered.clear()
+      leg.cause = news.error
       world.checks.onLegFailed(leg, news.error)
       abortSiblings(world, leg.job)
       return
@@ -263,6 +267,7 @@ function startReceiver(host: DecodeRank, job: Job, from: string): void {
     settled: false,
     leases: { kv: undefined, mamba: undefined },
     pages: { kv: new Int32Array(), mamba: new Int32Array() },
+    cause: undefined,
     dueAt: Infinity,
     provided: false,
     wanted: false,
@@ -364,6 +369,7 @@ export function tellReceiver(host: DecodeRank, news: ReceiverNews): void {
       leg.phase = 'failed'
       leg.dueAt = Infinity
       world.totals.failed++
+      leg.cause = news.error
       world.checks.onLegFailed(leg, news.error)
       quarantine(leg)
       abortSiblings(world, leg.job)

@@ -1,4 +1,5 @@
 /** Requests as their hosts see them: one leg on each rank of both sides. */
+import type { KvxError } from '@kvx/core/backend'
 import type { Lease } from '@kvx/core'
 import type { Component } from './content.ts'
 import type { DecodeRank } from './decode.ts'
@@ -40,6 +41,8 @@ interface LegBase {
   settled: boolean
   leases: Record<Component, Lease | undefined>
   readonly pages: Record<Component, Int32Array>
+  /** What its host was told when it failed. */
+  cause: KvxError | undefined
   /** The caller waits for something until its process has lived so long. */
   dueAt: number
 }
@@ -48,6 +51,8 @@ export interface SendLeg extends LegBase {
   readonly side: 'prefill'
   readonly host: PrefillRank
   phase: 'waiting' | 'reserved' | 'finishing' | 'success' | 'failed'
+  /** It was told `reserved`. */
+  isPaired: boolean
   admitted: boolean
   /** Writes still to be made: pages of the prompt, range of layers. */
   todo: { start: number; pages: number; layers: readonly [number, number] }[]
@@ -63,6 +68,8 @@ export interface Reserve {
   readonly peer: string
   /** It is known at decode that nothing of it can land any more. */
   over: boolean
+  /** Code and text with which prefill first said that it failed. */
+  told: string | undefined
   /** What it was told of this epoch was false: a success would be wrong. */
   falsified: boolean
 }

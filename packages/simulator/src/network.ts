@@ -3,10 +3,14 @@
  * stall while a partition lasts, or break.
  *
  * A connection breaks for its two ends at different moments. What had reached the other side's buffers by
- * then is still read there, what had not is lost. Hence the only duplicates that a real network makes of
- * messages that are sent once: after a reconnect the sender says again what it cannot know to have
- * arrived (hello, query, abort, outcomes), while the first copy still lies in a buffer of the old
- * connection, and is read before the second or after it.
+ * then is still read there, what had not is lost. So after a reconnect the sender says again what it cannot
+ * know to have arrived, while the first copy still lies in a buffer of the old connection, and is read before
+ * the second or after it.
+ *
+ * In some schedules the transport itself `repeats`, as every one does that keeps messages until they are
+ * acknowledged: what it does not know to have arrived when a connection breaks it sends again on the next one
+ * to the same address, where by then another process may listen. That is late, often a duplicate, and behind
+ * what was said on the new connection first. Nothing else of a network of streams can duplicate.
  */
 import type { Message } from '@kvx/core/protocol'
 import type { DecodeRank } from './decode.ts'
@@ -62,8 +66,17 @@ export class Client {
       this.made++
       this.wire = new Wire(world, this, prefill)
       this.decode.onLinkUp(this.endpoint)
+      this.wire.repeat(this.decode.unsure.get(this.endpoint))
+      this.decode.unsure.delete(this.endpoint)
     })
   }
+}
+
+/** What a repeating transport does not know to have arrived: the last messages of each direction. */
+export interface Unsure {
+  readonly by: PrefillRank
+  readonly up: Message[]
+  readonly down: Message[]
 }
 
 interface Held {
@@ -88,6 +101,9 @@ export class Wire {
   /** What arrives later is lost. */
   #upUntil = Infinity
   #downUntil = Infinity
+  readonly #unsure: Unsure
+  /** Decode has heard a welcome on it. */
+  welcomed = false
   /** Stalled by a partition. */
   #held: Held[] = []
 
@@ -96,6 +112,7 @@ export class Wire {
     this.client = client
     this.prefill = prefill
     this.id = `w${world.serial()}`
+    this.#unsure = { by: prefill, up: [], down: [] }
     this.mask = client.made > 1 ? fault.reconnect : 0
     world.wires.set(this.id, this)
     world.log(() => `${client.decode.name} is connected to ${prefill.name} (${this.id})`)
@@ -107,6 +124,7 @@ export class Wire {
 
   sendUp(message: Message): void {
     if (this.#broken) return
+    this.#remember(this.#unsure.up, message)
     const { clock } = this.world
     this.#lastUp = Math.max(this.#lastUp, clock.now + this.#delay())
     clock.at(this.#lastUp, () =>
@@ -125,6 +143,7 @@ export class Wire {
 
   sendDown(message: Message): void {
     if (this.#broken || !this.#serverOpen) return
+    this.#remember(this.#unsure.down, message)
     const { clock } = this.world
     this.#lastDown = Math.max(this.#lastDown, clock.now + this.#delay())
     clock.at(this.#lastDown, () =>
@@ -144,6 +163,7 @@ export class Wire {
   end(side: 'client' | 'server' | 'network'): void {
     if (this.#broken) return
     this.#broken = true
+    if (this.world.shape.repeats) this.decode.unsure.set(this.client.endpoint, this.#unsure)
     const { world } = this
     const { clock, random } = world
     world.wires.delete(this.id)
@@ -173,6 +193,24 @@ export class Wire {
         }),
       )
     }
+  }
+
+  /** Sends again what the transport was unsure of, some time after this side's own first words. */
+  repeat(unsure: Unsure | undefined): void {
+    if (!unsure) return
+    const { clock, random } = this.world
+    const later = (send: () => void) => clock.after(random.between(1, 120), send)
+    for (const message of unsure.up) later(() => this.sendUp(message))
+    // What a dead process had kept is gone with it.
+    if (unsure.by !== this.prefill) return
+    for (const message of unsure.down) later(() => this.sendDown(message))
+  }
+
+  #remember(list: Message[], message: Message): void {
+    // What greets belongs to its connection.
+    if (!this.world.shape.repeats || !('ep' in message) || message.ep === undefined) return
+    list.push(message)
+    if (list.length > 4) list.shift()
   }
 
   /** The partition is over: what was held arrives, in order. */

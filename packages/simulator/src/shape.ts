@@ -27,6 +27,8 @@ export interface Shape {
   readonly limits: Limits
   /** Every message is checked against its schema, as a frame would be. */
   readonly checked: boolean
+  /** The transport sends again what it does not know to have arrived (network.ts). */
+  readonly repeats: boolean
   /** Moment at which the faults stop. */
   readonly horizon: number
 }
@@ -103,6 +105,7 @@ export function drawShape(random: Random, only: { mode?: Mode; fence?: FenceKind
     deadlines,
     limits: drawLimits(random),
     checked: random.chance(1 / 64),
+    repeats: random.chance(0.15),
     horizon: random.between(600, 2_600),
   }
 }

@@ -1,0 +1,15 @@
+/** The process of one mutant: schedules over its build, until it is found. */
+import { runSchedule } from '@kvx/simulator'
+import type { Hunt, Quarry } from './hunt.ts'
+
+const { from, least, most } = JSON.parse(process.argv[2] ?? '{}') as Hunt
+
+const found: Quarry = { schedules: 0, found: 0, first: undefined }
+while (found.schedules < least || (found.found === 0 && found.schedules < most)) {
+  const { violation } = runSchedule({ seed: from + found.schedules })
+  found.schedules++
+  if (!violation) continue
+  found.found++
+  found.first ??= { seed: from + found.schedules - 1, ...violation }
+}
+process.stdout.write(JSON.stringify(found))

@@ -1,0 +1,58 @@
+/** Does the simulator find every defect that is put into core? */
+import { readFileSync } from 'node:fs'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { changedFiles, coreSource, Laboratory } from '../mutants/build.ts'
+import { hunt } from '../mutants/hunt.ts'
+import { mutants } from '../mutants/list.ts'
+import { invariants, unchanged } from '../mutants/mutant.ts'
+
+/** Schedules within which a mutant must be found. */
+const most = 2_000
+
+/** Where each was found before: when core or simulator have changed, it may be elsewhere. */
+const seedOf = JSON.parse(
+  readFileSync(new URL('../mutants/seeds.json', import.meta.url), 'utf8'),
+) as Record<string, number>
+
+test('every invariant has mutants, each with a name of its own', () => {
+  expect(new Set(mutants.map(({ invariant }) => String(invariant)))).toEqual(
+    new Set(Object.keys(invariants)),
+  )
+  expect(new Set(mutants.map(({ name }) => name)).size).toBe(mutants.length)
+})
+
+test('a text that core does not have, or has twice, is no mutant', () => {
+  const edit = (find: string) => ({
+    name: 'wrong',
+    edits: [{ file: 'plan/group.ts', find, replace: '' }],
+  })
+  expect(() => changedFiles(coreSource(), edit('no such text'))).toThrow(/occurs 0 times/)
+  expect(() => changedFiles(coreSource(), edit('nextSource'))).toThrow(/occurs [2-9] times/)
+})
+
+describe('the simulator', () => {
+  let laboratory: Laboratory
+  beforeAll(() => {
+    laboratory = new Laboratory(coreSource())
+  })
+  afterAll(() => {
+    laboratory.remove()
+  })
+
+  test('finds nothing in core as it is', async () => {
+    const { first, schedules } = await laboratory.with(unchanged, (program) =>
+      hunt(program, { from: 1, least: 100, most: 100 }),
+    )
+    expect(first).toBeUndefined()
+    expect(schedules).toBe(100)
+  })
+
+  test.each(mutants)('finds $name', { timeout: 300_000 }, async (mutant) => {
+    const { first, schedules } = await laboratory.with(mutant, async (program) => {
+      const from = seedOf[mutant.name] ?? 1
+      const there = await hunt(program, { from, least: 1, most: 1 })
+      return there.first ? there : await hunt(program, { from: 1, least: 0, most })
+    })
+    expect(first, `not found in ${schedules} schedules`).toBeDefined()
+  })
+})
