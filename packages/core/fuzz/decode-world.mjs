@@ -72,6 +72,18 @@ export class DecodeWorld {
     return this.#random.pick([...prefillers, { endpoint: 'tcp://nobody:1' }]).endpoint
   }
 
+  /** Whether a message must change nothing because of who sends it: judged by this world's own books. */
+  isForeign(endpoint, message) {
+    const { self, engine } = this.state
+    // The one answer of a stranger that counts: another process serves at this address now.
+    if (message.k === 'refuse' && message.code === 'ERR_KVX_STALE' && message.ep === undefined)
+      return false
+    if (message.to !== self.incarnation) return true
+    const owner = prefillers.find((prefiller) => prefiller.endpoint === endpoint)
+    if (owner?.incarnation !== message.from) return true
+    return message.gen !== undefined && message.gen !== engine.generation
+  }
+
   step(endpoint, message) {
     return this.#step({ type: 'message', endpoint, message })
   }

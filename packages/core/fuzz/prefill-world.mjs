@@ -36,6 +36,9 @@ export class PrefillWorld {
   /** Writes that have not settled. */
   #writes = new Set()
   #opening = []
+  /** For whom each connection has said hello, and with what. */
+  #owners = new Map()
+  #peers = new Map()
   #room = 100n
   #sender = 0
   #write = 0
@@ -74,8 +77,34 @@ export class PrefillWorld {
     return this.#random.pick(['s0', 's1', 'c1', 'c2', 'c3'])
   }
 
+  /** Whether a message must change nothing because of who sends it: judged by this world's own books. */
+  isForeign(connection, message) {
+    const { state } = this
+    const speaksFor = this.#owners.get(connection)
+    if (message.to !== state.self.incarnation) return true
+    if (message.k === 'hello') {
+      if (speaksFor !== undefined && speaksFor !== message.from) return true
+      return (
+        state.peers.has(message.from) && this.#peers.get(message.from).session !== message.session
+      )
+    }
+    if (speaksFor !== message.from) return true
+    return message.gen !== undefined && message.gen !== this.#peers.get(message.from).gen
+  }
+
   step(connection, message) {
-    return this.#step({ type: 'message', connection, message })
+    const effects = this.#step({ type: 'message', connection, message })
+    const isRefused = effects.some(
+      (effect) => effect.do === 'send' && effect.message.k === 'refuse',
+    )
+    if (message.k === 'hello' && !isRefused) {
+      for (const [other, owner] of this.#owners) {
+        if (owner === message.from) this.#owners.delete(other)
+      }
+      this.#owners.set(connection, message.from)
+      this.#peers.set(message.from, { session: message.session, gen: message.gen })
+    }
+    return effects
   }
 
   #step(event) {

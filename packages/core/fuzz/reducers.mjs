@@ -98,18 +98,21 @@ function feed(world, frame, random, everyHash, add) {
   let before = compares ? canonical(state, counters) : ''
   const dropsBefore = compares ? new Map(state.dropped) : undefined
   const drops = total(state.dropped)
+  const isForeign = world.isForeign(from, parsed)
   const effects = world.step(from, parsed)
   const outcome = outcomeOf(effects, total(state.dropped) > drops, parsed)
   if (compares) {
     for (const effect of effects)
       if (effect.do === 'send') parseMessage(decodeMessage(encodeMessage(effect.message)))
-    if (outcome !== 'taken') {
+    if (outcome !== 'taken' || isForeign) {
       add('compared')
       const reasons = [...state.dropped]
         .filter(([reason, n]) => dropsBefore.get(reason) !== n)
         .map(([reason]) => reason)
       const isStrict =
-        outcome === 'hello refused' || reasons.some((reason) => authentication.test(reason))
+        isForeign ||
+        outcome === 'hello refused' ||
+        reasons.some((reason) => authentication.test(reason))
       let after = canonical(state, counters)
       if (!isStrict) [before, after] = [before, after].map((text) => text.replaceAll(ownTraces, ''))
       if (after !== before)
