@@ -35,15 +35,7 @@ a wrong command line.
 const faultsForLeast = 100
 
 async function main(): Promise<number> {
-  const { values } = parseArgs({
-    options: {
-      engine: { type: 'string', multiple: true },
-      faults: { type: 'string' },
-      seed: { type: 'string' },
-      keep: { type: 'boolean' },
-      help: { type: 'boolean' },
-    },
-  })
+  const values = parse()
   if (values.help) {
     process.stdout.write(help)
     return 0
@@ -83,16 +75,35 @@ async function main(): Promise<number> {
   return stop.signal.aborted ? 130 : 0
 }
 
+class UsageError extends Error {}
+
+function parse() {
+  try {
+    return parseArgs({
+      options: {
+        engine: { type: 'string', multiple: true },
+        faults: { type: 'string' },
+        seed: { type: 'string' },
+        keep: { type: 'boolean' },
+        help: { type: 'boolean' },
+      },
+    }).values
+  } catch (cause) {
+    throw new UsageError((cause as Error).message, { cause })
+  }
+}
+
 function integer(name: string, text: string | undefined): number | undefined {
   if (text === undefined) return undefined
   if (/^\d+$/.test(text) && Number(text) < 2 ** 32) return Number(text)
-  throw new TypeError(`--${name} must be an integer below 2^32, not '${text}'.`)
+  throw new UsageError(`--${name} must be an integer below 2^32, not '${text}'.`)
 }
 
 try {
   process.exitCode = await main()
 } catch (cause) {
-  const isUsage = cause instanceof TypeError
-  process.stderr.write(`chaos: ${isUsage ? cause.message : String(cause)}\n`)
+  const isUsage = cause instanceof UsageError
+  const text = isUsage || !(cause instanceof Error) ? cause : (cause.stack ?? cause)
+  process.stderr.write(`chaos: ${String(text).replace(/^Error: /, '')}\n`)
   process.exitCode = isUsage ? 2 : 1
 }
