@@ -1,13 +1,25 @@
 import { spawnSync } from 'node:child_process'
+import {
+  cpSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 // @ts-expect-error The fuzzer is plain JavaScript.
 import { canonical as untyped } from '../fuzz/canonical.mjs'
 
 const canonical = untyped as (state: object, except: ReadonlySet<string>) => string
-const run = fileURLToPath(new URL('../fuzz/run.mjs', import.meta.url))
+const core = fileURLToPath(new URL('..', import.meta.url))
 
-function fuzz(...args: string[]): { code: number | null; output: string } {
+function fuzz(args: readonly string[], folder = core): { code: number | null; output: string } {
+  const run = join(folder, 'fuzz/run.mjs')
   const { status, stdout, stderr } = spawnSync(process.execPath, [run, ...args], {
     encoding: 'utf8',
     timeout: 170_000,
@@ -21,12 +33,38 @@ test.each([
 ])(
   'mutated and random frames raise no exception, and those that are refused change nothing: %s',
   (_, seed) => {
-    const { code, output } = fuzz('--frames', '12000', '--sockets', '800', '--seed', seed)
+    const { code, output } = fuzz(['--frames', '12000', '--sockets', '800', '--seed', seed])
     expect(output).toContain('nothing found in 12000 frames')
     expect(code).toBe(0)
     // It got everywhere.
     for (const stage of ['by the codec', 'by the schema', 'hello refused', 'taken', 'compared']) {
       expect(output).toContain(stage)
+    }
+  },
+  180_000,
+)
+
+test.each([
+  ['prefill/peers', 'spokenFor !== undefined && spokenFor !== from'],
+  ['prefill/peers', 'known && known.session !== hello.session'],
+  ['decode/step', 'message.from !== link.incarnation'],
+])(
+  'it finds out a defect: %s does not ask for "%s"',
+  (file, condition) => {
+    const folder = mkdtempSync(join(tmpdir(), 'kvx-fuzz-'))
+    try {
+      for (const name of ['fuzz', 'dist', 'package.json']) {
+        cpSync(join(core, name), join(folder, name), { recursive: true })
+      }
+      symlinkSync(realpathSync(join(core, '../../node_modules')), join(folder, 'node_modules'))
+      const path = join(folder, `dist/protocol/${file}.js`)
+      const code = readFileSync(path, 'utf8')
+      expect(code.split(condition)).toHaveLength(2)
+      writeFileSync(path, code.replace(condition, 'false'))
+      const { output } = fuzz(['--frames', '20000', '--sockets', '0', '--seed', '7'], folder)
+      expect(output).toContain('changed the state')
+    } finally {
+      rmSync(folder, { recursive: true, force: true })
     }
   },
   180_000,
