@@ -59,6 +59,11 @@ export class Load {
     await Promise.all(this.#live)
   }
 
+  /** One more than the lanes ask. */
+  askOneMore(): void {
+    void this.#askOne()
+  }
+
   /** Asks `count` questions, as many at a time as there are lanes. */
   async askSome(count: number): Promise<Asked[]> {
     let left = count

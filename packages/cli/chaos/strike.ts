@@ -114,28 +114,30 @@ export class Striker {
   async #aim({ aim, victim }: Fault, hit: (target: Target) => void): Promise<Target> {
     if (aim === 'parked' && victim !== 'router') return this.#aimAtOneLeg(hit)
     const cluster = this.#cluster
-    // Prefill's leg is parked as long as decode, which is frozen, cannot reserve.
-    const holdsDecode = aim === 'parked'
-    if (holdsDecode) cluster.process('decode').signal('SIGSTOP')
-    try {
-      return await new Promise<Target>((resolve, reject) => {
-        const late = setTimeout(() => {
-          stop()
-          reject(new Error(`no request came into the phase '${aim}'`))
-        }, patienceMs)
-        const stop = cluster.watch((role, event) => {
-          const { room } = event
-          if (room === undefined || !this.#isMoment(aim, role, event, room)) return
-          const target = { room, asked: this.#askedIn(room) }
-          if (victim === 'client' && target.asked === undefined) return
-          stop()
-          clearTimeout(late)
-          hit(target)
-          resolve(target)
-        })
+    const moment = new Promise<Target>((resolve, reject) => {
+      const late = setTimeout(() => {
+        stop()
+        reject(new Error(`no request came into the phase '${aim}'`))
+      }, patienceMs)
+      const stop = cluster.watch((role, event) => {
+        const { room } = event
+        if (room === undefined || !this.#isMoment(aim, role, event, room)) return
+        const target = { room, asked: this.#askedIn(room) }
+        if (victim === 'client' && target.asked === undefined) return
+        stop()
+        clearTimeout(late)
+        hit(target)
+        resolve(target)
       })
+    })
+    if (aim !== 'parked') return moment
+    // Prefill's leg is parked as long as decode, which is frozen for that moment, cannot reserve.
+    cluster.process('decode').signal('SIGSTOP')
+    try {
+      this.#load.askOneMore()
+      return await moment
     } finally {
-      if (holdsDecode) cluster.process('decode').signal('SIGCONT')
+      cluster.process('decode').signal('SIGCONT')
     }
   }
 
