@@ -65,7 +65,7 @@ export async function runChaos(options: Options): Promise<Report> {
     const share = Math.ceil(options.faults / options.engines.length)
     let runs = options.engines.map((engine, i) => {
       const count = Math.min(share, options.faults - i * share)
-      return new EngineRun(engine, count, options, questions, env, report)
+      return new EngineRun(engine, count, options.seed + i, options, questions, env, report)
     })
     // The engines take turns: what changes on the machine meanwhile concerns them alike.
     while (runs.length > 0) {
@@ -104,6 +104,7 @@ class EngineRun {
   constructor(
     engine: string,
     count: number,
+    seed: number,
     options: Options,
     questions: readonly Question[],
     env: Readonly<Record<string, string>>,
@@ -114,7 +115,7 @@ class EngineRun {
     this.#questions = questions
     this.#env = env
     this.#report = report
-    this.#chance = random(options.seed)
+    this.#chance = random(seed)
     this.#plan = drawPlan(this.#chance, count)
   }
 
