@@ -126,6 +126,7 @@ export function perform(world: World, action: Action): void {
     case 'slow process':
       world.hit(slot)
       slot.slowness = random.between(2, 3)
+      slot.mask |= fault.freeze
       world.log(() => `${slot.name} becomes slow`)
       world.clock.after(random.between(100, 1_200), () => (slot.slowness = 1))
       return
@@ -174,11 +175,7 @@ export function perform(world: World, action: Action): void {
     case 'full pool': {
       const { process } = slot
       const book = process.books.kv
-      const lease = book.take(
-        random.between(1, Math.max(1, book.pool.counts().free)),
-        occupier,
-        world,
-      )
+      const lease = book.take(random.between(1, Math.max(1, book.pool.counts().free)), occupier)
       if (!lease) return
       const pages = lease.pages.slice()
       world.log(() => `${process.name}: others take ${pages.length} pages`)

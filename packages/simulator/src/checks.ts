@@ -13,7 +13,7 @@ import type { PrefillRank } from './prefill.ts'
 import type { World } from './world.ts'
 
 /** A caller's wait may end so much later than its deadline: the ticks of a slow process, and its host. */
-const slack = 1_000
+const slack = 1_200
 
 export class Violation extends Error {
   /** Which check: what a shrunk schedule must still fail. */

@@ -23,7 +23,7 @@ export class Coverage {
     let mask = wire.mask | decode.slot.mask | prefill.slot.mask
     if ('ep' in message && message.ep !== undefined) {
       const reserve = decode.epochs.get(message.ep)
-      if (reserve) mask |= reserve.leg.mask
+      if (reserve) mask |= reserve.leg.job.mask
     }
     mask &= ~1
     if (mask === 0) counts[0]!++

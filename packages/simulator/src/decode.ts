@@ -73,7 +73,7 @@ export class DecodeRank extends RankProcess<DecodeRank> {
   onMessage(wire: Wire, message: Message): void {
     const { world } = this
     world.coverage.count(this, wire, message)
-    if (!isPing(message))
+    if (world.trace.lines && !isPing(message))
       world.log(() => `${wire.prefill.name} → ${this.name}: ${world.trace.describe(message)}`)
     const isForeign = world.checks.isForeignAtDecode(this, wire, message)
     if (!isForeign) world.checks.onDecodeHears(this, message)

@@ -159,11 +159,11 @@ export class Engines {
     if (fate !== 'done' || flips) {
       from.slot.mask |= fault.engine
       if (reader) {
-        reader.mask |= fault.engine
+        reader.job.mask |= fault.engine
         reader.job.clean = false
       }
       if (owner) {
-        owner.mask |= fault.engine
+        owner.job.mask |= fault.engine
         owner.job.clean = false
       }
     }

@@ -51,6 +51,7 @@ export function startJob(world: World, options: JobOptions): Job {
     senders: [],
     receivers: [],
     oneSided: sides !== 'both',
+    mask: 0,
     refused: false,
   }
   const senders = world.prefillSlots.filter(
@@ -102,7 +103,6 @@ function startSender(host: PrefillRank, job: Job): void {
     id: world.serial(),
     job,
     host,
-    mask: 0,
     phase: 'waiting',
     settled: false,
     leases: { kv: undefined, mamba: undefined },
@@ -262,7 +262,6 @@ function startReceiver(host: DecodeRank, job: Job, from: string): void {
     id: world.serial(),
     job,
     host,
-    mask: 0,
     phase: 'new',
     settled: false,
     leases: { kv: undefined, mamba: undefined },
@@ -420,9 +419,9 @@ function quarantine(leg: ReceiveLeg): void {
 // Both
 
 function takePages(leg: SendLeg | ReceiveLeg, counts: Record<Component, number>): boolean {
-  const { books, world } = leg.host
+  const { books } = leg.host
   for (const name of components) {
-    const lease = books[name].take(counts[name], leg, world)
+    const lease = books[name].take(counts[name], leg)
     if (!lease) {
       for (const taken of components) giveBack(leg, taken)
       spoil(leg.job)
@@ -460,7 +459,7 @@ function fill(leg: SendLeg, first: number): void {
 export function abortLeg(leg: SendLeg | ReceiveLeg, reason: string): void {
   if (leg.settled || leg.phase === 'success' || leg.phase === 'failed') return
   spoil(leg.job)
-  leg.mask |= fault.abort
+  leg.job.mask |= fault.abort
   leg.host.world.log(() => `${leg.host.name} host: aborts room ${leg.job.room}: ${reason}`)
   if (leg.side === 'prefill') leg.host.step({ type: 'host.abort', sender: leg.id, reason })
   else leg.host.step({ type: 'host.abort', request: leg.id, reason })

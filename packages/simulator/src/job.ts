@@ -116,6 +116,7 @@ export function coverageFaults({ coverage, schedules }: Totals): {
     if (!rows.has(row)) wrong.push(`The coverage table has no row '${row}', and it was reached.`)
   for (const { side, kind, state } of universe) {
     const counts = coverage[`${side} ${kind} ${state}`]
+    const never: string[] = []
     for (const [i, fault] of faultNames.entries()) {
       const count = counts?.[i] ?? 0
       const reason = reasonOf(side, kind, state, fault)
@@ -124,9 +125,10 @@ export function coverageFaults({ coverage, schedules }: Totals): {
         wrong.push(
           `The cell '${cell}' was reached ${count} times; it is held to be unreachable: ${reason}`,
         )
-      else if (count === 0 && reason === undefined && schedules >= enough)
-        missed.push(`The cell '${cell}' was never reached.`)
+      else if (count === 0 && reason === undefined) never.push(fault)
     }
+    if (never.length > 0 && schedules >= enough)
+      missed.push(`${side} ${kind} ${state} was never reached after: ${never.join(', ')}`)
   }
   return { wrong, missed }
 }

@@ -29,6 +29,8 @@ export interface Job {
   readonly receivers: ReceiveLeg[]
   /** One of its legs never starts. */
   readonly oneSided: boolean
+  /** Faults of the request itself, as bits (faults.ts). */
+  mask: number
   /** A manager did not take one of its legs. */
   refused: boolean
 }
@@ -36,8 +38,6 @@ export interface Job {
 interface LegBase {
   readonly id: number
   readonly job: Job
-  /** Faults of the request itself, as bits (faults.ts). */
-  mask: number
   settled: boolean
   leases: Record<Component, Lease | undefined>
   readonly pages: Record<Component, Int32Array>

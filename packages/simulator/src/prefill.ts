@@ -73,7 +73,7 @@ export class PrefillRank extends RankProcess<PrefillRank> {
   onMessage(wire: Wire, message: Message): void {
     const { world } = this
     world.coverage.count(this, wire, message)
-    if (!isPing(message))
+    if (world.trace.lines && !isPing(message))
       world.log(() => `${wire.decode.name} → ${this.name}: ${world.trace.describe(message)}`)
     const event = { type: 'message', connection: wire.id, message } as const
     const isForeign = world.checks.isForeignAtPrefill(this, message)

@@ -1,7 +1,7 @@
 /** What a prefill rank and a decode rank have in common as operating-system processes. */
 import { PagePool, type Lease } from '@kvx/core'
 import type { Rank } from '@kvx/core/protocol'
-import { components, type Component, type RankMemory } from './content.ts'
+import { type Component, type RankMemory } from './content.ts'
 import { fault } from './faults.ts'
 import { tickAtMost } from './shape.ts'
 import type { World } from './world.ts'
@@ -64,28 +64,45 @@ export type Owner = SendLeg | ReceiveLeg | typeof occupier
 export class PageBook {
   readonly pool: PagePool
   readonly owners: (Owner | undefined)[]
-  /** Something has changed since the last check. */
-  touched = false
+  readonly #name: string
+  readonly #world: World
 
-  constructor(size: number) {
+  constructor(world: World, name: string, size: number) {
+    this.#world = world
+    this.#name = name
     this.pool = new PagePool(size)
     this.owners = Array.from({ length: size }, () => undefined)
   }
 
-  take(count: number, owner: Owner, world: World): Lease | undefined {
+  take(count: number, owner: Owner): Lease | undefined {
     const lease = this.pool.tryAllocate(count)
     if (!lease) return undefined
-    this.touched = true
+    this.#world.touched.push(this)
     for (const page of lease.pages) {
-      world.check(this.owners[page] === undefined, 'page given twice', () => `page ${page}`)
+      if (this.owners[page] !== undefined)
+        this.#world.violate('page given twice', `page ${page} of ${this.#name}`)
       this.owners[page] = owner
     }
     return lease
   }
 
   disown(pages: Int32Array): void {
-    this.touched = true
+    this.#world.touched.push(this)
     for (const page of pages) this.owners[page] = undefined
+  }
+
+  /** Pool and book must agree after every event. */
+  check(): void {
+    const { pool, owners } = this
+    let free = 0
+    for (const owner of owners) if (owner === undefined) free++
+    const counts = pool.counts()
+    if (counts.free === free && counts.free + counts.leased + counts.quarantined === pool.size)
+      return
+    this.#world.violate(
+      'pool disagrees',
+      `${free} pages of ${this.#name} are free, the pool says ${JSON.stringify(counts)}`,
+    )
   }
 }
 
@@ -111,7 +128,10 @@ export abstract class RankProcess<P> {
     this.name = `${slot.name}#${slot.starts}`
     this.memory = new Uint8Array(slot.memory.bytes).fill(0xdd)
     const { pages } = world.shape.model
-    this.books = { kv: new PageBook(pages.kv), mamba: new PageBook(pages.mamba) }
+    this.books = {
+      kv: new PageBook(world, `${this.name} (kv)`, pages.kv),
+      mamba: new PageBook(world, `${this.name} (mamba)`, pages.mamba),
+    }
     this.#tickLater()
   }
 
@@ -153,27 +173,8 @@ export abstract class RankProcess<P> {
     return this.world.clock.now - this.frozenMs - frozen
   }
 
-  /** Pool and book must agree after every event. */
-  checkPages(): void {
-    for (const name of components) {
-      const book = this.books[name]
-      if (!book.touched) continue
-      book.touched = false
-      const { pool, owners } = book
-      let free = 0
-      for (const owner of owners) if (owner === undefined) free++
-      const counts = pool.counts()
-      if (counts.free !== free || counts.free + counts.leased + counts.quarantined !== pool.size) {
-        this.world.violate(
-          'pool disagrees',
-          `${this.name} has ${free} free pages of ${name}, its pool says ${JSON.stringify(counts)}`,
-        )
-      }
-    }
-  }
-
   #tickLater(): void {
-    this.later(this.world.random.between(90, tickAtMost), () => {
+    this.later(this.world.random.between(120, tickAtMost), () => {
       this.tick()
       this.#tickLater()
     })

@@ -99,7 +99,12 @@ function play(world: World, actions: readonly Action[]): number {
 }
 
 function run(world: World, until: number): void {
-  while (world.clock.step(until)) for (const { process } of world.slots) process.checkPages()
+  const { clock, touched } = world
+  while (clock.step(until)) {
+    if (touched.length === 0) continue
+    for (const book of touched) book.check()
+    touched.length = 0
+  }
 }
 
 /** The faults stop for some processes, which must then finish what concerns them alone; the others stay as they are, or worse. */

@@ -51,7 +51,7 @@ export const deadlines: Deadlines = {
 /** A registration that is not renewed is forgotten after so long. */
 export const lease = 650
 /** Between two ticks of a process, at most. */
-export const tickAtMost = 260
+export const tickAtMost = 320
 
 interface Cut {
   readonly tp?: number

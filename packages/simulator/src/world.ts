@@ -12,7 +12,13 @@ import type { Job } from './legs.ts'
 import { abortSiblings } from './hosts.ts'
 import type { Wire } from './network.ts'
 import { PrefillRank } from './prefill.ts'
-import { unarmed, type AnySlot, type DecodeSlot, type PrefillSlot } from './process.ts'
+import {
+  type PageBook,
+  unarmed,
+  type AnySlot,
+  type DecodeSlot,
+  type PrefillSlot,
+} from './process.ts'
 import type { Random } from './random.ts'
 import type { Shape } from './shape.ts'
 import { Trace } from './trace.ts'
@@ -27,6 +33,9 @@ export class World {
   readonly engines = new Engines(this)
   readonly prefillSlots: PrefillSlot[] = []
   readonly decodeSlots: DecodeSlot[] = []
+  readonly slots: AnySlot[] = []
+  /** Pages have changed hands since the last check. */
+  readonly touched: PageBook[] = []
   readonly bootstraps = new Map<string, Bootstrap>()
   /** Connections that stand, by their id. */
   readonly wires = new Map<string, Wire>()
@@ -58,6 +67,7 @@ export class World {
     for (const [instance, ranks] of shape.decodes.entries())
       for (const [i, rank] of ranks.entries())
         this.decodeSlots.push(this.#slot(`D${instance}.${i}`, instance, rank) as DecodeSlot)
+    this.slots.push(...this.prefillSlots, ...this.decodeSlots)
     for (const slot of this.slots) this.start(slot)
   }
 
@@ -74,10 +84,6 @@ export class World {
       slowness: 1,
       hitAt: -1,
     }
-  }
-
-  get slots(): AnySlot[] {
-    return [...this.prefillSlots, ...this.decodeSlots]
   }
 
   // Names

@@ -50,7 +50,7 @@ test('a row that the table does not know fails the run', () => {
 test('after many schedules a reachable cell that was never reached is told', () => {
   const few = { ...noTotals(), schedules: 1_000 }
   expect(coverageFaults(few).missed).toEqual([])
-  expect(coverageFaults({ ...few, schedules: 100_000 }).missed.length).toBeGreaterThan(100)
+  expect(coverageFaults({ ...few, schedules: 100_000 }).missed.length).toBeGreaterThan(50)
 })
 
 test('a range of seeds counts what its schedules count', () => {
