@@ -1,19 +1,10 @@
-/**
- * Messages of another life that change something. A connection speaks only for whom it said hello, so
- * most of what is late is not even read: where core checks twice, a mutant has lost both checks.
- */
-import { inFile, type Edit, type Mutant } from './mutant.ts'
+/** Messages of another life that change something. */
+import { inFile, type Mutant } from './mutant.ts'
 
 const prefillStep = 'protocol/prefill/step.ts'
 const decodeStep = 'protocol/decode/step.ts'
 const peers = 'protocol/prefill/peers.ts'
 const transfers = 'protocol/prefill/transfers.ts'
-
-/** Prefill reads on from a connection that a newer one has replaced. */
-const oldConnectionSpeaks: readonly Edit[] = inFile(peers, [
-  `state.connections.delete(known.connection)\n`,
-  `\n`,
-])
 
 export const identity: readonly Mutant[] = [
   {
@@ -51,28 +42,49 @@ export const identity: readonly Mutant[] = [
     ]),
   },
   {
+    name: 'meant-for-another-prefill',
+    invariant: 6,
+    says: 'Prefill takes messages that are meant for an earlier process.',
+    edits: inFile(prefillStep, [
+      `if (message.to !== step.state.self.incarnation) {`,
+      `if (message.to === '') {`,
+    ]),
+  },
+  {
     name: 'another-generation-at-prefill',
     invariant: 6,
-    says: "Prefill takes late messages about decode's earlier engine, from a connection that a newer one has replaced.",
-    edits: [
-      ...oldConnectionSpeaks,
-      ...inFile(peers, [
-        `if (gen !== undefined && gen !== peer.generation) {`,
-        `if (gen === '') {`,
-      ]),
-    ],
+    says: "Prefill takes messages about decode's earlier engine.",
+    edits: inFile(peers, [
+      `if (gen !== undefined && gen !== peer.generation) {`,
+      `if (gen === '') {`,
+    ]),
   },
   {
     name: 'no-watermark',
     invariant: 6,
-    says: 'Prefill takes a late reserve of an epoch that is over, from a connection that a newer one has replaced, for a new one.',
-    edits: [
-      ...oldConnectionSpeaks,
-      ...inFile(transfers, [
-        `const stale = message.ep <= peer.watermark`,
-        `const stale = message.ep < 1`,
-      ]),
-    ],
+    says: 'Prefill takes a late reserve of an epoch that is over for a new one.',
+    edits: inFile(transfers, [
+      `const stale = message.ep <= peer.watermark`,
+      `const stale = message.ep < 1`,
+    ]),
+  },
+  {
+    name: 'watermark-of-reserves-only',
+    invariant: 6,
+    says: 'Only a reserve moves the watermark: an abort that overtakes its reserve loses.',
+    edits: inFile(transfers, [`  peer.watermark = Math.max(peer.watermark, epoch)\n`, ``]),
+  },
+  {
+    name: 'watermark-not-of-hello',
+    invariant: 6,
+    says: 'A hello does not move the watermark of a peer that prefill knows.',
+    edits: inFile(peers, [`known.watermark = Math.max(known.watermark, hello.epoch)`, ``]),
+  },
+  {
+    name: 'watermark-forgotten',
+    invariant: 6,
+    says: 'A peer that was forgotten and is back begins without a watermark.',
+    edits: inFile(peers, [`watermark: hello.epoch,`, `watermark: 0,`]),
   },
   {
     name: 'old-generation-goes-on',

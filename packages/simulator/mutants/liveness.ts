@@ -6,7 +6,6 @@ const transfers = 'protocol/prefill/transfers.ts'
 const peers = 'protocol/prefill/peers.ts'
 const senders = 'protocol/prefill/senders.ts'
 const links = 'protocol/decode/links.ts'
-const sources = 'protocol/decode/sources.ts'
 const requests = 'protocol/decode/requests.ts'
 const recycle = 'protocol/decode/recycle.ts'
 
@@ -102,18 +101,6 @@ export const liveness: readonly Mutant[] = [
     edits: inFile(requests, [`    ask(step, leg.link, leg.epoch, 'query')\n`, ``]),
   },
   {
-    name: 'no-query-on-reconnect',
-    invariant: 9,
-    says: 'Decode asks for no epoch after a reconnect.',
-    edits: inFile(links, [`for (const leg of [...link.legs.values()]) revisit(step, leg)`, ``]),
-  },
-  {
-    name: 'no-query-when-late',
-    invariant: 9,
-    says: 'Decode asks for no epoch of which it has not heard for long.',
-    edits: inFile(requests, [`      revisit(step, leg)\n    }\n  }`, `    }\n  }`]),
-  },
-  {
     name: 'no-abort-again',
     invariant: 9,
     says: 'Decode says abort once, whether it arrives or not.',
@@ -202,33 +189,6 @@ export const liveness: readonly Mutant[] = [
     ]),
   },
   {
-    name: 'stale-answer-ignored',
-    invariant: 9,
-    says: 'Decode goes on greeting an address at which another process answers.',
-    edits: inFile(links, [`    outdate(step, link)\n    replaceLink(step, link)\n`, ``]),
-  },
-  {
-    name: 'registration-ignored',
-    invariant: 9,
-    says: 'Decode keeps to a process whose place another has taken in the bootstrap.',
-    edits: inFile(sources, [
-      `if (link && link.incarnation !== rank.incarnation) replaceLink(step, link)`,
-      ``,
-    ]),
-  },
-  {
-    name: 'no-ping',
-    invariant: 9,
-    says: 'Decode sends no ping, so that quiet peers take each other for lost.',
-    edits: inFile(links, [`sendTo(step, link, { k: 'ping', live: link.legs.size })`, ``]),
-  },
-  {
-    name: 'ping-not-answered',
-    invariant: 9,
-    says: 'Prefill does not answer a ping.',
-    edits: inFile('protocol/prefill/step.ts', [`      onPing(step, peer)\n`, ``]),
-  },
-  {
     name: 'revoked-link-kept',
     invariant: 9,
     says: 'Prefill goes on with the link to an engine that has revoked its access.',
@@ -260,6 +220,15 @@ export const liveness: readonly Mutant[] = [
     invariant: 9,
     says: 'Decode reserves while its engine is being replaced.',
     edits: inFile(requests, [`  if (step.state.recycle) return\n`, ``]),
+  },
+  {
+    name: 'recycle-forgets-finishing',
+    invariant: 2,
+    says: 'Prefill closes its engine without ending requests whose last writes run; what it abandons counts as landed.',
+    edits: inFile('protocol/prefill/recycle.ts', [
+      `({ phase }) => phase === 'paired' || phase === 'finishing',`,
+      `({ phase }) => phase === 'paired',`,
+    ]),
   },
   {
     name: 'recycle-forgets-live',

@@ -49,15 +49,6 @@ export const success: readonly Mutant[] = [
     ]),
   },
   {
-    name: 'drained-is-success',
-    invariant: 2,
-    says: 'Decode takes drained for the end of a transfer that went well.',
-    edits: inFile(requests, [
-      `export function onDrained(step: DecodeStep, leg: Leg): void {`,
-      `export function onDrained(step: DecodeStep, leg: Leg): void {\n  if (leg.phase === 'paired' && !leg.request.error) {\n    completeLeg(step, leg)\n    return\n  }`,
-    ]),
-  },
-  {
     name: 'ack-before-verified',
     invariant: 2,
     says: 'Decode acknowledges what has arrived before its checksums are compared.',
@@ -73,15 +64,6 @@ export const success: readonly Mutant[] = [
     edits: inFile(requests, [
       `if (event.error) failRequest(step, request, event.error)\n  else completeLeg`,
       `completeLeg`,
-    ]),
-  },
-  {
-    name: 'verified-of-another-rank',
-    invariant: 2,
-    says: 'Decode takes the comparison of one rank for that of whichever is being compared first.',
-    edits: inFile(requests, [
-      `request?.legs.find(({ epoch }) => epoch === event.epoch)`,
-      `request?.legs.find(({ phase }) => phase === 'verifying')`,
     ]),
   },
   {
