@@ -36,10 +36,17 @@ test('leaving out every action leaves a quiet world', () => {
 })
 
 test('a cell that is held to be unreachable fails the run when it is reached', () => {
-  const [cell] = unreachable
-  const row = `${cell?.side ?? ''} ${cell?.kinds[0] ?? ''} ${cell?.states[0] ?? ''}`
-  const totals = { ...noTotals(), schedules: 1, coverage: { [row]: Array<number>(9).fill(1) } }
+  const totals = {
+    ...noTotals(),
+    schedules: 1,
+    coverage: { 'P ack parked': Array<number>(9).fill(1) },
+  }
   expect(coverageFaults(totals).wrong[0]).toContain('held to be unreachable')
+})
+
+test('every cell that is held to be unreachable has a reason', () => {
+  expect(unreachable.length).toBeGreaterThan(0)
+  for (const { reason } of unreachable) expect(reason.length).toBeGreaterThan(20)
 })
 
 test('a row that the table does not know fails the run', () => {
