@@ -70,13 +70,15 @@ export function ask(
     call.on('error', broken)
     call.on('response', (response) => {
       const status = response.statusCode ?? 0
+      // A prefill leg and an error that comes first are one JSON text, whatever was asked for.
+      const streamed = response.headers['content-type']?.startsWith('text/event-stream') === true
       const take = (event: Event) => {
         failure ??= event.error
         tokens.push(...(event.choices?.[0]?.token_ids ?? []))
       }
       response.setEncoding('utf8').on('data', (part: string) => {
         text += part
-        if (!body.stream || status !== 200) return
+        if (!streamed) return
         for (let at = text.indexOf('\n\n'); at >= 0; at = text.indexOf('\n\n')) {
           const data = text.slice('data: '.length, at)
           text = text.slice(at + 2)
@@ -87,12 +89,12 @@ export function ask(
       response.on('error', broken)
       response.on('end', () => {
         try {
-          if (status !== 200 || !body.stream) take(JSON.parse(text) as Event)
+          if (!streamed) take(JSON.parse(text) as Event)
         } catch {
           failure ??= { code: 'unreadable', message: text.slice(0, 200) }
         }
         if (failure) end({ kind: 'error', status, error: failure, tokens })
-        else if (body.stream && !done) end({ kind: 'broken', reason: 'ended early', tokens })
+        else if (streamed && !done) end({ kind: 'broken', reason: 'ended early', tokens })
         else end({ kind: 'ok', tokens })
       })
     })
