@@ -1,7 +1,6 @@
 /** More than one end, or another cause than the first. */
 import { inFile, type Mutant } from './mutant.ts'
 
-const transfers = 'protocol/prefill/transfers.ts'
 const senders = 'protocol/prefill/senders.ts'
 const requests = 'protocol/decode/requests.ts'
 
@@ -43,24 +42,6 @@ export const final: readonly Mutant[] = [
     ]),
   },
   {
-    name: 'cause-overwritten-on-the-wire',
-    invariant: 3,
-    says: 'A failed transfer is told to decode again with a later cause.',
-    edits: inFile(transfers, [
-      `if (transfer.phase === 'failed' || (transfer.phase === 'complete' && transfer.acked)) return`,
-      `if (transfer.phase === 'complete' && transfer.acked) return`,
-    ]),
-  },
-  {
-    name: 'success-taken-back',
-    invariant: 3,
-    says: 'A transfer that decode has acknowledged fails with the next one of its room.',
-    edits: inFile(transfers, [
-      `if (transfer.phase === 'failed' || (transfer.phase === 'complete' && transfer.acked)) return`,
-      `if (transfer.phase === 'failed') return`,
-    ]),
-  },
-  {
     name: 'finished-with-first-ack',
     invariant: 3,
     says: 'Prefill has finished when the first of its decode ranks has acknowledged.',
@@ -77,12 +58,6 @@ export const final: readonly Mutant[] = [
       `for (const target of sender.targets) failTransfer(step, target, error)`,
       `for (const target of sender.targets.slice(0, 1)) failTransfer(step, target, error)`,
     ]),
-  },
-  {
-    name: 'parked-failure-stays-with-rank',
-    invariant: 3,
-    says: 'When one decode rank of a room that is not paired gives up, the others are not told.',
-    edits: inFile(transfers, [`else if (wasParked) failSiblings(step, transfer, error)`, ``]),
   },
   {
     name: 'legs-not-aborted',

@@ -4,8 +4,6 @@ import { inFile, type Mutant } from './mutant.ts'
 const pieces = 'protocol/prefill/pieces.ts'
 const transfers = 'protocol/prefill/transfers.ts'
 const peers = 'protocol/prefill/peers.ts'
-const senders = 'protocol/prefill/senders.ts'
-const links = 'protocol/decode/links.ts'
 const requests = 'protocol/decode/requests.ts'
 const recycle = 'protocol/decode/recycle.ts'
 
@@ -68,24 +66,6 @@ export const liveness: readonly Mutant[] = [
     ]),
   },
   {
-    name: 'limit-refuses-leg-that-is-here',
-    invariant: 9,
-    says: 'A reserve whose prefill leg is here is refused because too many others are parked.',
-    edits: inFile(transfers, [
-      `if (!sender && idle >= self.limits.parkedPerPeer) {`,
-      `if (idle >= self.limits.parkedPerPeer) {`,
-    ]),
-  },
-  {
-    name: 'running-counts-as-parked',
-    invariant: 9,
-    says: 'Running transfers count against the limit of parked ones.',
-    edits: inFile(transfers, [
-      `if (phase === 'parked' || phase === 'failed') idle++`,
-      `if (phase !== 'complete') idle++`,
-    ]),
-  },
-  {
     name: 'room-by-room',
     invariant: 9,
     says: 'A room pairs only when no older reserve of the same peer is parked.',
@@ -110,143 +90,16 @@ export const liveness: readonly Mutant[] = [
     ]),
   },
   {
-    name: 'outcome-not-repeated',
-    invariant: 9,
-    says: 'Prefill says an outcome once, whether it arrives or not.',
-    edits: inFile(
-      transfers,
-      [
-        `if (!transfer.outcome || transfer.acked || !isReachable(transfer)) return`,
-        `if (!transfer.outcome || transfer.phase !== 'parked') return`,
-      ],
-      [`...(transfer?.outcome === undefined ? {} : { outcome: transfer.outcome }),`, ``],
-    ),
-  },
-  {
     name: 'duplicate-reserve-refused',
     invariant: 9,
     says: 'A reserve that arrives twice is refused as stale.',
     edits: inFile(transfers, [`  if (live) {\n    onQuery`, `  if (live?.acked) {\n    onQuery`]),
   },
   {
-    name: 'pages-asked-once',
-    invariant: 9,
-    says: 'Prefill asks for late pages once, whether that arrives or not.',
-    edits: inFile(transfers, [
-      `if (transfer?.phase === 'paired' && transfer.asked && !transfer.pages)\n    tell(step, transfer, { k: 'ready' })`,
-      ``,
-    ]),
-  },
-  {
-    name: 'pages-given-once',
-    invariant: 9,
-    says: 'Decode sends late pages once, whether they arrive or not.',
-    edits: inFile(requests, [
-      `    // They were given, and got lost with a connection.\n    sendPages(step, leg)\n`,
-      ``,
-    ]),
-  },
-  {
-    name: 'link-open-pairs-nobody',
-    invariant: 9,
-    says: 'Rooms that were complete before the link opened are not paired.',
-    edits: inFile(peers, [
-      `for (const room of [...step.state.rooms.values()]) pair(step, room)`,
-      ``,
-    ]),
-  },
-  {
-    name: 'room-not-cleared',
-    invariant: 9,
-    says: 'A new leg of a room does not clear how the last one ended.',
-    edits: inFile(senders, [`  state.ended.delete(sender.key)\n`, ``]),
-  },
-  {
-    name: 'room-in-use-by-failure',
-    invariant: 9,
-    says: 'A room is in use while an earlier failure in it is remembered.',
-    edits: inFile(transfers, [
-      `      sameRank(other.peer.rank, peer.rank) &&\n      other.phase !== 'failed'\n`,
-      `      sameRank(other.peer.rank, peer.rank)\n`,
-    ]),
-  },
-  {
-    name: 'lost-prefill-black-listed',
-    invariant: 9,
-    says: 'A prefill that was lost once is not used again.',
-    edits: inFile(links, [
-      `    if (known.status === 'lost') {\n`,
-      `    if (known.status === 'connecting') {\n`,
-    ]),
-  },
-  {
-    name: 'welcome-of-lost-ignored',
-    invariant: 1,
-    says: 'A lost prefill that is back is not asked for what it owes.',
-    edits: inFile(links, [
-      `if (link.status !== 'greeting' && link.status !== 'lost') {`,
-      `if (link.status !== 'greeting') {`,
-    ]),
-  },
-  {
     name: 'revoked-link-kept',
     invariant: 9,
     says: 'Prefill goes on with the link to an engine that has revoked its access.',
     edits: inFile(peers, [`known.link !== 'lost' && !isRevoked) {`, `known.link !== 'lost') {`]),
-  },
-  {
-    name: 'greeted-while-revoked',
-    invariant: 1,
-    says: 'Decode greets a lost prefill that is back while its access is being revoked.',
-    edits: inFile(links, [
-      `if (step.state.recycle?.phase === 'closing' || link.fencing) return`,
-      `if (step.state.recycle?.phase === 'closing') return`,
-    ]),
-  },
-  {
-    name: 'starved-peer',
-    invariant: 9,
-    says: 'Prefill keeps its engine although writes that do not end hold all credits of a peer.',
-    edits: inFile('protocol/prefill/recycle.ts', [` && !isStarving) return`, `) return`]),
-  },
-  {
-    name: 'recycle-not-called-off',
-    invariant: 9,
-    says: 'Prefill goes on waiting to replace its engine after what was stuck has settled, and pairs nobody.',
-    edits: inFile('protocol/prefill/recycle.ts', [`if (state.recycle) goOn(step)`, ``]),
-  },
-  {
-    name: 'recycle-takes-reserves',
-    invariant: 9,
-    says: 'Decode reserves while its engine is being replaced.',
-    edits: inFile(requests, [`  if (step.state.recycle) return\n`, ``]),
-  },
-  {
-    name: 'recycle-forgets-finishing',
-    invariant: 2,
-    says: 'Prefill closes its engine without ending requests whose last writes run; what it abandons counts as landed.',
-    edits: inFile('protocol/prefill/recycle.ts', [
-      `({ phase }) => phase === 'paired' || phase === 'finishing',`,
-      `({ phase }) => phase === 'paired',`,
-    ]),
-  },
-  {
-    name: 'recycle-forgets-live',
-    invariant: 9,
-    says: 'Decode closes its engine without ending the transfers that still run.',
-    edits: inFile(recycle, [
-      `if (live.length > 0 && now < state.recycle.deadline) return\n  for (const leg of live) {`,
-      `if (live.length > 0 && now < state.recycle.deadline) return\n  for (const leg of live.slice(1)) {`,
-    ]),
-  },
-  {
-    name: 'recycle-sees-no-parked',
-    invariant: 9,
-    says: 'Decode closes its engine as soon as no transfer is paired, and forgets the parked ones.',
-    edits: inFile(recycle, [
-      `return undrainedLegs(step).filter((leg) => leg.phase !== 'failed')`,
-      `return undrainedLegs(step).filter((leg) => leg.phase === 'paired')`,
-    ]),
   },
   {
     name: 'recycle-greets-nobody',

@@ -26,7 +26,7 @@ export const invariants = {
   4: 'Nothing outlives its end and the linger, quarantine excepted; tables are bounded.',
   5: 'Every wait of a caller has a deadline.',
   6: 'Messages of another incarnation, generation or finished epoch change nothing.',
-  7: 'Memory spent for a peer that has not shown who it is is bounded.',
+  7: 'Memory spent for peers that come, go and prove nothing is bounded.',
   8: 'A plan moves exactly the bytes that a brute-force reference moves.',
   9: 'On a healed network every request that no fault has hit ends in success.',
 } as const

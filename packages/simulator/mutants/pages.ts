@@ -71,15 +71,6 @@ export const pages: readonly Mutant[] = [
     ]),
   },
   {
-    name: 'forgets-lost-peer',
-    invariant: 1,
-    says: 'Prefill forgets a lost peer whose writes run; when it is back its old epochs are over.',
-    edits: inFile('protocol/prefill/peers.ts', [
-      `for (const transfer of peer.transfers.values()) if (transfer.unsettled > 0) return`,
-      ``,
-    ]),
-  },
-  {
     name: 'lease-freed-on-abort',
     invariant: 1,
     says: 'Decode frees the pages of a request when it sends its abort.',
@@ -138,12 +129,6 @@ export const pages: readonly Mutant[] = [
       `step.out.push({ do: 'recycle' })`,
       `step.out.push({ do: 'recycle' })\n  for (const leg of undrainedLegs(step)) markDrained(step, leg)`,
     ]),
-  },
-  {
-    name: 'abandoned-is-settled',
-    invariant: 1,
-    says: 'Prefill takes every write of its closed engine for settled, also those of which the engine could not say so.',
-    edits: inFile(pieces, [`if (generation === peer.generation) {`, `if (generation === '') {`]),
   },
   {
     name: 'page-leased-twice',

@@ -40,24 +40,6 @@ export const success: readonly Mutant[] = [
     ]),
   },
   {
-    name: 'over-is-success',
-    invariant: 2,
-    says: 'Decode takes an epoch that is over, and whose outcome it does not know, for complete.',
-    edits: inFile(requests, [
-      `    leg.phase = 'failed'\n    markDrained(step, leg)\n    failRequest(step, leg.request, error)`,
-      `    if (!leg.request.error) {\n      completeLeg(step, leg)\n      return\n    }\n    leg.phase = 'failed'\n    markDrained(step, leg)\n    failRequest(step, leg.request, error)`,
-    ]),
-  },
-  {
-    name: 'ack-before-verified',
-    invariant: 2,
-    says: 'Decode acknowledges what has arrived before its checksums are compared.',
-    edits: inFile(requests, [
-      `  leg.phase = 'verifying'\n`,
-      `  leg.phase = 'verifying'\n  ask(step, leg.link, leg.epoch, 'ack')\n`,
-    ]),
-  },
-  {
     name: 'mismatch-ignored',
     invariant: 2,
     says: 'Decode succeeds although checksums differ.',
