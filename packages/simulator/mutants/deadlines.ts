@@ -94,15 +94,6 @@ export const deadlines: readonly Mutant[] = [
     ]),
   },
   {
-    name: 'no-drain-deadline-at-decode',
-    invariant: 4,
-    says: 'Decode waits for drained of a prefill that is there as long as it takes, and never replaces its engine.',
-    edits: inFile('protocol/decode/recycle.ts', [
-      `return leg.link.status === 'lost' || step.now - leg.failedAt >= step.state.self.deadlines.drain`,
-      `return leg.link.status === 'lost' && step.now >= leg.failedAt`,
-    ]),
-  },
-  {
     name: 'no-drain-deadline-at-prefill',
     invariant: 4,
     says: 'Prefill never replaces the engine whose writes do not end.',

@@ -62,15 +62,6 @@ export const pages: readonly Mutant[] = [
     ]),
   },
   {
-    name: 'forgets-what-may-land',
-    invariant: 1,
-    says: 'Prefill forgets an acknowledged failure whose writes run, and calls its epoch over.',
-    edits: inFile(transfers, [
-      `if (transfer.unsettled === 0) transfer.peer.transfers.delete(transfer.epoch)`,
-      `transfer.peer.transfers.delete(transfer.epoch)`,
-    ]),
-  },
-  {
     name: 'lease-freed-on-abort',
     invariant: 1,
     says: 'Decode frees the pages of a request when it sends its abort.',
