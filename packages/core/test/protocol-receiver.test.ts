@@ -874,7 +874,9 @@ test('an engine that was about to be replaced stays when what was stuck is drain
     .reserve(2, int32(8, 9, 10))
     .message(p1, { k: 'accept', ep: 2, state: 'paired' })
   d.state.recycle = { phase: 'draining', deadline: d.now + deadlines.recycle }
-  d.receive(3, { room: 11n }).reserve(3, int32(11, 12, 13)).clear()
+  d.receive(3, { room: 11n })
+    .reserve(3, int32(11, 12, 13))
+    .clear()
   d.message(p1, { k: 'drained', ep: 1 }).tick()
   expect(d.take()).toMatchObject({ sent: ['reserve'], world: [] })
   d.pass(deadlines.recycle, p1)

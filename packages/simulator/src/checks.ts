@@ -150,6 +150,7 @@ export class Checks {
         leg,
         peer: message.to,
         over: false,
+        paired: false,
         told: undefined,
         falsified: false,
       }
@@ -183,6 +184,7 @@ export class Checks {
     const decode = this.world.decodeOf(message.to)
     const reserve = decode?.epochs.get(message.ep)
     if (!decode || reserve?.peer !== prefill.incarnation) return
+    if (message.k === 'accept' && message.state === 'paired') reserve.paired = true
     const { leg } = reserve
     const failure = message.k === 'status' ? message.outcome : message
     if (failure?.k === 'failed') this.#checkCause(prefill, reserve, failure)
@@ -216,7 +218,7 @@ export class Checks {
     const text = `${failure.code}: ${failure.text}`
     reserve.told ??= text
     const sender = reserve.leg.job.senders.find(({ host }) => host === prefill)
-    const known = sender?.isPaired === true ? sender.cause?.code : undefined
+    const known = reserve.paired ? sender?.cause?.code : undefined
     if (reserve.told !== text || (known !== undefined && known !== failure.code))
       this.world.violate(
         'first cause lost',

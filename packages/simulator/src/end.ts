@@ -55,7 +55,9 @@ function prefillTables(world: World, { state }: PrefillRank): string | undefined
   const records = new Set(pieces.filter(isRecord).map(({ transfer }) => transfer))
   const rooms = [...state.rooms.values()].filter(
     ({ sender, transfers }) =>
-      sender !== undefined || ![...transfers].every((transfer) => records.has(transfer)),
+      sender !== undefined ||
+      transfers.size === 0 ||
+      ![...transfers].every((transfer) => records.has(transfer)),
   )
   const counts = {
     rooms: rooms.length,

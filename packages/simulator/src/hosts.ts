@@ -109,7 +109,6 @@ function startSender(host: PrefillRank, job: Job): void {
     pages: { kv: new Int32Array(), mamba: new Int32Array() },
     cause: undefined,
     dueAt: Infinity,
-    isPaired: false,
     admitted: false,
     todo: [],
     nextWrite: 1,
@@ -152,7 +151,6 @@ export function tellSender(host: PrefillRank, news: SenderNews): void {
   switch (news.do) {
     case 'sender.reserved':
       leg.phase = 'reserved'
-      leg.isPaired = true
       leg.dueAt = Infinity
       workOn(leg)
       return

@@ -51,8 +51,6 @@ export interface SendLeg extends LegBase {
   readonly side: 'prefill'
   readonly host: PrefillRank
   phase: 'waiting' | 'reserved' | 'finishing' | 'success' | 'failed'
-  /** It was told `reserved`. */
-  isPaired: boolean
   admitted: boolean
   /** Writes still to be made: pages of the prompt, range of layers. */
   todo: { start: number; pages: number; layers: readonly [number, number] }[]
@@ -68,6 +66,8 @@ export interface Reserve {
   readonly peer: string
   /** It is known at decode that nothing of it can land any more. */
   over: boolean
+  /** Prefill has paired it with a leg of its host. */
+  paired: boolean
   /** Code and text with which prefill first said that it failed. */
   told: string | undefined
   /** What it was told of this epoch was false: a success would be wrong. */

@@ -146,6 +146,7 @@ export function onStranger(step: DecodeStep, link: Link, message: Message): void
     message.k === 'refuse' &&
     message.code === 'ERR_KVX_STALE' &&
     message.ep === undefined &&
+    message.gen === step.state.engine.generation &&
     link.status === 'greeting'
   ) {
     outdate(step, link)
