@@ -83,7 +83,8 @@ export class PrefillWorld {
     const speaksFor = this.#owners.get(connection)
     if (message.to !== state.self.incarnation) return true
     if (message.k === 'hello') {
-      if (speaksFor !== undefined && speaksFor !== message.from) return true
+      // Who was lost and is forgotten leaves its connection free.
+      if (state.peers.has(speaksFor) && speaksFor !== message.from) return true
       return (
         state.peers.has(message.from) && this.#peers.get(message.from).session !== message.session
       )
