@@ -1,32 +1,14 @@
 import * as v from 'valibot'
 import { parseEndpoint } from '../control/index.ts'
-import { maxRanks, rankObjection } from '../protocol/rank.ts'
+import { rankSchema } from '../protocol/messages.ts'
+import { maxRanks } from '../protocol/rank.ts'
 
 /** Version of the messages below. */
 export const bootstrapVersion = 1
 
-const natural = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65_536))
 const name = v.pipe(v.string(), v.minLength(1), v.maxLength(256))
 const hex32 = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/))
 const version = v.literal(bootstrapVersion)
-
-const rankSchema = v.pipe(
-  v.object({
-    tp: natural,
-    tpSize: natural,
-    pp: natural,
-    ppSize: natural,
-    cp: natural,
-    cpSize: natural,
-    dp: natural,
-    dpSize: natural,
-    stages: v.pipe(v.array(natural), v.maxLength(maxRanks + 1), v.readonly()),
-  }),
-  v.check(
-    (rank) => rankObjection(rank) === undefined,
-    ({ input }) => rankObjection(input) ?? '',
-  ),
-)
 
 export const recordSchema = v.object({
   /** Name of the instance that the rank belongs to. */

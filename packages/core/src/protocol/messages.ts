@@ -41,9 +41,16 @@ export const rankSchema = v.pipe(
     dp: natural,
     dpSize: size,
     /** First layer of each pipeline stage, and the number of layers at the end. */
-    stages: v.pipe(v.array(natural), v.maxLength(maxRanks + 1), v.readonly()),
+    stages: v.pipe(
+      v.array(v.pipe(natural, v.maxValue(maxLayers))),
+      v.maxLength(maxRanks + 1),
+      v.readonly(),
+    ),
   }),
-  v.check((rank) => rankObjection(rank) === undefined),
+  v.check(
+    (rank) => rankObjection(rank) === undefined,
+    ({ input }) => rankObjection(input) ?? '',
+  ),
 )
 
 const tensor = v.object({
