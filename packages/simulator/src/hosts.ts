@@ -421,7 +421,11 @@ function takePages(leg: SendLeg | ReceiveLeg, counts: Record<Component, number>)
   for (const name of components) {
     const lease = books[name].take(counts[name], leg)
     if (!lease) {
-      for (const taken of components) giveBack(leg, taken)
+      for (const taken of components) {
+        giveBack(leg, taken)
+        // It may end without ever getting others: then these belong to somebody else.
+        leg.pages[taken] = new Int32Array()
+      }
       spoil(leg.job)
       return false
     }
