@@ -138,17 +138,16 @@ function attach(step: DecodeStep, request: Request, source: Source): void {
 
 function routeOf(step: DecodeStep, source: Source, room: bigint): Route {
   const ranks = source.ranks ?? []
-  const { self } = step.state
   const dp = dpRankOf(room, ranks[0]?.rank.dpSize ?? 1)
-  const links = () =>
-    requiredPrefillRanks(self.rank, ranks, self.layout.heads, dp).map((rank) => linkTo(step, rank))
   const known = source.routes.get(dp)
   // A link that was lost and forgotten is made again.
   if (known?.links.every((link) => step.state.links.get(link.endpoint) === link)) {
     for (const link of known.links) linkTo(step, link)
     return known
   }
-  const route = { links: links(), covered: false }
+  const { rank, layout } = step.state.self
+  const required = requiredPrefillRanks(rank, ranks, layout.heads, dp)
+  const route = { links: required.map((found) => linkTo(step, found)), covered: false }
   source.routes.set(dp, route)
   return route
 }
