@@ -102,13 +102,13 @@ async function prefillOver(backend: string) {
     bootstrap: bootstrap.address,
     deadlines: {
       ping: 200,
-      peerSilent: 1_500,
+      peerSilent: 3_000,
       drain: 500,
       recycle: 500,
       transfer: 1_000,
       linger: 3_000,
-      hello: 5_000,
-      pairing: 8_000,
+      hello: 20_000,
+      pairing: 20_000,
     },
   })
   closing.push(() => manager.close())

@@ -21,7 +21,8 @@ const manager = await KVManager.open({
     drain: 500,
     recycle: 500,
     progress: 4_000,
-    pairing: 4_000,
+    // Longer than prefill takes to replace an engine whose writes are stuck in a frozen peer.
+    pairing: 20_000,
   },
 })
 
