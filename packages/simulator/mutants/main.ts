@@ -20,9 +20,18 @@ const help = `Puts one defect after another into a copy of @kvx/core, and has th
   --help
 
 Each mutant is looked for in the first 200 schedules, and on until it is found for the first time.
-Exit code: 0 all were found, 1 one was not, or core as it is fails.`
+Exit code: 0 all were found, 1 one was not, or core as it is fails, 2 wrong flags.`
 
-async function main(): Promise<number> {
+interface Args {
+  readonly chosen: readonly Mutant[]
+  readonly most: number
+  readonly from: number
+  readonly asMarkdown: boolean
+  readonly keepSeeds: boolean
+}
+
+/** Undefined: help was asked for. Throws with a sentence for the user. */
+function readArgs(): Args | undefined {
   const { values } = parseArgs({
     options: {
       schedules: { type: 'string', default: '2000' },
@@ -33,16 +42,29 @@ async function main(): Promise<number> {
       help: { type: 'boolean', default: false },
     },
   })
-  if (values.help) {
-    process.stdout.write(`${help}\n`)
-    return 0
-  }
+  if (values.help) return undefined
   const most = Number(values.schedules)
   const from = Number(values.from)
   if (!Number.isInteger(most) || most < 1 || !Number.isInteger(from) || from < 0)
     throw new Error('--schedules and --from must be whole numbers.')
   const chosen = mutants.filter(({ name }) => name.includes(values.only))
   if (chosen.length === 0) throw new Error(`No mutant has '${values.only}' in its name.`)
+  return { chosen, most, from, asMarkdown: values.markdown, keepSeeds: values['write-seeds'] }
+}
+
+async function main(): Promise<number> {
+  let args: Args | undefined
+  try {
+    args = readArgs()
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\nTry --help.\n`)
+    return 2
+  }
+  if (!args) {
+    process.stdout.write(`${help}\n`)
+    return 0
+  }
+  const { chosen, most, from } = args
   const least = Math.min(200, most)
   const laboratory = new Laboratory(coreSource())
   const rows: { mutant: Mutant; quarry: Quarry }[] = []
@@ -65,8 +87,8 @@ async function main(): Promise<number> {
   } finally {
     laboratory.remove()
   }
-  if (values.markdown) process.stdout.write(`${markdown(rows)}\n`)
-  if (values['write-seeds']) writeSeeds(rows)
+  if (args.asMarkdown) process.stdout.write(`${markdown(rows)}\n`)
+  if (args.keepSeeds) writeSeeds(rows)
   const lost = rows.filter(({ quarry }) => quarry.found === 0).map(({ mutant }) => mutant.name)
   process.stderr.write(`${rows.length - lost.length} of ${rows.length} mutants found\n`)
   if (lost.length > 0) process.stderr.write(`Not found: ${lost.join(', ')}\n`)
