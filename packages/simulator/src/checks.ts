@@ -168,7 +168,8 @@ export class Checks {
     if (!('ep' in message) || message.ep === undefined) return
     const reserve = decode.epochs.get(message.ep)
     if (reserve?.peer !== message.from) return
-    if (this.wrongManifests.has(message)) reserve.falsified = true
+    // A transport that repeats may bring the wrong one behind the right one, by which decode has judged.
+    if (this.wrongManifests.has(message) && !reserve.over) reserve.falsified = true
     const outcome = message.k === 'status' ? message.outcome?.k : undefined
     const isComplete = message.k === 'complete' || outcome === 'complete'
     const isOver = message.k === 'status' && message.state === 'over'
