@@ -22,7 +22,7 @@ const packages = join(
   '../..',
 )
 
-type Defect = Pick<Mutant, 'name' | 'edits'>
+type Defect = Pick<Mutant, 'name' | 'edits' | 'by'>
 
 /** The source of core as it is now. */
 export function coreSource(): Source {
@@ -62,7 +62,6 @@ function applied(text: string, { file, find, replace }: Edit, name: string): str
  * the repository, where both find what they depend on.
  */
 export class Laboratory {
-  readonly #program: string
   readonly #folder: string
   readonly #source: Source
 
@@ -78,8 +77,8 @@ export class Laboratory {
     }
     const simulator = 'node_modules/@kvx/simulator/dist'
     cpSync(join(packages, 'simulator/dist'), join(this.#folder, simulator), { recursive: true })
-    this.#program = join(this.#folder, 'program.mjs')
-    cpSync(join(packages, 'simulator/mutants/dist/program.js'), this.#program)
+    for (const name of ['schedules', 'flood'] as const)
+      cpSync(join(packages, `simulator/mutants/dist/${name}.js`), this.#program(name))
     this.#write(source)
   }
 
@@ -88,10 +87,14 @@ export class Laboratory {
     const changed = changedFiles(this.#source, defect)
     this.#write(changed)
     try {
-      return await action(this.#program)
+      return await action(this.#program(defect.by ?? 'schedules'))
     } finally {
       this.#write(new Map([...this.#source].filter(([file]) => changed.has(file))))
     }
+  }
+
+  #program(name: 'schedules' | 'flood'): string {
+    return join(this.#folder, `${name}.mjs`)
   }
 
   remove(): void {

@@ -1,4 +1,4 @@
-/** Looks for a mutant with the simulator, in a process of its own: modules are loaded once in a process. */
+/** Looks for a mutant in a process of its own: modules are loaded once in a process. */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 

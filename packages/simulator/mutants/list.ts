@@ -4,6 +4,7 @@ import { identity } from './identity.ts'
 import { liveness } from './liveness.ts'
 import type { Mutant } from './mutant.ts'
 import { pages } from './pages.ts'
+import { strangers } from './strangers.ts'
 import { success } from './success.ts'
 import { tables } from './tables.ts'
 
@@ -13,6 +14,7 @@ export const mutants: readonly Mutant[] = [
   ...success,
   ...final,
   ...tables,
+  ...strangers,
   ...deadlines,
   ...identity,
   ...liveness,

@@ -69,10 +69,11 @@ async function main(): Promise<number> {
   const laboratory = new Laboratory(coreSource())
   const rows: { mutant: Mutant; quarry: Quarry }[] = []
   try {
-    const { first } = await laboratory.with(unchanged, (program) =>
-      hunt(program, { from, least, most: least }),
-    )
-    if (first) {
+    for (const none of unchanged) {
+      const { first } = await laboratory.with(none, (program) =>
+        hunt(program, { from, least, most: least }),
+      )
+      if (!first) continue
       process.stderr.write(`Core as it is fails at seed ${first.seed}: ${first.text}\n`)
       return 1
     }

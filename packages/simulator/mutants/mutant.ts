@@ -1,4 +1,4 @@
-/** A small, believable defect of @kvx/core that the simulator must find. */
+/** A small, believable defect of @kvx/core that must be found. */
 export interface Mutant {
   readonly name: string
   /** What it breaks: a key of `invariants`. */
@@ -6,10 +6,15 @@ export interface Mutant {
   /** The defect, in a sentence. */
   readonly says: string
   readonly edits: readonly Edit[]
+  /** What looks for it: schedules of the simulator, unless said otherwise. */
+  readonly by?: 'flood'
 }
 
 /** Core as it is: nothing may be found, or what is found in mutants says nothing. */
-export const unchanged: Pick<Mutant, 'name' | 'edits'> = { name: 'unchanged', edits: [] }
+export const unchanged: readonly Pick<Mutant, 'name' | 'edits' | 'by'>[] = [
+  { name: 'unchanged', edits: [] },
+  { name: 'unchanged', edits: [], by: 'flood' },
+]
 
 /** Replaces a text that occurs exactly once in a source file of core. */
 export interface Edit {

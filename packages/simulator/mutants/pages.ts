@@ -75,8 +75,8 @@ export const pages: readonly Mutant[] = [
     invariant: 1,
     says: 'Decode takes failed for drained.',
     edits: inFile(requests, [
-      `  failRequest(step, leg.request, told(leg.link, message))\n}\n\nexport function onRefused`,
-      `  markDrained(step, leg)\n  failRequest(step, leg.request, told(leg.link, message))\n}\n\nexport function onRefused`,
+      `  failRequest(step, leg.request, toldError(message, leg.link))\n}\n\nexport function onRefused`,
+      `  markDrained(step, leg)\n  failRequest(step, leg.request, toldError(message, leg.link))\n}\n\nexport function onRefused`,
     ]),
   },
   {

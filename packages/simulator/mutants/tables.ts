@@ -36,8 +36,8 @@ export const tables: readonly Mutant[] = [
   },
   {
     name: 'connections-kept',
-    invariant: 7,
-    says: 'Prefill never forgets for whom a connection spoke: who connects and goes costs memory for ever.',
+    invariant: 4,
+    says: 'Prefill never forgets for whom a connection spoke.',
     edits: inFile('protocol/prefill/step.ts', [
       `step.state.connections.delete(event.connection)`,
       ``,
@@ -54,8 +54,8 @@ export const tables: readonly Mutant[] = [
     invariant: 4,
     says: 'Decode never forgets a prefill that is lost and not registered any more.',
     edits: inFile('protocol/decode/links.ts', [
-      `if (link.status !== 'lost' || link.legs.size > 0 || link.waiting.size > 0) return`,
-      `if (link.status !== 'lost' || link.legs.size >= 0 || link.waiting.size > 0) return`,
+      `if (link.status === 'lost') forgetIfIdle(step, link)`,
+      ``,
     ]),
   },
   {

@@ -16,7 +16,7 @@ export const help = `Runs the kvx protocol through random schedules of faults, i
   --fence KIND     only fence kind ${fences.join(', ')} (default: drawn by the seed)
   --jobs N         processes (default: one per core)
   --core FOLDER    run against another build of @kvx/core: a folder like packages/core/dist
-  --table          print the coverage table as markdown
+  --table          print the coverage table (from 100,000 schedules on it is printed anyway)
   --json           print everything as JSON
   --help
 
@@ -54,15 +54,16 @@ export function readArgs(argv: readonly string[]): Args {
   })
   const mode = oneOf('mode', values.mode, modes)
   const fence = oneOf('fence', values.fence, fences)
+  const schedules = whole('schedules', values.schedules, 1, 2 ** 31)
   const drawn = Math.floor(Math.random() * 2 ** 31)
   return {
-    schedules: whole('schedules', values.schedules, 1, 2 ** 31) ?? 1_000,
+    schedules: schedules ?? 1_000,
     from: values.from === 'random' ? drawn : (whole('from', values.from, 0, 2 ** 31) ?? 1),
     seed: whole('seed', values.seed, 0, 2 ** 32 - 1),
     filter: { ...(mode ? { mode } : {}), ...(fence ? { fence } : {}) },
     jobs: whole('jobs', values.jobs, 1, 256) ?? availableParallelism(),
     core: values.core,
-    table: values.table === true,
+    table: values.table === true || (schedules ?? 0) >= 100_000,
     json: values.json === true,
     help: values.help === true,
   }

@@ -1,4 +1,4 @@
-/** The process of one mutant: schedules over its build, until it is found. */
+/** The process of a mutant of the protocol: schedules over its build, until it is found. */
 import { runSchedule } from '@kvx/simulator'
 import type { Hunt, Quarry } from './hunt.ts'
 
