@@ -25,7 +25,7 @@ export type Outcome =
   | { readonly kind: 'refused' }
   /** We closed the connection. */
   | { readonly kind: 'aborted' }
-  /** Nothing came within `patienceMs`. */
+  /** Nothing, or no further piece, came within `patienceMs`. */
   | { readonly kind: 'hung'; readonly tokens: readonly number[] }
 
 interface Event {
@@ -77,6 +77,7 @@ export function ask(
         tokens.push(...(event.choices?.[0]?.token_ids ?? []))
       }
       response.setEncoding('utf8').on('data', (part: string) => {
+        timer.refresh()
         text += part
         if (!streamed) return
         for (let at = text.indexOf('\n\n'); at >= 0; at = text.indexOf('\n\n')) {

@@ -29,8 +29,15 @@ const faultCodes: ReadonlySet<string> = new Set(
   ].map((name) => `ERR_KVX_${name}`),
 )
 
-/** @param asked has ended */
-export function judge(asked: Asked, windows: readonly Window[]): Verdict {
+/**
+ * @param asked has ended
+ * @param withinMs milliseconds that an error may take
+ */
+export function judge(
+  asked: Asked,
+  windows: readonly Window[],
+  withinMs: number = errorWithinMs,
+): Verdict {
   const { outcome, startedAt, endedAt = Infinity } = asked
   if (outcome === undefined) return wrong('it has not ended')
   if (outcome.kind === 'hung') return wrong('nothing came for too long')
@@ -79,7 +86,7 @@ export function judge(asked: Asked, windows: readonly Window[]): Verdict {
     )
   }
   const ms = endedAt - Math.max(startedAt, cause.from)
-  if (ms > errorWithinMs) return wrong(`its error came after ${String(ms)} ms: ${what}`)
+  if (ms > withinMs) return wrong(`its error came after ${String(ms)} ms: ${what}`)
   if (outcome.kind === 'error') {
     const { code, phase, peer } = outcome.error
     if (!faultCodes.has(code)) return wrong(`a fault does not explain ${what}`)

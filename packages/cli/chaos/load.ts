@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { ask, type Outcome } from './client.ts'
 import type { Question } from './questions.ts'
 import type { Random } from './random.ts'
-import { lanes, patienceMs } from './settings.ts'
+import { patienceMs } from './settings.ts'
 
 export interface Asked {
   readonly number: number
@@ -28,22 +28,25 @@ export class Load {
   readonly #url: string
   readonly #questions: readonly Question[]
   readonly #random: Random
+  readonly #lanes: number
   readonly #listeners = new Set<(asked: Asked) => void>()
   /** Requests that have not ended. */
   readonly #live = new Set<Promise<Asked>>()
   #running: Promise<unknown> | undefined
   #stopping = false
 
-  constructor(url: string, questions: readonly Question[], random: Random) {
+  /** @param lanes requests that run all the time */
+  constructor(url: string, questions: readonly Question[], random: Random, lanes: number) {
     this.#url = url
     this.#questions = questions
     this.#random = random
+    this.#lanes = lanes
   }
 
   start(): void {
     this.#stopping = false
     this.#running = Promise.all(
-      Array.from({ length: lanes }, async () => {
+      Array.from({ length: this.#lanes }, async () => {
         while (!this.#stopping) {
           const { outcome } = await this.#askOne()
           if (outcome?.kind !== 'ok') await sleep(pauseMs)
@@ -69,7 +72,7 @@ export class Load {
     let left = count
     const answers: Asked[] = []
     await Promise.all(
-      Array.from({ length: lanes }, async () => {
+      Array.from({ length: this.#lanes }, async () => {
         while (left-- > 0) answers.push(await this.#askOne())
       }),
     )

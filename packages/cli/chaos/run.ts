@@ -10,7 +10,7 @@ import { phases, type Phase } from './phases.ts'
 import { drawPlan, everyFault, type Fault } from './plan.ts'
 import { random, type Random } from './random.ts'
 import { answerAlone, type Question } from './questions.ts'
-import { afterRound, gaugesMs, recoveryMs } from './settings.ts'
+import { afterRound, errorWithinMs, gaugesMs, lanes, recoveryMs } from './settings.ts'
 import { Striker, type Struck } from './strike.ts'
 import { endSurvivors } from './survivors.ts'
 
@@ -21,6 +21,10 @@ export interface Options {
   readonly seed: number
   /** Each phase is hit at least so often, if need be by more faults. */
   readonly leastPerPhase: number
+  /** Requests that run all the time. Default: `lanes` of the settings. */
+  readonly lanes?: number
+  /** Milliseconds within which a request that a fault has hit must have its error. Default: `errorWithinMs` of the settings. */
+  readonly errorWithinMs?: number
   /** For the logs of all processes. */
   readonly folder: string
   readonly progress: (line: string) => void
@@ -169,7 +173,12 @@ class EngineRun {
     await mkdir(this.#folder, { recursive: true })
     const cluster = await Cluster.open(this.#chance, this.#engine, this.#env, this.#folder)
     this.#cluster = cluster
-    this.#load = new Load(cluster.routerUrl, this.#questions, this.#chance)
+    this.#load = new Load(
+      cluster.routerUrl,
+      this.#questions,
+      this.#chance,
+      this.#options.lanes ?? lanes,
+    )
     this.#striker = new Striker(cluster, this.#load, this.#chance)
     this.#atRest = await pages(cluster)
   }
@@ -259,7 +268,7 @@ class EngineRun {
   #judgeSince(first: number): string[] {
     const problems: string[] = []
     for (const asked of this.#load.asked.slice(first)) {
-      const verdict = judge(asked, this.#windows)
+      const verdict = judge(asked, this.#windows, this.#options.errorWithinMs ?? errorWithinMs)
       this.#report.verdicts.push(verdict)
       if (verdict.kind !== 'wrong') continue
       this.#wrong.push(asked)

@@ -1,6 +1,6 @@
 /** The deployment under test: small chunks, short deadlines, room for all requests at once. */
 
-/** Requests that run all the time. */
+/** Requests that run all the time, unless a run asks for another number. */
 export const lanes = 8
 
 /** Requests that have to succeed after each round. */
@@ -23,12 +23,19 @@ export const deadlines = {
 } as const
 
 /**
- * Milliseconds within which a request that a fault has hit must have its error: it may have to wait for
- * a peer, for an answer to its reserve and for its other leg, one after another.
+ * Milliseconds within which a request that a fault has hit must have its error: the deadlines of all
+ * stages that it may have to wait in, one after another.
  */
-export const errorWithinMs = deadlines.hello + deadlines.reserve + deadlines.pairing
+export const errorWithinMs =
+  deadlines.probe +
+  deadlines.hello +
+  deadlines.reserve +
+  deadlines.pairing +
+  deadlines.transfer +
+  deadlines.linger +
+  deadlines.peerSilent
 
-/** Milliseconds without an end after which a request counts as hanging. */
+/** Milliseconds without a piece of its answer after which a request counts as hanging. */
 export const patienceMs = 120_000
 
 /** Milliseconds within which the deployment must answer again once all processes run. */
@@ -37,8 +44,8 @@ export const recoveryMs = 120_000
 /** Milliseconds within which pages must be where they were at the start, without load. */
 export const gaugesMs = 30_000
 
-/** Milliseconds that a process which was asked to end has to answer what it had begun. */
-export const drainMs = 45_000
+/** Milliseconds that a process which was asked to end has to answer what it had begun: as long as anybody waits. */
+export const drainMs = patienceMs
 
 /** Milliseconds that a short freeze lasts: nobody may take it for the end. */
 export const shortFreezeMs = 600

@@ -210,23 +210,28 @@ export class Striker {
     return typeof received?.tokens === 'number' ? this.#load.live(received.tokens) : undefined
   }
 
-  /** The requests that a process works on, by its own log; those of a router are all that live. */
+  /** The requests that a worker works on, by its own log. A router has begun those that a worker works on. */
   #runningAt(role: Role): Set<Asked> {
-    const live = this.#load.asked.filter(({ endedAt }) => endedAt === undefined)
-    if (role === 'router') {
-      // A connection that is just being made may come too late.
-      return new Set(
-        live.filter(({ direct, startedAt }) => !direct && startedAt < Date.now() - 100),
-      )
-    }
+    const workers = role === 'router' ? (['prefill', 'decode'] as const) : [role]
     const running = new Map<string, LoggedEvent>()
-    for (const event of this.#cluster.process(role).events) {
-      if (event.name === 'request.received') running.set(event.request, event)
-      if (/^request\.(done|failed|cancelled)$/.test(event.name)) running.delete(event.request)
+    for (const worker of workers) {
+      for (const event of this.#cluster.process(worker).events) {
+        const id = `${worker} ${event.request}`
+        if (event.name === 'request.received') running.set(id, event)
+        if (/^request\.(done|failed|cancelled)$/.test(event.name)) running.delete(id)
+      }
     }
-    const lengths = new Set([...running.values()].map(({ tokens }) => tokens))
+    const received = [...running.values()]
     return new Set(
-      live.filter(({ question, direct }) => !direct && lengths.has(question.prompt.length)),
+      this.#load.asked.filter(
+        ({ question, direct, startedAt, endedAt }) =>
+          endedAt === undefined &&
+          !direct &&
+          // What came before it was asked is of an earlier request with the same prompt.
+          received.some(
+            ({ tokens, time }) => tokens === question.prompt.length && time >= startedAt,
+          ),
+      ),
     )
   }
 

@@ -103,6 +103,23 @@ test('a request that a draining worker had begun has to succeed', () => {
   expect(judge(asked(error()), [draining])).toMatchObject({ kind: 'affected' })
 })
 
+test.each(['router', 'decode'] as const)(
+  'a %s that is about to end may turn away what comes too late, not what it had begun',
+  (victim) => {
+    const request = asked(error({ code: 'ERR_KVX_DRAINING' }))
+    const ending = (spared: Asked[]) =>
+      window({ spared: new Set(spared) }, { kind: 'term', victim })
+    expect(judge(request, [ending([])])).toEqual({ kind: 'refused' })
+    expect(judge(request, [ending([request])])).toMatchObject({ kind: 'wrong' })
+  },
+)
+
+test('a slow machine may be given longer for its errors', () => {
+  const request = asked(error(), { endedAt: 60_000 })
+  expect(judge(request, [window()], 58_499)).toMatchObject({ kind: 'wrong' })
+  expect(judge(request, [window()], 58_500)).toMatchObject({ kind: 'affected', ms: 58_500 })
+})
+
 test('a connection may end without an error in the middle of an answer, or with the router', () => {
   const begun = asked({ kind: 'broken', reason: 'ECONNRESET', tokens: [11] })
   expect(judge(begun, [window()])).toMatchObject({ kind: 'affected' })
