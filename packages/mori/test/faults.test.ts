@@ -181,9 +181,10 @@ test('a peer with another version of MORI is refused, naming both', limit, async
     Buffer.from(peer.address.address).toString('latin1').replace('1.2.4', '1.2.2'),
     (c) => c.charCodeAt(0),
   )
-  await expect(engine.connect({ ...peer.address, address })).rejects.toThrow(
-    /MORI 1\.2\.2.*1\.2\.4/,
-  )
+  await expect(engine.connect({ ...peer.address, address })).rejects.toMatchObject({
+    code: 'ERR_KVX_BACKEND_MISMATCH',
+    message: expect.stringMatching(/MORI 1\.2\.2.*1\.2\.4/) as string,
+  })
 })
 
 test.each([

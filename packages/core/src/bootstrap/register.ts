@@ -4,6 +4,9 @@ import { KvxError } from '../backend/errors.ts'
 import { bootstrapVersion, type BootstrapReply, type RankRecord } from './messages.ts'
 import { connect, Wait } from './session.ts'
 
+/** For the first registration. */
+const firstMs = 30_000
+
 export interface RegisterOptions {
   /** `tcp://host:port` */
   bootstrap: string
@@ -33,7 +36,7 @@ export interface Registration {
  */
 export async function registerRank(options: RegisterOptions): Promise<Registration> {
   const { bootstrap, record, leaseMs = 15_000, log = silentLog } = options
-  const first = new Wait<undefined>(bootstrap, options.timeoutMs ?? 30_000, options.signal)
+  const first = new Wait<undefined>(bootstrap, options.timeoutMs ?? firstMs, options.signal)
   let registered = false
   let closed = false
   let withdrawn: (() => void) | undefined

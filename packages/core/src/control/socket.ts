@@ -1,23 +1,11 @@
-import { isIP } from 'node:net'
 import { maxMessageBytes } from './codec.ts'
-
-/** How one process of a deployment reaches another, as text and in parts. */
-export function formatEndpoint(host: string, port: number): string {
-  return `tcp://${host.includes(':') ? `[${host}]` : host}:${port}`
-}
-
-/** Host and port of `tcp://host:port` or `tcp://[v6]:port`; undefined when it is neither. */
-export function parseEndpoint(endpoint: string): { host: string; port: number } | undefined {
-  const match = /^tcp:\/\/(?:\[([^[\]]+)\]|([^:/[\]\s]+)):(\d{1,5})$/.exec(endpoint)
-  const host = match?.[1] ?? match?.[2]
-  const port = Number(match?.[3])
-  if (host === undefined || port > 65_535) return undefined
-  if (match?.[1] !== undefined && isIP(host) !== 6) return undefined
-  return { host, port }
-}
 
 /** A peer whose TCP connection is dead, whose process is stopped, or that does not finish its handshake is noticed within this time. */
 export const defaultLivenessMs = 5_000
+
+/** Messages that wait for a peer which does not read; and those that wait to be read here. */
+const maxUnsent = 1_024
+const maxUnread = 256
 
 /**
  * Options that both kinds of socket share. Nothing here ever waits: a send that cannot be queued
@@ -27,8 +15,8 @@ export function socketOptions(livenessMs: number) {
   return {
     linger: 200,
     sendTimeout: 0,
-    sendHighWaterMark: 1_024,
-    receiveHighWaterMark: 256,
+    sendHighWaterMark: maxUnsent,
+    receiveHighWaterMark: maxUnread,
     // Room for what CURVE and ZMTP put around a message.
     maxMessageSize: maxMessageBytes + 256,
     handshakeInterval: livenessMs,
