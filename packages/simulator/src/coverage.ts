@@ -78,6 +78,7 @@ export const universe: readonly {
     ['welcome', 'refuse(hello)', 'pong'],
     ['connecting', 'greeting', 'ready', 'lost', 'no link', 'old engine', 'another'],
   ),
+  // A leg that is complete is over, also while others of its request are not.
   ...rowsOf(
     'D',
     ['accept', 'refuse(reserve)', 'ready', 'progress', 'complete', 'failed', 'drained', 'status'],
@@ -86,7 +87,6 @@ export const universe: readonly {
       'parked',
       'paired',
       'verifying',
-      'complete',
       'failed',
       'over',
       'no link',
