@@ -20,9 +20,9 @@ export function citationProblems(page, text) {
       continue
     }
     const names = [...quoted.matchAll(/“([^”]+)”/g)].map(([, name]) => name.replace(/\s+/g, ' '))
-    const known = stringsOf(file)
+    const known = testsOf(file)
     for (const name of names) {
-      if (!known.has(name)) problems.push(`${page} cites “${name}”, which ${file} does not hold.`)
+      if (!known.has(name)) problems.push(`${page} cites “${name}”, which is no test of ${file}.`)
     }
   }
   for (const [, list] of text.matchAll(bracket)) {
@@ -37,16 +37,28 @@ export function citationProblems(page, text) {
 
 const cache = new Map()
 
-/** Every string of a source file; those of `test('…')` and of its tables are among them. */
-function stringsOf(file) {
+/** The names of the tests of a file: the first argument of `test(…)`, `test.each(…)(…)` and the like. */
+function testsOf(file) {
   const known = cache.get(file) ?? new Set()
   if (cache.has(file)) return known
   cache.set(file, known)
   const visit = (node) => {
-    if (ts.isStringLiteralLike(node)) known.add(node.text)
+    if (ts.isCallExpression(node) && isTest(node.expression)) {
+      const [name] = node.arguments
+      if (name !== undefined && ts.isStringLiteralLike(name)) known.add(name.text)
+    }
     ts.forEachChild(node, visit)
   }
   const source = readFileSync(join(root, file), 'utf8')
   visit(ts.createSourceFile(file, source, ts.ScriptTarget.Latest, false))
   return known
+}
+
+/** `test`, `test.skipIf(…)`, `test.each(…)` and so on. */
+function isTest(callee) {
+  if (ts.isIdentifier(callee)) return callee.text === 'test' || callee.text === 'it'
+  return (
+    (ts.isCallExpression(callee) || ts.isPropertyAccessExpression(callee)) &&
+    isTest(callee.expression)
+  )
 }
