@@ -2,7 +2,13 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
-import { BootstrapServer, KVManager, promptDigest, type KVSender } from '@kvx/core'
+import {
+  BootstrapServer,
+  KVManager,
+  promptDigest,
+  type KVSender,
+  type SendRequest,
+} from '@kvx/core'
 import { silentLog } from '@kvx/core/backend'
 import { allocate } from '@kvx/native'
 import { afterEach, beforeAll, expect, test } from 'vitest'
@@ -105,17 +111,16 @@ async function prefillOver(backend: string) {
       peerSilent: 3_000,
       drain: 500,
       recycle: 500,
-      transfer: 1_000,
-      linger: 3_000,
       hello: 20_000,
       pairing: 20_000,
     },
   })
   closing.push(() => manager.close())
-  const send = (room: bigint, pages: number): KVSender =>
+  const send = (room: bigint, pages: number, deadlines: SendRequest['deadlines'] = {}): KVSender =>
     manager.send(room, {
       tokens: pages * pageTokens,
       digest: promptDigest(ids(pages * pageTokens)),
+      deadlines,
     })
   const digest = (page: number) =>
     createHash('sha256')
@@ -131,6 +136,9 @@ function decodeOver(backend: string): Peer {
   })
   return peer
 }
+
+/** For a leg that is to fail. */
+const soon = { transfer: 1_000, linger: 3_000 }
 
 const range = (start: number, end: number) =>
   Array.from({ length: end - start }, (_, i) => start + i)
@@ -180,7 +188,7 @@ test.each(engines)(
     const first = decodeOver(name)
     await first.hear('open')
     first.receive(1n, prefill.from, range(0, 64))
-    const sender = prefill.send(1n, 64)
+    const sender = prefill.send(1n, 64, soon)
     await sender.reserved()
     const error = await writeUntilFailure(sender, 64, () => first.child.kill('SIGKILL'))
     expect(error).toMatchObject({
@@ -203,7 +211,7 @@ test.each(engines)(
     await frozen.hear('open')
     const pages = range(0, 64)
     frozen.receive(1n, prefill.from, pages)
-    const sender = prefill.send(1n, 64)
+    const sender = prefill.send(1n, 64, soon)
     await sender.reserved()
     await frozen.hear('reserved', 1n)
     const error = await writeUntilFailure(sender, 64, () => frozen.child.kill('SIGSTOP'))

@@ -87,7 +87,8 @@ export class Process {
 
   async stop(): Promise<void> {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
-    this.#child.send('stop')
+    // It may be gone between the look and the word; then there is nobody to tell.
+    if (this.#child.connected) this.#child.send('stop', () => undefined)
     const late = setTimeout(() => this.#child.kill('SIGKILL'), 10_000)
     await this.gone
     clearTimeout(late)

@@ -20,7 +20,8 @@ const manager = await KVManager.open({
     peerSilent: 6_000,
     drain: 500,
     recycle: 500,
-    progress: 4_000,
+    progress: 20_000,
+    reserve: 20_000,
     // Longer than prefill takes to replace an engine whose writes are stuck in a frozen peer.
     pairing: 20_000,
   },
