@@ -12,7 +12,7 @@ async function examine({ options, library }: Task): Promise<Verdict> {
     const setup = { options, library, requestBytes: verdict.requestBytes }
     const engine = await openEngine(setup, { generation, log: silentLog })
     const self = { generation, address: engine.address, regions: [] }
-    await engine.connect(self, { timeoutMs: 10_000 }).catch((error: unknown) => {
+    await engine.connect(self, { timeoutMs: 30_000 }).catch((error: unknown) => {
       const why = (error as Error).message
       throw new Error(
         `This machine does not reach itself by the hostname '${options.hostname}': ${why}`,

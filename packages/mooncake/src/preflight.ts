@@ -15,7 +15,7 @@ export interface Task {
   readonly library: Library
 }
 
-const deadlineMs = 30_000
+const deadlineMs = 60_000
 
 /** Lets a helper process load the library, send bytes with it and open an engine. Never rejects, ends by a deadline. */
 export async function preflight(task: Task): Promise<Verdict> {
