@@ -12,6 +12,7 @@ import {
   type PairOptions,
 } from './support/pair.ts'
 import { KVManager } from '../src/manager/index.ts'
+import { RawPrefill } from './support/raw-prefill.ts'
 
 const open: { close(): Promise<void> }[] = []
 afterEach(async () => {
@@ -204,6 +205,44 @@ test('an abort by prefill reaches decode with its cause', async () => {
     message: 'out of compute',
   })
   await receiver.settled
+})
+
+test('who waits for pages to be wanted is told at the latest when they have arrived', async () => {
+  const side = await pair()
+  const digest = promptDigest(ids(8))
+  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
+  const sender = side.prefill.send(1n, { tokens: 8, digest })
+  await receiver.reserve({ pages: Int32Array.of(1, 2) })
+  await sender.reserved()
+  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await Promise.all([sender.finish(), receiver.done])
+  await receiver.wanted
+})
+
+test('a fence that fails is tried again, and the pages come back when it has succeeded', async () => {
+  const engine = new Loopback('exit')
+  const deadlines = { peerSilent: 300, ping: 100, drain: 100 }
+  const side = await pair({ engine, decode: { deadlines } })
+  let fences = 0
+  engine.faults.beforeFence = () => {
+    if (++fences <= 2) throw new Error('not now')
+  }
+  const prefill = await RawPrefill.open()
+  const receiver = side.decode.receive(1n, {
+    from: prefill.from,
+    tokens: 8,
+    digest: promptDigest(ids(8)),
+  })
+  receiver.done.catch(() => undefined)
+  await prefill.hear('hello')
+  prefill.welcome()
+  const accepted = receiver.reserve({ pages: Int32Array.of(1, 2) })
+  const { ep } = await prefill.hear('reserve')
+  prefill.say('accept', { ep, state: 'paired' })
+  await accepted
+  await prefill.close()
+  await receiver.settled
+  expect(fences).toBe(3)
 })
 
 test('two live requests cannot share a room', async () => {

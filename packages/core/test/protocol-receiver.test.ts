@@ -1,11 +1,12 @@
 import { expect, test } from 'vitest'
 import { KvxError } from '@kvx/core/backend'
-import { receiveObjection } from '../src/protocol/index.ts'
+import { makeRank, receiveObjection, type DecodeEvent } from '../src/protocol/index.ts'
 import {
   deadlines,
   digest,
   int32,
   kvBytes,
+  layers,
   limits,
   name128,
   packed,
@@ -578,6 +579,18 @@ test('the first cause is kept, with who, where and in which phase', () => {
   })
 })
 
+test('prefill that tells of another rank than its own is quoted with name and rank of that one', () => {
+  const other = { peer: 'decode-b', rank: 'tp3/pp0/cp0/dp0' }
+  for (const kind of [failed, refuse('ERR_KVX_OVER_LIMIT')]) {
+    const d = places
+      .reserving()
+      .clear()
+      .message(p1, { ...kind, ...other })
+    const told = d.take().effects.find((e) => e.do === 'receiver.failed')
+    expect(told?.error).toMatchObject(other)
+  }
+})
+
 test('progress moves the deadline, and only more pages are progress', () => {
   const d = places
     .receiving()
@@ -701,6 +714,34 @@ test('the number of bootstrap services that are watched is bounded', () => {
   expect(d.take()).toMatchObject({ told: ['failed(OVER_LIMIT)', 'settled'], world: [] })
 })
 
+/** The ranks of an instance of two pipeline stages, both of which a decode rank needs. */
+const twoRanks = (from: string): DecodeEvent => ({
+  type: 'source.read',
+  from,
+  ranks: [0, 1].map((pp) => ({
+    endpoint: `tcp://two:${String(pp)}`,
+    incarnation: name128('T', pp),
+    instance: 'prefill-b',
+    rank: makeRank(layers, { ppSize: 2, pp }),
+  })),
+})
+
+test('the number of prefill ranks that decode connects to is bounded', () => {
+  const d = new DecodeSide({ limits: { peers: 2 } }).open(p1)
+  const from = 'tcp://two:8998'
+  d.receive(2, { room: 10n, from }).clear().step(twoRanks(from))
+  expect(d.take()).toMatchObject({ told: ['failed(OVER_LIMIT)', 'settled'], world: [] })
+  expect(d.where(1)).toBe('open')
+})
+
+test('a prefill that no watched bootstrap names makes room for others when there is none', () => {
+  const d = new DecodeSide({ limits: { peers: 2 } }).open(p1).hostAbort().pass(deadlines.linger, p1)
+  expect(d.link(p1)).toBe('ready')
+  const from = 'tcp://two:8998'
+  d.receive(2, { from }).clear().step(twoRanks(from))
+  expect(d.take()).toMatchObject({ told: [], world: ['disconnect', 'connect', 'connect'] })
+})
+
 test('a lost prefill is kept while its bootstrap names it, and forgotten with its bootstrap', () => {
   const d = places.success().tick(deadlines.peerSilent + 1)
   expect(d.link(p1)).toBe('lost')
@@ -715,6 +756,16 @@ test('a new request waits for a lost prefill only as long as the probe, and its 
     .pass(deadlines.probe - 1)
   expect(d.take().told).toEqual([])
   d.pass(1)
+  expect(d.take().told).toEqual(['failed(PEER_LOST)', 'settled'])
+})
+
+test('a request has a probe of its own', () => {
+  const d = places.success().tick(deadlines.peerSilent + 1)
+  d.clear()
+    .receive(2, { deadlines: { probe: 2 * deadlines.probe } })
+    .pass(deadlines.probe)
+  expect(d.take().told).toEqual([])
+  d.pass(deadlines.probe)
   expect(d.take().told).toEqual(['failed(PEER_LOST)', 'settled'])
 })
 
@@ -978,6 +1029,35 @@ test('an engine that cannot be opened again fails all, takes no more, and frees 
   expect(d.where(1)).toBe('failed')
   expect(receiveObjection(d.state, '50/0')?.code).toBe('ERR_KVX_BACKEND_UNAVAILABLE')
   expect(digest()).toHaveLength(16)
+})
+
+test.each(['exit', 'peer'] as const)(
+  'a fence of kind %s that fails frees nothing, and is tried again until it succeeds',
+  (fence) => {
+    const d = new DecodeSide({ fence, deadlines: { linger: 1_000_000 } })
+      .open(p1)
+      .reserve()
+      .tick(deadlines.peerSilent + 1)
+    d.clear().step({ type: 'fence.failed', writer: p1.writer })
+    d.pass(deadlines.drain - 1)
+    expect(d.take()).toMatchObject({ told: [], world: [] })
+    expect(d.pass(1).take()).toMatchObject({ told: [], world: ['fence'] })
+    // Once for each failure.
+    expect(d.pass(10 * deadlines.drain).take().world).not.toContain('fence')
+    d.step({ type: 'fence.failed', writer: p1.writer })
+    expect(d.pass(deadlines.drain).take().world).toContain('fence')
+    d.clear().step({ type: 'fenced', writer: p1.writer })
+    expect(d.take().told).toEqual(['settled'])
+    expect(d.link(p1)).toBe(fence === 'peer' ? 'greeting' : 'lost')
+  },
+)
+
+test('a fence that failed is not tried again when nothing waits for it any more', () => {
+  const d = places.receiving().tick(deadlines.peerSilent + 1)
+  d.step({ type: 'fence.failed', writer: p1.writer })
+  d.welcome(p1).message(p1, { k: 'drained', ep: 1 }).clear().pass(deadlines.drain, p1)
+  expect(d.take().world).toEqual([])
+  expect(d.state.unfenced.size).toBe(0)
 })
 
 test('with an engine that can revoke one peer, a lost prefill is greeted only after that, and told of it', () => {

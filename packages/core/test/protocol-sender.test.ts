@@ -339,6 +339,26 @@ test('late allocation: a host that asks before decode is there has its wish pass
   expect(p.take().sent).toEqual(['accept(paired)', 'ready'])
 })
 
+test('a request has a linger of its own: its end is remembered for so long', () => {
+  const linger = 3 * deadlines.linger
+  const p = connected().send(1, { deadlines: { linger } }).hostAbort().clear()
+  p.pass(linger - deadlines.ping, d1)
+    .clear()
+    .reserve(d1, 1)
+  expect(p.take().sent).toEqual(['refuse(ABORTED)'])
+  p.pass(deadlines.ping, d1).clear().reserve(d1, 2)
+  expect(p.take().sent).toEqual(['accept(parked)'])
+})
+
+test('a failure that is not acknowledged is remembered for the linger of its request', () => {
+  const linger = 3 * deadlines.linger
+  const p = connected().send(1, { deadlines: { linger } }).reserve(d1, 1).hostAbort()
+  p.pass(linger - deadlines.ping, d1)
+  expect(p.where(d1, 1)).toBe('failed')
+  p.pass(deadlines.ping, d1)
+  expect(p.where(d1, 1)).toBe('over')
+})
+
 test('late allocation: one request without pages holds up no other', () => {
   const p = places['waiting for pages']()
     .send(2, { room: 10n })

@@ -219,6 +219,28 @@ test('the failure of one decode rank reaches prefill and the other decode ranks'
   expect(senders[0]?.sender.error?.message).toBe('the client has gone')
 })
 
+test('what prefill tells of a decode rank names that rank on all of them', async () => {
+  const sides = await instances({}, { ppSize: 2 })
+  const { senders, receivers } = legs(sides, 1n)
+  await Promise.all(receivers.map((receiver) => receiver.reserve({ pages: destination })))
+  const sender = senders[0]?.sender
+  await sender?.reserved()
+  // Each decode rank gets a write of its own: the second one fails.
+  let writes = 0
+  sides.engine.faults.beforeWrite = () => {
+    if (++writes === 2) throw new Error('the wire broke')
+  }
+  await sender?.write({ start: 0, pages: source })
+  await expect(sender?.finish()).rejects.toMatchObject({ code: 'ERR_KVX_TRANSFER_FAILED' })
+  const { peer, rank } = sender?.error ?? {}
+  expect(peer).toBe('decode-a')
+  expect(rank).toMatch(/^tp0\/pp[01]\/cp0\/dp0$/)
+  for (const receiver of receivers) {
+    await expect(receiver.done).rejects.toMatchObject({ peer, rank })
+    await receiver.settled
+  }
+})
+
 test('an instance is used once all of its ranks have registered, and a rank that restarts replaces itself', async () => {
   const sides = await instances({ ppSize: 2 }, {})
   const second = sides.prefills[1]

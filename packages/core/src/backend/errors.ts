@@ -107,8 +107,8 @@ export const errorTable = {
   },
   ERR_KVX_CLOSED: {
     summary: 'The object was closed while the call was waiting, or before it.',
-    retryable: false,
-    phases: ['reserve', 'transfer'],
+    retryable: true,
+    phases: ['hello', 'reserve', 'parked', 'transfer', 'complete'],
     advice: 'Send the request to another instance: this one is ending.',
   },
   ERR_KVX_DRAINING: {
@@ -271,13 +271,13 @@ export const errorTable = {
   ERR_KVX_POOL_EXHAUSTED: {
     summary: 'There are not enough free pages.',
     retryable: true,
-    phases: [],
+    phases: ['hello', 'reserve', 'transfer'],
     advice: 'Try again later; give the pool more pages or allow fewer requests at a time.',
   },
   ERR_KVX_MODEL: {
     summary: 'The model file is missing, damaged or not usable.',
     retryable: false,
-    phases: ['open', 'decode'],
+    phases: ['open', 'transfer', 'decode'],
     advice: 'Check the model file that the message names, or pull it again with `kvx model pull`.',
   },
   ERR_KVX_MODEL_STATE: {
@@ -289,7 +289,7 @@ export const errorTable = {
   ERR_KVX_INTERNAL: {
     summary: 'A defect of kvx. Please report it.',
     retryable: false,
-    phases: ['complete'],
+    phases: ['reserve', 'transfer', 'complete'],
     advice: 'Report it, with the log.',
   },
 } as const satisfies Record<string, ErrorFact>

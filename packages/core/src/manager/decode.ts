@@ -114,7 +114,8 @@ export class DecodeManager implements KVManager {
 
   async #close(): Promise<void> {
     const receivers = [...this.#receivers.values()]
-    for (const receiver of receivers) receiver.abort('the decode manager was closed')
+    const closed = new KvxError('ERR_KVX_CLOSED', 'The decode manager was closed.')
+    for (const receiver of receivers) receiver.abort(closed)
     await until(
       Promise.all(receivers.map((receiver) => receiver.settled)),
       this.state.self.deadlines.drain,
@@ -184,7 +185,7 @@ class Receiver implements KVReceiver {
     this.#emit({ type: 'host.provide', pages: destination.pages, state: destination.state ?? {} })
   }
 
-  abort(reason = 'aborted by the host'): void {
+  abort(reason: string | KvxError = 'aborted by the host'): void {
     this.#emit({ type: 'host.abort', reason })
   }
 
@@ -204,6 +205,7 @@ class Receiver implements KVReceiver {
       case 'receiver.done':
         this.#poll = KVPoll.Success
         this.#accepted.resolve({ prefixTokens: 0 })
+        this.#wanted.resolve()
         this.#done.resolve({ aux: news.aux, report: news.report })
         return
       case 'receiver.failed':

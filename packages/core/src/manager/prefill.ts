@@ -1,7 +1,9 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { KvxError, toKvxError, type Log, type Memory } from '../backend/index.ts'
 import { type ControlServer } from '../control/index.ts'
 import {
   createPrefill,
+  isFailureUnheard,
   roomKey,
   sendObjection,
   settings,
@@ -67,7 +69,7 @@ export class PrefillManager implements KVManager {
   }
 
   /** Handlers of the control server that this manager is reached by. */
-  get handlers(): Pick<PrefillEffects, 'onMessage' | 'onClose'> {
+  get handlers(): Pick<PrefillEffects, 'onMessage' | 'onMalformed' | 'onClose'> {
     return this.#effects
   }
 
@@ -123,14 +125,22 @@ export class PrefillManager implements KVManager {
   async #close(): Promise<void> {
     await this.#server?.registration.close()
     const senders = [...this.#senders.values()]
-    for (const sender of senders) sender.abort('the prefill manager was closed')
+    const closed = new KvxError('ERR_KVX_CLOSED', 'The prefill manager was closed.')
+    for (const sender of senders) sender.abort(closed)
     await until(
       Promise.all(senders.map((sender) => sender.settled)),
       this.state.self.deadlines.drain,
     )
+    await this.#heard()
     await this.#effects.close()
     this.#loop.close()
     await this.#server?.control.close()
+  }
+
+  /** Decode is to learn of failures from their first cause, not from the silence of this side. */
+  async #heard(): Promise<void> {
+    const end = performance.now() + this.state.self.deadlines.drain
+    while (isFailureUnheard(this.state) && performance.now() < end) await delay(10)
   }
 
   #perform(effect: PrefillEffect): void {
@@ -209,7 +219,7 @@ class Sender implements KVSender {
     throw new KvxError('ERR_KVX_INVALID_STATE', `Room ${roomKey(this.room, this.index)} has ended.`)
   }
 
-  abort(reason = 'aborted by the host'): void {
+  abort(reason: string | KvxError = 'aborted by the host'): void {
     this.#emit({ type: 'host.abort', reason })
   }
 

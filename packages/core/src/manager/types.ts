@@ -69,7 +69,10 @@ export interface Deadlines {
   progress: number
   /** One write, until the engine reports its end. */
   transfer: number
-  /** prefill: `finish` waits for the acknowledgement; how long a finished request is remembered. */
+  /**
+   * prefill: `finish` waits for the acknowledgement; how long a finished request is remembered. decode: how long a
+   * bootstrap that no request uses is watched.
+   */
   linger: number
   /** A peer that says nothing, not even `pong`, for so long is lost. */
   peerSilent: number
@@ -164,8 +167,11 @@ export interface KVSender {
     last?: { state?: Readonly<Record<string, Int32Array>>; aux?: Aux },
     options?: WaitOptions,
   ): Promise<TransferSummary>
-  /** Ends the request on both sides. Does nothing when it has ended. */
-  abort(reason?: string): void
+  /**
+   * Ends the request on both sides. Does nothing when it has ended. An error is told to the other side with
+   * its code, phase and peer; a text becomes `ERR_KVX_ABORTED`: somebody wanted it so.
+   */
+  abort(reason?: string | KvxError): void
   /** Nothing of this request reads the source pages any more. Never rejects. */
   readonly settled: Promise<void>
   poll(): KVPoll
@@ -198,14 +204,18 @@ export interface KVReceiver {
     },
     options?: WaitOptions,
   ): Promise<{ prefixTokens: number }>
-  /** Resolves when prefill needs the pages; rejects when the request fails before. */
+  /**
+   * Resolves when prefill needs the pages, or when the request has succeeded without asking for them; rejects when
+   * it fails before.
+   */
   readonly wanted: Promise<void>
   provide(destination: { pages: Int32Array; state?: Readonly<Record<string, Int32Array>> }): void
   /** Every byte has arrived and agrees with the manifest; or a KvxError with code, phase, peer, rank, cause. */
   readonly done: Promise<{ aux: Aux; report: TransferSummary }>
   /** No byte of this request can land any more: the destination pages may be used for others. Never rejects. */
   readonly settled: Promise<void>
-  abort(reason?: string): void
+  /** As `KVSender.abort`. */
+  abort(reason?: string | KvxError): void
   poll(): KVPoll
   readonly error: KvxError | undefined
 }

@@ -4,6 +4,7 @@ export * from './messages.ts'
 export * from './rank.ts'
 export * from './settings.ts'
 export * from './topology.ts'
+export { readEnvelope, type Unreadable } from './unreadable.ts'
 export {
   createPrefill,
   type PrefillEffect,
@@ -12,6 +13,7 @@ export {
 } from './prefill/state.ts'
 export { stepPrefill } from './prefill/step.ts'
 export { sendObjection } from './prefill/senders.ts'
+export { isFailureUnheard } from './prefill/transfers.ts'
 export {
   createDecode,
   type DecodeEffect,

@@ -1,5 +1,6 @@
-import type { KvxError } from '../backend/index.ts'
-import { clip } from './messages.ts'
+import { KvxError, toKvxError, type Phase } from '../backend/index.ts'
+import { clip, type MessageOf } from './messages.ts'
+import { rankName, type Rank } from './rank.ts'
 
 /** What pairs the two legs of a request. */
 export function roomKey(room: bigint, index: number): string {
@@ -19,6 +20,28 @@ export function failureFields(error: KvxError) {
     ...(error.peer === undefined ? {} : { peer: error.peer.slice(0, 200) }),
     ...(error.rank === undefined ? {} : { rank: error.rank.slice(0, 200) }),
   }
+}
+
+/** What the other side told: it names whom it concerns, which may be either side, or means itself. */
+export function toldError(
+  told: Pick<MessageOf<'failed'>, 'code' | 'text' | 'phase' | 'peer' | 'rank'>,
+  teller: { instance: string; rank: Rank; phase?: Phase },
+): KvxError {
+  const { code, text, phase = teller.phase } = told
+  const itself = { peer: teller.instance, rank: rankName(teller.rank) }
+  const { peer, rank } = told.peer === undefined ? itself : told
+  return new KvxError(code, text, { phase, peer, rank })
+}
+
+/** Why a host ends a request: an error stays what it is, words alone say that it was wanted so. */
+export function hostReason(
+  reason: string | KvxError,
+  where: { phase: Phase; peer: string; rank: string },
+): KvxError {
+  if (typeof reason === 'string') return new KvxError('ERR_KVX_ABORTED', reason, where)
+  const { code, message, phase = where.phase, peer, rank } = toKvxError(reason)
+  const who = peer === undefined ? where : { peer, rank }
+  return new KvxError(code, message, { ...who, cause: reason, phase })
 }
 
 /** Counts something that changed nothing. */

@@ -14,9 +14,11 @@ const maxLayers = 65_536
 /** Regions that a pool may consist of. */
 export const maxRegions = 1_024
 const maxText = 2_000
+/** Characters of the name of an instance, a model or a component. */
+export const maxNameLength = 200
 const natural = v.pipe(v.number(), v.safeInteger(), v.minValue(0))
 const hex128 = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/))
-const shortText = v.pipe(v.string(), v.maxLength(200))
+const shortText = v.pipe(v.string(), v.maxLength(maxNameLength))
 const text = v.pipe(v.string(), v.maxLength(maxText))
 const bytes = v.custom<Uint8Array>((x) => x instanceof Uint8Array)
 const digest = v.pipe(bytes, v.length(16))
@@ -30,23 +32,25 @@ const phase = v.custom<Phase>((x) => typeof x === 'string' && x.length < 40)
 
 const size = v.pipe(natural, v.minValue(1), v.maxValue(maxRanks))
 
+export const rankObject = v.object({
+  tp: natural,
+  tpSize: size,
+  pp: natural,
+  ppSize: size,
+  cp: natural,
+  cpSize: size,
+  dp: natural,
+  dpSize: size,
+  /** First layer of each pipeline stage, and the number of layers at the end. */
+  stages: v.pipe(
+    v.array(v.pipe(natural, v.maxValue(maxLayers))),
+    v.maxLength(maxRanks + 1),
+    v.readonly(),
+  ),
+})
+
 export const rankSchema = v.pipe(
-  v.object({
-    tp: natural,
-    tpSize: size,
-    pp: natural,
-    ppSize: size,
-    cp: natural,
-    cpSize: size,
-    dp: natural,
-    dpSize: size,
-    /** First layer of each pipeline stage, and the number of layers at the end. */
-    stages: v.pipe(
-      v.array(v.pipe(natural, v.maxValue(maxLayers))),
-      v.maxLength(maxRanks + 1),
-      v.readonly(),
-    ),
-  }),
+  rankObject,
   v.check(
     (rank) => rankObjection(rank) === undefined,
     ({ input }) => rankObjection(input) ?? '',
@@ -192,7 +196,7 @@ const schemas = {
   /** D→P. `complete` or `failed` was received. */
   ack: v.object({ ...transfer, k: v.literal('ack') }),
   /** D→P. Always answered by `drained`. */
-  abort: v.object({ ...transfer, k: v.literal('abort'), code, text }),
+  abort: v.object({ ...transfer, k: v.literal('abort'), ...failure }),
   /** P→D. Nothing of this epoch can land any more. */
   drained: v.object({ ...transfer, k: v.literal('drained') }),
   /** D→P. Where is this epoch? */

@@ -4,6 +4,8 @@ import type { Deadlines, Limits } from '../manager/types.ts'
 /** What docs/configuration.md says of a deadline or a limit, beside its default. */
 interface Setting {
   readonly default: number
+  /** None: there is no largest value. */
+  readonly most?: number
   readonly unit: 'ms' | 'bytes' | 'requests' | 'ranks' | 'share'
   /** Whose settings count. */
   readonly side: 'prefill' | 'decode' | 'both'
@@ -16,6 +18,13 @@ interface Setting {
   /** How a request ends then. None: no request ends by it alone. */
   readonly codes: readonly ErrorCode[]
 }
+
+/**
+ * What the longest message about a request is made of: `complete` holds the aux and four bytes for each page of
+ * the prompt, and fits into a frame of 4 MiB with what else there is to say.
+ */
+export const maxAuxBytes = 2 * 1024 ** 2
+export const maxPromptPages = 500_000
 
 /** Milliseconds. All are on by default. */
 export const deadlineTable = {
@@ -80,10 +89,10 @@ export const deadlineTable = {
   linger: {
     default: 30_000,
     unit: 'ms',
-    side: 'prefill',
+    side: 'both',
     perRequest: true,
     summary:
-      '`finish()` waits for the acknowledgement of decode; how long outcomes and ended rooms are remembered.',
+      'prefill: `finish()` waits for the acknowledgement of decode; how long the outcome of a request and its room are remembered. decode: a bootstrap that no request uses is watched for so long (the setting of the manager).',
     end: 'The prefill leg fails. Who asks for a forgotten outcome is told so.',
     codes: ['ERR_KVX_TIMEOUT', 'ERR_KVX_OUTCOME_LOST'],
   },
@@ -147,6 +156,7 @@ export const limitTable = {
   },
   auxBytes: {
     default: 1 << 20,
+    most: maxAuxBytes,
     unit: 'bytes',
     side: 'both',
     perRequest: false,
@@ -168,7 +178,8 @@ export const limitTable = {
     unit: 'ranks',
     side: 'both',
     perRequest: false,
-    summary: 'Ranks of the other side that are known at once; decode: also bootstrap services.',
+    summary:
+      'Ranks of the other side that are known at once; decode: also bootstrap services that are watched.',
     end: 'A further `hello` or request is refused.',
     codes: ['ERR_KVX_OVER_LIMIT'],
   },
@@ -192,12 +203,16 @@ function defaults<K extends string>(table: Record<K, Setting>): Record<K, number
   return Object.fromEntries(entries) as Record<K, number>
 }
 
-/** @throws KvxError `ERR_KVX_INVALID_OPTION` for a name that does not exist or a value that is no positive number */
+/**
+ * @throws KvxError `ERR_KVX_INVALID_OPTION` for a name that does not exist, or a value that is no positive number
+ *   or larger than there can be
+ */
 export function settings<T extends object>(
   defaults: Readonly<T>,
   given: Partial<T> | undefined,
-  what: string,
+  what: 'deadline' | 'limit',
 ): T {
+  const table: Record<string, Setting> = what === 'limit' ? limitTable : deadlineTable
   for (const [name, value] of Object.entries(given ?? {})) {
     if (!Object.hasOwn(defaults, name)) {
       throw new KvxError(
@@ -212,6 +227,19 @@ export function settings<T extends object>(
       throw new KvxError(
         'ERR_KVX_INVALID_OPTION',
         `The ${what} '${name}' must be a positive number.`,
+      )
+    }
+    const most = table[name]?.most ?? Infinity
+    if (typeof value === 'number' && value > most) {
+      throw new KvxError(
+        'ERR_KVX_INVALID_OPTION',
+        `The ${what} '${name}' can be ${String(most)} at most.`,
+      )
+    }
+    if (name === 'quarantineShare' && value !== undefined && value > 1) {
+      throw new KvxError(
+        'ERR_KVX_INVALID_OPTION',
+        `The ${what} '${name}' is a share of the pool: at most 1.`,
       )
     }
   }

@@ -97,7 +97,15 @@ export class DecodeSide {
     return this.step({ type: 'message', endpoint: from.endpoint, message })
   }
 
-  receive(request = 1, change: { room?: bigint; from?: string; tokens?: number } = {}): this {
+  receive(
+    request = 1,
+    change: {
+      room?: bigint
+      from?: string
+      tokens?: number
+      deadlines?: Partial<Deadlines>
+    } = {},
+  ): this {
     const { room = 9n, from = bootstrap, tokens = 12 } = change
     return this.step({
       type: 'host.receive',
@@ -108,7 +116,7 @@ export class DecodeSide {
       from,
       tokens,
       digest: digest(),
-      deadlines: this.state.self.deadlines,
+      deadlines: { ...this.state.self.deadlines, ...change.deadlines },
     })
   }
 

@@ -194,7 +194,7 @@ export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
     complete,
     failed,
     ack: { ...transfer, k: 'ack' },
-    abort: { ...transfer, k: 'abort', code: 'ERR_KVX_ABORTED', text: 'not wanted any more' },
+    abort: { ...transfer, k: 'abort', ...failure, code: 'ERR_KVX_ABORTED' },
     drained: { ...transfer, k: 'drained' },
     query: { ...transfer, k: 'query' },
     status: { ...transfer, k: 'status', state: 'complete', pages: 3, outcome: complete },

@@ -159,7 +159,13 @@ export class PrefillSide {
 
   send(
     sender = 1,
-    change: { room?: bigint; index?: number; tokens?: number; digest?: Uint8Array } = {},
+    change: {
+      room?: bigint
+      index?: number
+      tokens?: number
+      digest?: Uint8Array
+      deadlines?: Partial<Deadlines>
+    } = {},
   ): this {
     const { room = 9n, index = 0, tokens = 12 } = change
     return this.step({
@@ -168,7 +174,7 @@ export class PrefillSide {
       key: roomKey(room, index),
       tokens,
       digest: change.digest ?? digest(),
-      deadlines: this.state.self.deadlines,
+      deadlines: { ...this.state.self.deadlines, ...change.deadlines },
     })
   }
 

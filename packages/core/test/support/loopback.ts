@@ -22,6 +22,8 @@ export interface Faults {
   beforeWrite?: () => Promise<void> | void
   /** Awaited between the end of a write and its settling. */
   beforeSettled?: () => Promise<void> | void
+  /** Called before each fence; what it returns or throws is awaited first. */
+  beforeFence?: () => Promise<void> | void
   failConnect?: string
 }
 
@@ -85,9 +87,9 @@ export class Loopback {
           close: () => Promise.resolve(),
         })
       },
-      fence: (peer) => {
+      fence: async (peer) => {
+        await this.faults.beforeFence?.()
         this.fenced.push(peer)
-        return Promise.resolve()
       },
       close: () => {
         this.closed.push(generation)

@@ -83,12 +83,12 @@ export function receivePrompt(
           signal,
         })
         yield* generation
-      } catch (cause) {
-        receiver.abort(toKvxError(cause).message)
-        throw cause
       } finally {
         giveBack()
       }
+    } catch (cause) {
+      receiver.abort(toKvxError(cause))
+      throw receiver.error ?? cause
     } finally {
       signal.removeEventListener('abort', abort)
       // Does nothing once the transfer has ended; else it ends it, so that nothing waits for pages.

@@ -60,14 +60,15 @@ export async function sendPrompt(
       return { firstToken, transfer }
     } catch (cause) {
       // Before the pages are given up: what is in flight must be called back, not waited for.
-      sender.abort(toKvxError(cause).message)
+      sender.abort(toKvxError(cause))
       throw cause
     } finally {
       returnPages(lease, sender.settled, events)
     }
   } catch (cause) {
+    sender.abort(toKvxError(cause))
+    // The first cause, as decode is told it.
     const error = sender.error ?? toKvxError(cause)
-    sender.abort(error.message)
     metrics.transferFailed(error)
     throw error
   }

@@ -184,6 +184,24 @@ export function onFenced(step: DecodeStep, writer: string): void {
   for (const link of revoked) onRevoked(step, link)
 }
 
+/** Nothing was freed by it: what waits for the fence goes on waiting, and it is tried again. */
+export function onFenceFailed(step: DecodeStep, writer: string): void {
+  step.state.unfenced.set(writer, step.now + step.state.self.deadlines.drain)
+}
+
+export function watchFences(step: DecodeStep): void {
+  for (const [writer, due] of step.state.unfenced) {
+    if (step.now < due) continue
+    step.state.unfenced.delete(writer)
+    const links = [...step.state.links.values(), ...undrainedLegs(step).map(({ link }) => link)]
+    const isAwaited = links.some(
+      (link) =>
+        link.writer === writer && (link.fencing || (link.status === 'lost' && link.legs.size > 0)),
+    )
+    if (isAwaited) step.out.push({ do: 'fence', writer })
+  }
+}
+
 /** What prefill had connected is of no use any more; its next hello says so. */
 function onRevoked(step: DecodeStep, link: Link): void {
   const { fences, self } = step.state
@@ -195,7 +213,11 @@ function onRevoked(step: DecodeStep, link: Link): void {
 }
 
 function forgetIfOver(step: DecodeStep, link: Link): void {
-  if (link.status !== 'lost' || link.legs.size > 0 || link.waiting.size > 0) return
+  if (link.status === 'lost') forgetIfIdle(step, link)
+}
+
+export function forgetIfIdle(step: DecodeStep, link: Link): void {
+  if (link.legs.size > 0 || link.waiting.size > 0) return
   // While it is registered the connection is tried on, for the requests to come.
   if (isWanted(step, link)) return
   if (step.state.links.get(link.endpoint) !== link) return

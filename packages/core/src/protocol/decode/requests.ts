@@ -1,11 +1,13 @@
 /** The receiving leg of a request: from the host's first call until its pages are free. */
-import { KvxError, type ErrorCode, type Phase } from '../../backend/index.ts'
+import { KvxError, type Phase } from '../../backend/index.ts'
 import { pageCount } from '../../layout/index.ts'
 import { checkCovered } from '../../plan/index.ts'
+import { hostReason, toldError } from '../keys.ts'
 import { packPages, packState, unpackPages, type MessageOf } from '../messages.ts'
+import { rankName } from '../rank.ts'
 import { leaveSource, resolve } from './sources.ts'
 import { about, ask, sendAbort, sendTo } from './send.ts'
-import type { DecodeEvent, DecodeState, DecodeStep, Leg, Link, Request } from './state.ts'
+import type { DecodeEvent, DecodeState, DecodeStep, Leg, Request } from './state.ts'
 
 /** A reserve whose epoch was over before it began is tried so often. */
 const maxTries = 3
@@ -394,26 +396,14 @@ export function onFailed(step: DecodeStep, leg: Leg, message: MessageOf<'failed'
   if (leg.phase === 'failed') return
   leg.phase = 'failed'
   leg.failedAt = step.now
-  failRequest(step, leg.request, told(leg.link, message))
+  failRequest(step, leg.request, toldError(message, leg.link))
 }
 
 export function onRefused(step: DecodeStep, leg: Leg, message: MessageOf<'refuse'>): void {
   if (message.code === 'ERR_KVX_STALE' && tryAgain(step, leg)) return
   leg.phase = 'failed'
   markDrained(step, leg)
-  failRequest(step, leg.request, told(leg.link, message))
-}
-
-/** What the peer said, with what it said of phase and rank. */
-function told(
-  link: Link,
-  message: { code: ErrorCode; text: string; phase?: Phase | undefined; rank?: string | undefined },
-): KvxError {
-  return new KvxError(message.code, message.text, {
-    phase: message.phase,
-    peer: link.instance,
-    rank: message.rank,
-  })
+  failRequest(step, leg.request, toldError(message, leg.link))
 }
 
 export function onStatus(step: DecodeStep, leg: Leg, message: MessageOf<'status'>): void {
@@ -474,17 +464,12 @@ export function revisit(step: DecodeStep, leg: Leg): void {
   }
 }
 
-export function onHostAbort(step: DecodeStep, id: number, reason: string): void {
+export function onHostAbort(step: DecodeStep, id: number, reason: string | KvxError): void {
   const request = step.state.requests.get(id)
-  if (request)
-    failRequest(
-      step,
-      request,
-      new KvxError('ERR_KVX_ABORTED', reason, {
-        phase: phaseOf(request),
-        peer: step.state.self.instance,
-      }),
-    )
+  if (!request) return
+  const { instance, rank } = step.state.self
+  const where = { phase: phaseOf(request), peer: instance, rank: rankName(rank) }
+  failRequest(step, request, hostReason(reason, where))
 }
 
 /** Ends a request with its first cause and has every leg drained. */

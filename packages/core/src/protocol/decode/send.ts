@@ -1,6 +1,7 @@
 import { KvxError, type ErrorCode, type Phase } from '../../backend/index.ts'
+import { failureFields } from '../keys.ts'
 import { rankName } from '../rank.ts'
-import { clip, protocolVersion, type Message } from '../messages.ts'
+import { protocolVersion, type Message } from '../messages.ts'
 import type { DecodeStep, Leg, Link } from './state.ts'
 
 type Body<M> = M extends Message ? Omit<M, 'v' | 'from' | 'to'> : never
@@ -28,8 +29,7 @@ export function sendAbort(step: DecodeStep, leg: Leg, error: KvxError): void {
     k: 'abort',
     gen: step.state.engine.generation,
     ep: leg.epoch,
-    code: error.code,
-    text: clip(error.message),
+    ...failureFields(error),
   })
 }
 

@@ -1,9 +1,9 @@
 /** Prefill instances: watched at their bootstrap, and which of their ranks a request needs. */
 import { KvxError } from '../../backend/index.ts'
 import { dpRankOf, requiredPrefillRanks } from '../topology.ts'
-import { linkTo, replaceLink } from './links.ts'
+import { forgetIfIdle, linkTo, replaceLink } from './links.ts'
 import { advance, failRequest } from './requests.ts'
-import type { DecodeEvent, DecodeStep, Link, Request, Route, Source } from './state.ts'
+import type { DecodeEvent, DecodeStep, Link, Request, Route, Source, SourceRank } from './state.ts'
 
 /** Gives a request its links, or has them looked for. */
 export function resolve(step: DecodeStep, request: Request): void {
@@ -44,7 +44,7 @@ function sourceOf(step: DecodeStep, from: string): Source | undefined {
 /** Its peer is known to be lost: what may be back in a moment is not waited for as long. */
 function hurry(step: DecodeStep, request: Request): void {
   if (request.phase !== 'resolving') return
-  const { probe } = step.state.self.deadlines
+  const { probe } = request.deadlines
   request.deadline = Math.min(request.deadline, Math.max(step.now, request.since + probe))
 }
 
@@ -147,9 +147,29 @@ function routeOf(step: DecodeStep, source: Source, room: bigint): Route {
   }
   const { rank, layout } = step.state.self
   const required = requiredPrefillRanks(rank, ranks, layout.heads, dp)
+  makeRoom(step, required)
   const route = { links: required.map((found) => linkTo(step, found)), covered: false }
   source.routes.set(dp, route)
   return route
+}
+
+/**
+ * For links to all of these ranks, if need be in place of links that no watched bootstrap names.
+ *
+ * @throws KvxError `ERR_KVX_OVER_LIMIT`
+ */
+function makeRoom(step: DecodeStep, ranks: readonly SourceRank[]): void {
+  const { links, self } = step.state
+  const added = ranks.filter(({ endpoint }) => !links.has(endpoint)).length
+  if (added === 0 || links.size + added <= self.limits.peers) return
+  for (const link of [...links.values()]) forgetIfIdle(step, link)
+  if (links.size + added <= self.limits.peers) return
+  const [{ instance } = { instance: undefined }] = ranks
+  throw new KvxError(
+    'ERR_KVX_OVER_LIMIT',
+    `${String(links.size)} prefill ranks are already in use here; ${String(added)} more are more than the limit of ${String(self.limits.peers)}.`,
+    { phase: 'bootstrap', peer: instance },
+  )
 }
 
 /** A request has ended. */

@@ -5,6 +5,7 @@ import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/type
 import type { Planner } from '../../plan/index.ts'
 import type { Message, MessageOf } from '../messages.ts'
 import type { Rank } from '../rank.ts'
+import type { Unreadable } from '../unreadable.ts'
 
 export interface DecodeSelf {
   readonly incarnation: string
@@ -39,6 +40,8 @@ export interface DecodeState {
   readonly requests: Map<number, Request>
   /** Live requests by room and index. */
   readonly rooms: Map<string, Request>
+  /** Writers that could not be fenced, and when it is tried again. */
+  readonly unfenced: Map<string, number>
   /** How often the access of a prefill incarnation was revoked (fence kind `peer`). */
   readonly fences: Map<string, number>
   /** Highest epoch given to any reserve. Never reset: a prefill process may remember more than its link here. */
@@ -154,6 +157,9 @@ export interface SourceRank {
 
 export type DecodeEvent =
   | { type: 'message'; endpoint: string; message: Message }
+  | ({ type: 'unreadable'; endpoint: string } & Unreadable)
+  /** What was to be said of an epoch could not be put into a message. */
+  | { type: 'unsent'; endpoint: string; epoch: number; error: KvxError }
   | { type: 'link.up'; endpoint: string }
   | { type: 'link.down'; endpoint: string; error?: KvxError | undefined }
   /** All ranks of the instance, each time one of them has changed. */
@@ -184,9 +190,10 @@ export type DecodeEvent =
       pages: Int32Array
       state: Readonly<Record<string, Int32Array>>
     }
-  | { type: 'host.abort'; request: number; reason: string }
+  | { type: 'host.abort'; request: number; reason: string | KvxError }
   | { type: 'verified'; request: number; epoch: number; error: KvxError | undefined }
   | { type: 'fenced'; writer: string }
+  | { type: 'fence.failed'; writer: string }
   | { type: 'engine.recycled'; engine: EngineAddress }
   | { type: 'engine.failed'; error: KvxError }
   | { type: 'tick' }
@@ -227,6 +234,7 @@ export function createDecode(self: DecodeSelf, engine: EngineAddress): DecodeSta
     links: new Map(),
     requests: new Map(),
     rooms: new Map(),
+    unfenced: new Map(),
     fences: new Map(),
     epoch: 0,
     recycle: undefined,

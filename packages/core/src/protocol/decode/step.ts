@@ -2,16 +2,20 @@
 import { count } from '../keys.ts'
 import type { Message } from '../messages.ts'
 import {
+  loseLink,
   onFenced,
+  onFenceFailed,
   onLinkDown,
   onLinkUp,
   onRefusedHello,
   onStranger,
   onWelcome,
+  watchFences,
   watchLinks,
 } from './links.ts'
 import { onEngineFailed, onRecycled, watchQuarantine } from './recycle.ts'
 import {
+  failRequest,
   onAccept,
   onComplete,
   onDrained,
@@ -27,7 +31,7 @@ import {
   onVerified,
   watchRequests,
 } from './requests.ts'
-import { ask, rejectEpoch } from './send.ts'
+import { about, ask, rejectEpoch } from './send.ts'
 import { onSourceFailed, onSourceRead, watchSources } from './sources.ts'
 import type { DecodeEffect, DecodeEvent, DecodeState, DecodeStep, Leg, Link } from './state.ts'
 
@@ -41,6 +45,12 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
   switch (event.type) {
     case 'message':
       onMessage(step, event.endpoint, event.message)
+      return
+    case 'unreadable':
+      onUnreadable(step, event)
+      return
+    case 'unsent':
+      onUnsent(step, event)
       return
     case 'link.up':
       onLinkUp(step, event.endpoint)
@@ -72,6 +82,9 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
     case 'fenced':
       onFenced(step, event.writer)
       return
+    case 'fence.failed':
+      onFenceFailed(step, event.writer)
+      return
     case 'engine.recycled':
       onRecycled(step, event.engine)
       return
@@ -80,11 +93,28 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
       return
     case 'tick':
       watchLinks(step)
+      watchFences(step)
       watchRequests(step)
       watchSources(step)
       watchQuarantine(step)
       return
   }
+}
+
+/** Counted. A prefill of another version is not waited for: what it answers to hello says enough. */
+function onUnreadable(step: DecodeStep, event: DecodeEvent & { type: 'unreadable' }): void {
+  const { endpoint, envelope, error } = event
+  const { dropped, links, self } = step.state
+  count(dropped, error.code)
+  const link = links.get(endpoint)
+  if (error.code !== 'ERR_KVX_VERSION_MISMATCH' || link?.status !== 'greeting') return
+  if (envelope.from !== link.incarnation || envelope.to !== self.incarnation) return
+  loseLink(step, link, about(link, error.code, 'hello', `cannot be talked to: ${error.message}`))
+}
+
+function onUnsent(step: DecodeStep, event: DecodeEvent & { type: 'unsent' }): void {
+  const leg = step.state.links.get(event.endpoint)?.legs.get(event.epoch)
+  if (leg) failRequest(step, leg.request, event.error)
 }
 
 function onMessage(step: DecodeStep, endpoint: string, message: Message): void {

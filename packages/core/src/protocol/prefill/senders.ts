@@ -1,7 +1,8 @@
 /** The sending leg of a request: what the host asks for, until it ends. */
-import { KvxError } from '../../backend/index.ts'
+import { KvxError, type Phase } from '../../backend/index.ts'
 import { pageCount } from '../../layout/index.ts'
 import type { PlanPart } from '../../plan/index.ts'
+import { hostReason } from '../keys.ts'
 import { rankName } from '../rank.ts'
 import { protocolVersion, packPages } from '../messages.ts'
 import { Coverage } from './coverage.ts'
@@ -388,17 +389,12 @@ export function onAcked(step: PrefillStep, sender: Sender): void {
   release(step, sender)
 }
 
-export function onHostAbort(step: PrefillStep, id: number, reason: string): void {
+export function onHostAbort(step: PrefillStep, id: number, reason: string | KvxError): void {
   const sender = step.state.senders.get(id)
-  if (sender)
-    failSender(
-      step,
-      sender,
-      new KvxError('ERR_KVX_ABORTED', reason, {
-        phase: phaseOf(sender),
-        peer: step.state.self.instance,
-      }),
-    )
+  if (!sender) return
+  const { instance, rank } = step.state.self
+  const where = { phase: phaseOf(sender), peer: instance, rank: rankName(rank) }
+  failSender(step, sender, hostReason(reason, where))
 }
 
 /** Ends a request that has not ended, with its first cause, on all of its decode ranks. */
@@ -408,9 +404,9 @@ export function failSender(step: PrefillStep, sender: Sender, error: KvxError): 
   sender.phase = 'failed'
   sender.error = error
   step.out.push({ do: 'sender.failed', sender: sender.id, error })
-  const { deadlines, limits } = step.state.self
+  const { limits } = step.state.self
   if (step.state.ended.size < limits.requests) {
-    step.state.ended.set(sender.key, { error, until: step.now + deadlines.linger })
+    step.state.ended.set(sender.key, { error, until: step.now + sender.deadlines.linger })
   }
   for (const target of sender.targets) failTransfer(step, target, error)
   const room = step.state.rooms.get(sender.key)
@@ -474,7 +470,7 @@ export function watchSenders(step: PrefillStep): void {
   }
 }
 
-function phaseOf(sender: Sender) {
+function phaseOf(sender: Sender): Phase {
   return sender.phase === 'waiting'
     ? 'reserve'
     : sender.phase === 'completing'

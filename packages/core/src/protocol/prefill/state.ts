@@ -8,6 +8,7 @@ import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/type
 import type { Planner, PlanPart } from '../../plan/index.ts'
 import type { Message } from '../messages.ts'
 import type { Rank } from '../rank.ts'
+import type { Unreadable } from '../unreadable.ts'
 import type { Coverage } from './coverage.ts'
 
 export interface PrefillSelf {
@@ -165,6 +166,7 @@ export interface Piece {
 
 export type PrefillEvent =
   | { type: 'message'; connection: string; message: Message }
+  | ({ type: 'unreadable'; connection: string } & Unreadable)
   | { type: 'disconnected'; connection: string }
   | { type: 'link.open'; peer: string; generation: string }
   | { type: 'link.failed'; peer: string; generation: string; error: KvxError }
@@ -186,7 +188,7 @@ export type PrefillEvent =
       layers?: readonly [number, number] | undefined
     }
   | { type: 'host.finish'; sender: number; state: Readonly<Record<string, Int32Array>>; aux: Aux }
-  | { type: 'host.abort'; sender: number; reason: string }
+  | { type: 'host.abort'; sender: number; reason: string | KvxError }
   | { type: 'host.drain' }
   | { type: 'piece.done'; piece: number }
   | { type: 'piece.failed'; piece: number; error: KvxError }

@@ -15,6 +15,7 @@ import {
   watchSenders,
 } from './senders.ts'
 import { onEngineFailed, onRecycled, watchStuck } from './recycle.ts'
+import { refuse } from './send.ts'
 import type { PrefillEffect, PrefillEvent, PrefillState, PrefillStep } from './state.ts'
 import { onAbort, onAck, onDrain, onQuery, onReserve, watchTransfers } from './transfers.ts'
 
@@ -32,6 +33,9 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
   switch (event.type) {
     case 'message':
       onMessage(step, event.connection, event.message)
+      return
+    case 'unreadable':
+      onUnreadable(step, event)
       return
     case 'disconnected':
       // Connection loss alone changes nothing until the peer-silent deadline.
@@ -89,6 +93,21 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
       watchStuck(step)
       return
   }
+}
+
+/**
+ * Counted and answered, and nothing else comes of it. One frame is answered by one short message at most, a
+ * `refuse` by none: two sides that do not understand each other must not go on refusing for ever. Without an
+ * epoch, as a refused epoch would count as drained.
+ */
+function onUnreadable(step: PrefillStep, event: PrefillEvent & { type: 'unreadable' }): void {
+  const { connection, envelope, error } = event
+  const { connections, dropped, peers } = step.state
+  count(dropped, error.code)
+  const incarnation = envelope.from ?? connections.get(connection)
+  if (envelope.k === 'refuse' || incarnation === undefined) return
+  const generation = envelope.gen ?? peers.get(incarnation)?.generation ?? '0'.repeat(32)
+  refuse(step, { connection, incarnation }, generation, undefined, error)
 }
 
 function onMessage(step: PrefillStep, connection: string, message: Message): void {

@@ -1,14 +1,14 @@
 /** The life of one reserve of one decode rank: parked, paired, complete or failed, drained, forgotten. */
 import { KvxError, type ErrorCode } from '../../backend/index.ts'
 import { pageCount } from '../../layout/index.ts'
-import { count, failureFields, sameBytes } from '../keys.ts'
+import { count, failureFields, sameBytes, toldError } from '../keys.ts'
 import { rankName, sameRank } from '../rank.ts'
 import { protocolVersion, unpackPages, unpackState, type MessageOf } from '../messages.ts'
 import { servedDecodeRanks } from '../topology.ts'
 import { dropPieces, landedPages } from './pieces.ts'
 import { peerName, refuse, sendTo, tell } from './send.ts'
 import { askForPages, failSender, onAcked } from './senders.ts'
-import type { Peer, PrefillStep, Room, Sender, Transfer } from './state.ts'
+import type { Peer, PrefillState, PrefillStep, Room, Sender, Transfer } from './state.ts'
 
 export function onReserve(
   step: PrefillStep,
@@ -295,6 +295,17 @@ export function repeatOutcome(step: PrefillStep, transfer: Transfer): void {
   if (transfer.drainedSent) tell(step, transfer, { k: 'drained' })
 }
 
+/** Whether a decode rank that is connected has not acknowledged a failure yet. */
+export function isFailureUnheard({ peers, connections }: PrefillState): boolean {
+  for (const peer of peers.values()) {
+    if (connections.get(peer.connection) !== peer.incarnation) continue
+    for (const transfer of peer.transfers.values()) {
+      if (transfer.phase === 'failed' && !transfer.acked && isReachable(transfer)) return true
+    }
+  }
+  return false
+}
+
 /** Whether decode would listen to something about this transfer. */
 function isReachable({ peer, generation }: Transfer): boolean {
   return peer.link !== 'lost' && peer.generation === generation
@@ -312,17 +323,14 @@ export function onAbort(step: PrefillStep, peer: Peer, message: MessageOf<'abort
     drain(step, transfer)
     return
   }
-  const error = new KvxError(message.code, message.text, {
-    phase:
-      transfer.phase === 'parked'
-        ? 'parked'
-        : transfer.phase === 'complete'
-          ? 'complete'
-          : 'transfer',
-    peer: peer.instance,
-    rank: rankName(peer.rank),
-  })
-  failTransfer(step, transfer, error, 'told')
+  const phase =
+    transfer.phase === 'parked' ? 'parked' : transfer.phase === 'complete' ? 'complete' : 'transfer'
+  failTransfer(
+    step,
+    transfer,
+    toldError(message, { instance: peer.instance, rank: peer.rank, phase }),
+    'told',
+  )
 }
 
 export function onAck(step: PrefillStep, peer: Peer, epoch: number): void {
@@ -356,7 +364,8 @@ export function failTransfer(
   if (transfer.phase === 'failed' || (transfer.phase === 'complete' && transfer.acked)) return
   const wasParked = transfer.phase === 'parked'
   transfer.phase = 'failed'
-  transfer.deadline = step.now + step.state.self.deadlines.linger
+  const sender = step.state.rooms.get(transfer.key)?.sender
+  transfer.deadline = step.now + (sender ?? step.state.self).deadlines.linger
   transfer.acked = told === 'told'
   transfer.outcome = {
     v: protocolVersion,
@@ -371,7 +380,6 @@ export function failTransfer(
     step.out.push({ do: 'send', connection: transfer.peer.connection, message: transfer.outcome })
   }
   // The request first: dropping its pieces must not let it look finished.
-  const sender = step.state.rooms.get(transfer.key)?.sender
   if (sender?.targets.includes(transfer)) failSender(step, sender, error)
   else if (wasParked) failSiblings(step, transfer, error)
   dropPieces(step, transfer)
