@@ -4,6 +4,7 @@ import { silentLog } from '@kvx/core/backend'
 import { ControlServer } from '../src/control/server.ts'
 import { maxMessageBytes } from '../src/control/codec.ts'
 import { cleanup, openClient, openServer, token } from './control-helpers.ts'
+import { lastingPort } from './support/port.ts'
 
 test('a message and its answer travel, on a port that was chosen', async () => {
   const { server, messages } = await openServer()
@@ -94,18 +95,18 @@ test.each(['198.51.100.7', 'no-such-host.invalid'])(
 )
 
 test('a closed server has freed its port', async () => {
-  const { server } = await openServer()
+  const { server } = await openServer({ port: await lastingPort() })
   await server.close()
   const again = await openServer({ port: server.port })
   expect(again.server.port).toBe(server.port)
 })
 
 test('a client comes back by itself when the server does', async () => {
-  const first = await openServer()
-  const { client, up, states } = openClient(first.server.endpoint)
+  const first = await openServer({ port: await lastingPort() })
+  const { client, up, lost, states } = openClient(first.server.endpoint)
   await up()
   await first.server.close()
-  const reason = await states.find((state) => state !== 'up')
+  const reason = await lost()
   expect(reason).toMatchObject({ code: 'ERR_KVX_PEER_LOST' })
   expect(client.up).toBe(false)
   const second = await openServer({ port: first.server.port })
@@ -115,11 +116,11 @@ test('a client comes back by itself when the server does', async () => {
 })
 
 test('nothing that was sent while the connection was down arrives later', async () => {
-  const first = await openServer()
-  const { client, up, states } = openClient(first.server.endpoint)
+  const first = await openServer({ port: await lastingPort() })
+  const { client, up, lost, states } = openClient(first.server.endpoint)
   await up()
   await first.server.close()
-  await states.find((state) => state !== 'up')
+  await lost()
   expect(client.send({ stale: true })).toBe(false)
   const second = await openServer({ port: first.server.port })
   while (!client.up) await states.count(states.entries.length + 1)
@@ -128,7 +129,7 @@ test('nothing that was sent while the connection was down arrives later', async 
 })
 
 test('a client that nobody answers is told that, again and again', async () => {
-  const { server } = await openServer()
+  const { server } = await openServer({ port: await lastingPort() })
   await server.close()
   const { states } = openClient(server.endpoint)
   const entries = await states.count(2)
@@ -171,13 +172,13 @@ test('the server learns that a client has gone', async () => {
 
 test('a connection that the server gives up delivers nothing more, and the client makes another', async () => {
   const { server, messages, closed } = await openServer()
-  const { client, up, states } = openClient(server.endpoint)
+  const { client, up, lost, states } = openClient(server.endpoint)
   await up()
   client.send({ a: 1 })
   const { connection } = await messages.find()
   connection.close()
   expect(await closed.find()).toBe(connection)
-  await states.find((state) => state !== 'up')
+  await lost()
   while (!client.up) await states.count(states.entries.length + 1)
   client.send({ a: 2 })
   const second = await messages.find(({ message }) => message.a === 2)

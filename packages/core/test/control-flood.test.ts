@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { createConnection, type Socket } from 'node:net'
+import { createInterface } from 'node:readline'
 import { expect, test } from 'vitest'
 import * as zmq from 'zeromq'
 import { maxPeers, maxStrangers } from '../src/control/gate.ts'
@@ -30,9 +31,7 @@ async function spawnServer(open: string) {
   )
   cleanup(() => child.kill('SIGKILL'))
   const lines = new Journal<string>()
-  child.stdout.on('data', (chunk: Buffer) => {
-    for (const line of chunk.toString().split('\n').filter(Boolean)) lines.add(line)
-  })
+  createInterface({ input: child.stdout }).on('line', lines.add)
   const [endpoint = ''] = await lines.count(1)
   return {
     endpoint,

@@ -82,5 +82,12 @@ export function openClient(endpoint: string, options: Partial<ControlClientOptio
   cleanup(() => {
     client.close()
   })
-  return { client, messages, states, up: () => states.find((state) => state === 'up') }
+  const { entries } = states
+  return {
+    ...{ client, messages, states },
+    up: () => states.find((state) => state === 'up'),
+    /** The first failure after it was up: an attempt before that may have failed as well. */
+    lost: () =>
+      states.find((state) => state !== 'up' && entries.indexOf(state) > entries.indexOf('up')),
+  }
 }

@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net'
 import { once } from 'node:events'
 import { afterEach, expect, test } from 'vitest'
+import { lastingPort } from '../../core/test/support/port.ts'
 import { startRouter } from '../src/index.ts'
 
 /** Real HTTP servers that play the workers: what a router does shows in what reaches them. */
@@ -325,9 +326,7 @@ async function counting(options: WorkerOptions = {}) {
 
 /** An address at which nothing listens. */
 async function nowhere(): Promise<string> {
-  const url = await worker(silent)
-  await open.pop()?.()
-  return url
+  return `http://127.0.0.1:${String(await lastingPort())}`
 }
 
 test('what a worker tells of its failure reaches the client whole', async () => {
@@ -428,16 +427,19 @@ test('a worker that was not there is used again once it is', async () => {
   // The router looks for it by itself; until then the other one is preferred.
   await asked.promise
   await expect
-    .poll(async () => {
-      await (await ask(url, '{}')).text()
-      return back.hits
-    })
+    .poll(
+      async () => {
+        await (await ask(url, '{}')).text()
+        return back.hits
+      },
+      { timeout: 60_000 },
+    )
     .toBeGreaterThan(0)
 })
 
 test('a worker that falls silent while it works is given up, and its requests are told', async () => {
   const frozen = await worker(silent, { health: () => undefined })
-  const { url } = await start([await worker(silent)], [frozen], { workerSilentMs: 100 })
+  const { url } = await start([await worker(succeed)], [frozen], { workerSilentMs: 100 })
   const response = await ask(url, '{}')
   expect(response.status).toBe(503)
   expect(await response.json()).toMatchObject({
@@ -460,7 +462,7 @@ test('a slow answer is waited for while the worker shows that it lives', async (
       return 200
     },
   })
-  const { url } = await start([await worker(succeed)], [slow], { workerSilentMs: 100 })
+  const { url } = await start([await worker(succeed)], [slow], { workerSilentMs: 2_000 })
   expect(await (await ask(url, '{}')).text()).toBe('{"slow":true}')
 })
 
