@@ -27,7 +27,8 @@ const settings = (entries) => () =>
     ['name', 'default', 'side', 'per request', 'what it bounds', 'then', 'error'],
     Object.entries(entries).map(([name, setting]) => [
       code(name),
-      amount(setting.default, setting.unit),
+      amount(setting.default, setting.unit) +
+        (setting.most === undefined ? '' : `, at most ${amount(setting.most, setting.unit)}`),
       setting.side,
       setting.perRequest ? 'yes' : 'no',
       setting.summary,

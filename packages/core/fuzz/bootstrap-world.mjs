@@ -1,6 +1,6 @@
 /** A bootstrap service with instances that are registered, and what anybody with the token may ask it. */
 import * as v from 'valibot'
-import { replySchema, requestSchema } from '../dist/bootstrap/messages.js'
+import { packInstance, replySchema, requestSchema } from '../dist/bootstrap/messages.js'
 import { RankTable } from '../dist/bootstrap/table.js'
 import { Waits } from '../dist/bootstrap/waits.js'
 import { name128, rank } from './fixtures.mjs'
@@ -83,7 +83,7 @@ export class BootstrapWorld {
       { v: 1, kind: 'deregister', record: record(number) },
       { v: 1, kind: 'read', instance: `prefill-${number}` },
       { v: 1, kind: 'read', since, waitMs: 60_000 },
-      { v: 1, kind: 'instance', ...(found ? { found } : {}) },
+      { v: 1, kind: 'instance', ...(found ? { found: packInstance(found) } : {}) },
       { v: 1, kind: 'refused', reason: 'full', text: 'no room' },
     ])
   }

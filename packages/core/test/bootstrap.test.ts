@@ -1,15 +1,23 @@
 import { randomBytes } from 'node:crypto'
 import fc from 'fast-check'
+import * as v from 'valibot'
 import { expect, test } from 'vitest'
 import { silentLog, type KvxError } from '@kvx/core/backend'
 import { BootstrapServer } from '../src/bootstrap/server.ts'
-import { type InstanceRecord, type RankRecord } from '../src/bootstrap/messages.ts'
+import {
+  packInstance,
+  replySchema,
+  type InstanceRecord,
+  type RankRecord,
+} from '../src/bootstrap/messages.ts'
 import { readInstance } from '../src/bootstrap/read.ts'
 import { registerRank, type RegisterOptions } from '../src/bootstrap/register.ts'
 import { RankTable } from '../src/bootstrap/table.ts'
 import { Waits } from '../src/bootstrap/waits.ts'
 import { watchInstance, type WatchOptions } from '../src/bootstrap/watch.ts'
-import { makeRank } from '../src/protocol/rank.ts'
+import { decodeMessage, encodeMessage } from '../src/control/codec.ts'
+import { maxNameLength } from '../src/protocol/messages.ts'
+import { makeRank, maxRanks } from '../src/protocol/rank.ts'
 import { cleanup, Journal, openClient, openServer, token } from './control-helpers.ts'
 import { lastingPort } from './support/port.ts'
 
@@ -77,6 +85,51 @@ test('IPv6 works', async () => {
   const rank = record({ endpoint: 'tcp://[::1]:4000' })
   await register(server.address, rank)
   expect((await read(server.address)).ranks).toEqual([rank])
+})
+
+test.each([
+  ['64 tensor-parallel ranks in each of 64 stages', 64, 64],
+  ['a stage for each rank', 1, maxRanks],
+])(
+  'an instance of the most ranks with the longest names fits into an answer: %s',
+  (_, tpSize, ppSize) => {
+    const table = new RankTable('f'.repeat(32), () => undefined)
+    const label = 'x'.repeat(63)
+    const host = `${label}.${label}.${label}.${label.slice(2)}`
+    const { stages } = makeRank(65_536, { ppSize })
+    for (let i = 0; i < maxRanks; i++) {
+      const at = { tp: i % tpSize, pp: Math.floor(i / tpSize) }
+      const refusal = table.put(
+        record({
+          instance: 'i'.repeat(maxNameLength),
+          backend: 'b'.repeat(maxNameLength),
+          endpoint: `tcp://${host}:${String(65_535 - i)}`,
+          rank: { ...single, ...at, tpSize, ppSize, stages },
+        }),
+        600_000,
+        'register',
+      )
+      expect(refusal).toBeUndefined()
+    }
+    const found = table.read(undefined)
+    table.clear()
+    if (found === undefined) throw new Error('nothing was registered')
+    expect(found.complete).toBe(true)
+    const frame = encodeMessage({ v: 1, kind: 'instance', found: packInstance(found) })
+    const reply = v.parse(replySchema, decodeMessage(frame))
+    if (reply.kind !== 'instance') throw new Error('no instance')
+    expect(reply.found?.ranks).toHaveLength(maxRanks)
+    for (const i of [0, 1, 64, maxRanks - 1]) expect(reply.found?.ranks[i]).toEqual(found.ranks[i])
+  },
+)
+
+test('an answer with a rank outside of its topology is refused', () => {
+  const found = {
+    ...{ instance: 'a', service: 'f'.repeat(32), revision: 1, complete: true },
+    ranks: [record({ rank: { ...single, tp: 1 } })],
+  }
+  const parsed = v.safeParse(replySchema, { v: 1, kind: 'instance', found: packInstance(found) })
+  expect(parsed.success).toBe(false)
 })
 
 test('a port in use is told in one sentence', async () => {
@@ -434,7 +487,8 @@ test('a watch that was told of a failure is told of the same state again', async
   const { server, messages } = await openServer({
     onMessage: (connection, message) => {
       messages.add({ connection, message })
-      if (message.waitMs === undefined) connection.send({ v: 1, kind: 'instance', found })
+      if (message.waitMs === undefined)
+        connection.send({ v: 1, kind: 'instance', found: packInstance(found) })
     },
   })
   const { reads, failures } = watch(server.endpoint, untilNews)

@@ -72,6 +72,7 @@ test.each([
   ['{"prompt":"x", "bootstrap_room":"a"}', 'bootstrap_room must be an integer.'],
   ['{"prompt":"x", "bootstrap_room":[1, 2]}', 'bootstrap_room must be an integer.'],
   ['{"prompt":"x", "bootstrap_port":70000}', 'bootstrap_port must be at most 65535.'],
+  ['{"prompt":"x", "bootstrap_host":"!x"}', 'bootstrap_host must be a host name or an IP address.'],
   ['[1]', 'the body must be a JSON object.'],
   ['null', 'the body must be a JSON object.'],
 ])('%s is refused with one clear sentence', (body, message) => {

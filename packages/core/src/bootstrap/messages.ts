@@ -1,14 +1,18 @@
 import * as v from 'valibot'
 import { parseEndpoint } from '../control/index.ts'
-import { rankSchema } from '../protocol/messages.ts'
-import { maxRanks } from '../protocol/rank.ts'
+import { maxNameLength, rankObject, rankSchema } from '../protocol/messages.ts'
+import { makeRank, maxRanks, rankObjection } from '../protocol/rank.ts'
 
 /** Version of the messages below. */
 export const bootstrapVersion = 1
 
-const name = v.pipe(v.string(), v.minLength(1), v.maxLength(256))
+const name = v.pipe(v.string(), v.minLength(1), v.maxLength(maxNameLength))
 const hex32 = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/))
 const version = v.literal(bootstrapVersion)
+const endpoint = v.pipe(
+  v.string(),
+  v.check((text) => (parseEndpoint(text)?.port ?? 0) > 0, 'not tcp://host:port'),
+)
 
 export const recordSchema = v.object({
   /** Name of the instance that the rank belongs to. */
@@ -16,11 +20,7 @@ export const recordSchema = v.object({
   /** 32 lower-case hex digits of the rank's manager. */
   incarnation: hex32,
   /** Where the rank's control server is reached: `tcp://host:port`. */
-  endpoint: v.pipe(
-    v.string(),
-    v.maxLength(512),
-    v.check((text) => (parseEndpoint(text)?.port ?? 0) > 0, 'not tcp://host:port'),
-  ),
+  endpoint,
   rank: rankSchema,
   backend: name,
 })
@@ -51,19 +51,73 @@ export const requestSchema = v.variant('kind', [
 export type ReadRequest = Extract<BootstrapRequest, { kind: 'read' }>
 export type BootstrapRequest = v.InferOutput<typeof requestSchema>
 
-const instanceSchema = v.object({
-  instance: name,
+/** The registered ranks of one instance. */
+export interface InstanceRecord {
+  readonly instance: string
   /** Identifies one run of the service: revisions of different runs cannot be compared. */
-  service: hex32,
+  readonly service: string
   /** Grows with every change of the instance's ranks. */
-  revision,
+  readonly revision: number
   /** Every rank of the topology is registered. */
+  readonly complete: boolean
+  readonly ranks: readonly RankRecord[]
+}
+
+const coordinate = rankObject.entries.tp
+
+/**
+ * An instance as it travels: the topology once, and of each rank only what is its own, so that the most ranks with
+ * the longest names fit into one message.
+ */
+const packedInstance = v.object({
+  instance: name,
+  service: hex32,
+  revision,
   complete: v.boolean(),
-  ranks: v.pipe(v.array(recordSchema), v.maxLength(maxRanks)),
+  topology: v.omit(rankObject, ['tp', 'pp', 'cp', 'dp']),
+  ranks: v.pipe(
+    v.array(
+      // tp, pp, cp, dp, incarnation, endpoint, backend
+      v.tuple([coordinate, coordinate, coordinate, coordinate, hex32, endpoint, name]),
+    ),
+    v.minLength(1),
+    v.maxLength(maxRanks),
+  ),
 })
 
-/** The registered ranks of one instance. */
-export type InstanceRecord = v.InferOutput<typeof instanceSchema>
+const instanceSchema = v.pipe(
+  packedInstance,
+  v.transform(({ topology, ranks, ...about }): InstanceRecord => {
+    const { instance } = about
+    return {
+      ...about,
+      ranks: ranks.map(([tp, pp, cp, dp, incarnation, endpoint, backend]) => {
+        const rank = { tp, pp, cp, dp, ...topology }
+        return { instance, incarnation, endpoint, rank, backend }
+      }),
+    }
+  }),
+  v.check(
+    ({ ranks }) => ranks.every(({ rank }) => rankObjection(rank) === undefined),
+    'a rank outside of the topology',
+  ),
+)
+
+/** For `found` of an answer. All ranks of an instance have the same topology. */
+export function packInstance({
+  ranks,
+  ...about
+}: InstanceRecord): v.InferInput<typeof packedInstance> {
+  const { tpSize, ppSize, cpSize, dpSize, stages } = ranks[0]?.rank ?? makeRank(0)
+  return {
+    ...about,
+    topology: { tpSize, ppSize, cpSize, dpSize, stages: [...stages] },
+    ranks: ranks.map(({ rank: { tp, pp, cp, dp }, incarnation, endpoint, backend }) => [
+      ...([tp, pp, cp, dp] as const),
+      ...([incarnation, endpoint, backend] as const),
+    ]),
+  }
+}
 
 export const replySchema = v.variant('kind', [
   v.object({ v: version, kind: v.literal('registered') }),
@@ -78,3 +132,5 @@ export const replySchema = v.variant('kind', [
   }),
 ])
 export type BootstrapReply = v.InferOutput<typeof replySchema>
+/** As it is sent. */
+export type PackedReply = v.InferInput<typeof replySchema>

@@ -1,13 +1,13 @@
 import { randomBytes } from 'node:crypto'
 import * as v from 'valibot'
 import { type Log } from '../backend/contract.ts'
-import { toKvxError } from '../backend/errors.ts'
 import { ControlServer, type Connection } from '../control/index.ts'
 import {
   bootstrapVersion,
   requestSchema,
-  type BootstrapReply,
+  packInstance,
   type BootstrapRequest,
+  type PackedReply,
 } from './messages.ts'
 import { RankTable } from './table.ts'
 import { Waits } from './waits.ts'
@@ -74,7 +74,7 @@ export class BootstrapServer {
   }
 }
 
-type Reply = BootstrapReply extends infer R ? (R extends unknown ? Omit<R, 'v'> : never) : never
+type Reply = PackedReply extends infer R ? (R extends unknown ? Omit<R, 'v'> : never) : never
 
 function serve(
   table: RankTable,
@@ -97,20 +97,14 @@ function serve(
       waits.ask(request, {
         connection,
         answer: (found) => {
-          reply(connection, { kind: 'instance', found })
+          reply(connection, { kind: 'instance', ...(found && { found: packInstance(found) }) })
         },
       })
   }
 }
 
 function reply(connection: Connection, message: Reply): void {
-  try {
-    connection.send({ v: bootstrapVersion, ...message })
-  } catch (error) {
-    // Thousands of ranks with the longest names do not fit into one message.
-    const { message: text } = toKvxError(error)
-    connection.send({ v: bootstrapVersion, kind: 'refused', reason: 'full', text })
-  }
+  connection.send({ v: bootstrapVersion, ...message })
 }
 
 function malformed(text: string): Reply {

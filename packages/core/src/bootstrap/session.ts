@@ -1,14 +1,15 @@
 import * as v from 'valibot'
 import { type Log } from '../backend/contract.ts'
 import { isKvxError, KvxError } from '../backend/errors.ts'
-import { ControlClient } from '../control/index.ts'
+import { ControlClient, type ControlClientOptions } from '../control/index.ts'
 import { Deferred } from '../deferred.ts'
 import { replySchema, type BootstrapReply } from './messages.ts'
 
 /**
  * A connection to a bootstrap service that delivers only answers of the right form. `onDown` is told of
  * every attempt that failed and of every connection that ended, as `ERR_KVX_BOOTSTRAP_UNREACHABLE`.
- * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed address or an empty token
+ * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed address or an empty token, `ERR_KVX_BOOTSTRAP_UNREACHABLE` when
+ *   there can be no further socket
  */
 export function connect(options: {
   bootstrap: string
@@ -18,7 +19,7 @@ export function connect(options: {
   onReply: (reply: BootstrapReply) => void
   log: Log
 }): ControlClient {
-  return ControlClient.connect({
+  const connection: ControlClientOptions = {
     endpoint: options.bootstrap,
     token: options.token,
     log: options.log,
@@ -35,7 +36,13 @@ export function connect(options: {
           'unknown answer of the bootstrap service',
         )
     },
-  })
+  }
+  try {
+    return ControlClient.connect(connection)
+  } catch (error) {
+    if (!isKvxError(error) || error.code !== 'ERR_KVX_CONNECT_FAILED') throw error
+    throw unreachable(options.bootstrap, error)
+  }
 }
 
 /**

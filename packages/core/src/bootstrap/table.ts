@@ -50,13 +50,12 @@ export class RankTable {
       )
     }
     const topology = topologyOf(record.rank)
-    for (const [otherKey, other] of instance.ranks) {
-      if (otherKey !== key && topologyOf(other.record.rank) !== topology) {
-        return refusal(
-          'topology',
-          `Rank ${key} of '${record.instance}' has the topology ${topology}, rank ${otherKey} has ${topologyOf(other.record.rank)}.`,
-        )
-      }
+    const other = anotherRank(instance, key)
+    if (other !== undefined && topologyOf(other) !== topology) {
+      return refusal(
+        'topology',
+        `Rank ${key} of '${record.instance}' has the topology ${topology}, rank ${rankName(other)} has ${topologyOf(other)}.`,
+      )
     }
     if (present === undefined && this.#records >= maxRanks) {
       return refusal('full', `The bootstrap service holds ${maxRanks} ranks already.`)
@@ -120,6 +119,12 @@ export class RankTable {
     instance.revision = this.#revision
     this.#onChange()
   }
+}
+
+/** Any other rank: they all have the same topology. */
+function anotherRank({ ranks }: Instance, key: string): Rank | undefined {
+  for (const [otherKey, { record }] of ranks) if (otherKey !== key) return record.rank
+  return undefined
 }
 
 function topologyOf({ tpSize, ppSize, cpSize, dpSize, stages }: Rank): string {

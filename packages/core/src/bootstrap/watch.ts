@@ -41,7 +41,8 @@ const pauseMs = { least: 100, most: 2_000 }
  * Follows the ranks of an instance until it is closed: over one connection, which is made again with
  * growing pauses whenever it ends, by questions that the service answers when there is news.
  *
- * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed address or an empty token
+ * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed address or an empty token, `ERR_KVX_BOOTSTRAP_UNREACHABLE`
+ *   when there can be no further socket
  */
 export function watchInstance(options: WatchOptions): Watch {
   const { bootstrap, instance, waitMs = 10_000, silentMs = 5_000 } = options

@@ -1,15 +1,12 @@
-import { Dealer, type Observer } from 'zeromq'
+import { Context, Dealer, type Observer } from 'zeromq'
 import { type Log } from '../backend/contract.ts'
 import { KvxError, toKvxError } from '../backend/errors.ts'
 import { decodeMessage, encodeMessage, type Message } from './codec.ts'
+import { parseEndpoint } from './endpoint.ts'
 import { deploymentKeys } from './keys.ts'
-import {
-  closeFrame,
-  defaultLivenessMs,
-  parseEndpoint,
-  probeFrame,
-  socketOptions,
-} from './socket.ts'
+import { closeFrame, defaultLivenessMs, probeFrame, socketOptions } from './socket.ts'
+
+const connectMs = 3_000
 
 export interface ControlClientOptions {
   /** `tcp://host:port` */
@@ -30,6 +27,17 @@ export interface ControlClientOptions {
   livenessMs?: number
 }
 
+/**
+ * Of all clients of the process: a client takes three sockets of libzmq, its own and both ends of its monitor,
+ * and a context holds no more than 1,023 unless it is told. File handles bound the number before that.
+ */
+let clients: Context | undefined
+
+function clientContext(): Context {
+  clients ??= new Context({ maxSockets: 65_535 })
+  return clients
+}
+
 /** One connection to a `ControlServer`, made again with growing pauses whenever it ends. */
 export class ControlClient {
   readonly endpoint: string
@@ -46,12 +54,12 @@ export class ControlClient {
     this.#socket = socket
     void this.#watch(events)
     void this.#receive()
-    socket.connect(options.endpoint)
   }
 
   /**
    * Returns at once; `onUp` or `onDown` tell how it went.
-   * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed endpoint or an empty token
+   * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed endpoint or an empty token, `ERR_KVX_CONNECT_FAILED`
+   *   when there can be no further socket; nothing stays open then
    */
   static connect(options: ControlClientOptions): ControlClient {
     const address = parseEndpoint(options.endpoint)
@@ -62,22 +70,38 @@ export class ControlClient {
       )
     }
     const keys = deploymentKeys(options.token)
-    const [socket, events] = observe(
-      () =>
-        new Dealer({
-          ...socketOptions(options.livenessMs ?? defaultLivenessMs),
-          ipv6: address.host.includes(':'),
-          // Messages are queued for a connection that exists, never for a future one: its peer may be another.
-          immediate: true,
-          connectTimeout: 3_000,
-          reconnectInterval: 100,
-          reconnectMaxInterval: 2_000,
-          curveServerKey: keys.server.publicKey,
-          curvePublicKey: keys.client.publicKey,
-          curveSecretKey: keys.client.secretKey,
-        }),
-    )
-    return new ControlClient(options, socket, events)
+    const create = () =>
+      new Dealer({
+        context: clientContext(),
+        ...socketOptions(options.livenessMs ?? defaultLivenessMs),
+        ipv6: address.host.includes(':'),
+        // Messages are queued for a connection that exists, never for a future one: its peer may be another.
+        immediate: true,
+        connectTimeout: connectMs,
+        reconnectInterval: 100,
+        reconnectMaxInterval: 2_000,
+        curveServerKey: keys.server.publicKey,
+        curvePublicKey: keys.client.publicKey,
+        curveSecretKey: keys.client.secretKey,
+      })
+    try {
+      const [socket, events] = observe(create)
+      try {
+        socket.connect(options.endpoint)
+      } catch (error) {
+        socket.close()
+        events.close()
+        throw error
+      }
+      return new ControlClient(options, socket, events)
+    } catch (cause) {
+      const { message } = cause as Error
+      throw new KvxError(
+        'ERR_KVX_CONNECT_FAILED',
+        `No socket could be made for ${options.endpoint}: ${message}.`,
+        { cause, peer: options.endpoint },
+      )
+    }
   }
 
   get up(): boolean {
@@ -139,7 +163,8 @@ export class ControlClient {
 
   async #watch(events: Observer): Promise<void> {
     for await (const event of events) {
-      if (this.#closed) return
+      // Read to its end, which closes it: else its handles stay until it is collected.
+      if (this.#closed) continue
       switch (event.type) {
         case 'connect':
           this.#handshaking = true
@@ -207,7 +232,13 @@ export class ControlClient {
     }
     clearTimeout(this.#reconnect)
     this.#reconnect = setTimeout(() => {
-      this.#socket.connect(this.endpoint)
+      try {
+        this.#socket.connect(this.endpoint)
+      } catch (cause) {
+        const { message } = cause as Error
+        this.#down(lost(`The connection to ${this.endpoint} could not be made: ${message}.`))
+        this.#connectAgain(2_000)
+      }
     }, ms)
   }
 

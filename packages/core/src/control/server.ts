@@ -4,15 +4,10 @@ import { Context, Router } from 'zeromq'
 import { type Log } from '../backend/contract.ts'
 import { KvxError, toKvxError } from '../backend/errors.ts'
 import { decodeMessage, encodeMessage, type Message } from './codec.ts'
+import { formatEndpoint } from './endpoint.ts'
 import { BackDoor, Gate, maxStrangers } from './gate.ts'
 import { deploymentKeys } from './keys.ts'
-import {
-  closeFrame,
-  defaultLivenessMs,
-  formatEndpoint,
-  probeFrame,
-  socketOptions,
-} from './socket.ts'
+import { closeFrame, defaultLivenessMs, probeFrame, socketOptions } from './socket.ts'
 import { admitOnly } from './zap.ts'
 
 /** One authenticated client. A client that reconnects is another connection. */

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { KvxError } from '../backend/index.ts'
 import type { Layout } from '../layout/index.ts'
+import { maxPromptPages } from '../protocol/index.ts'
 import type { SendRequest } from './types.ts'
 
 /** @throws KvxError `ERR_KVX_CLOSED`, `ERR_KVX_DRAINING` */
@@ -25,6 +26,11 @@ export function checkRequest(room: bigint, request: SendRequest, layout: Layout)
   if (pages > (layout.pages.kv ?? 0)) {
     throw invalid(
       `A prompt of ${String(request.tokens)} tokens needs ${String(pages)} pages; there are ${String(layout.pages.kv ?? 0)}.`,
+    )
+  }
+  if (pages > maxPromptPages) {
+    throw invalid(
+      `A prompt of ${String(request.tokens)} tokens has ${String(pages)} pages; there may be ${String(maxPromptPages)}. Larger pages make fewer.`,
     )
   }
   if (!(request.digest instanceof Uint8Array) || request.digest.length !== 16) {

@@ -6,6 +6,7 @@ import {
   type Link,
   type Log,
   type Memory,
+  type Phase,
   type Transfer,
   type TransferEngine,
 } from '../backend/index.ts'
@@ -14,11 +15,13 @@ import { ControlClient, type Connection } from '../control/index.ts'
 import { pageChecksums, type Planner } from '../plan/index.ts'
 import {
   parseMessage,
+  readEnvelope,
   type DecodeEffect,
   type DecodeEvent,
   type Message,
   type PrefillEffect,
   type PrefillEvent,
+  type Unreadable,
 } from '../protocol/index.ts'
 
 /** Effects that tell the host something; the managers handle them. */
@@ -55,12 +58,20 @@ export class PrefillEffects {
     this.#emit = options.emit
   }
 
+  /** The last resort: a reducer that throws must not end the process. */
+  readonly #defect = (error: unknown): void => {
+    this.#log.error({ error }, 'an event of the protocol could not be handled')
+  }
+
   /** Handlers for the control server. */
   onMessage(connection: Connection, frame: unknown): void {
-    const message = checked(frame, this.#log, connection.id)
-    if (!message) return
     this.#connections.set(connection.id, connection)
-    this.#emit({ type: 'message', connection: connection.id, message })
+    this.#emit({ connection: connection.id, ...heard(frame, this.#log, connection.id) })
+  }
+
+  onMalformed(connection: Connection, error: KvxError): void {
+    this.#connections.set(connection.id, connection)
+    this.#emit({ type: 'unreadable', connection: connection.id, envelope: {}, error })
   }
 
   onClose(connection: Connection): void {
@@ -68,7 +79,20 @@ export class PrefillEffects {
     this.#emit({ type: 'disconnected', connection: connection.id })
   }
 
+  /** Never throws: what fails with one effect must not cost the others of its step. */
   perform(effect: Exclude<PrefillEffect, PrefillNews>): void {
+    try {
+      this.#perform(effect)
+    } catch (cause) {
+      this.#log.error({ effect: effect.do, error: cause }, 'an effect of the protocol failed')
+      if (effect.do !== 'openLink') return
+      const { peer, generation } = effect
+      const error = toKvxError(cause, 'ERR_KVX_CONNECT_FAILED', { phase: 'hello' })
+      this.#emit({ type: 'link.failed', peer, generation, error })
+    }
+  }
+
+  #perform(effect: Exclude<PrefillEffect, PrefillNews>): void {
     switch (effect.do) {
       case 'send':
         if (effect.message.k === 'welcome') {
@@ -83,13 +107,13 @@ export class PrefillEffects {
         this.#closeLink(effect.peer, effect.generation)
         return
       case 'post':
-        void this.#post(effect)
+        this.#post(effect).catch(this.#defect)
         return
       case 'cancel':
         this.#transfers.get(effect.piece)?.cancel()
         return
       case 'recycle':
-        void this.#recycle()
+        this.#recycle().catch(this.#defect)
         return
       case 'checksum':
         this.#checksum(effect)
@@ -206,24 +230,41 @@ function linkKey(peer: string, generation: string): string {
 }
 
 function transferError(cause: unknown): KvxError {
-  const error = toKvxError(cause, 'ERR_KVX_TRANSFER_FAILED')
-  return error.phase === undefined
-    ? new KvxError(error.code, error.message, {
-        cause,
-        phase: 'transfer',
-        peer: error.peer,
-        rank: error.rank,
-      })
-    : error
+  return within(toKvxError(cause, 'ERR_KVX_TRANSFER_FAILED'), 'transfer')
 }
 
-/** A frame as a message, or undefined after it was logged. */
-function checked(frame: unknown, log: Log, from: string): Message | undefined {
+/** An error that does not say where it arose, with that. */
+function within(error: KvxError, phase: Phase, peer = error.peer): KvxError {
+  if (error.phase !== undefined) return error
+  const { code, message, rank } = error
+  return new KvxError(code, message, { cause: error, phase, peer, rank })
+}
+
+/** A frame as an event: the message that it is, or why it is none. */
+function heard(
+  frame: unknown,
+  log: Log,
+  from: string,
+): { type: 'message'; message: Message } | ({ type: 'unreadable' } & Unreadable) {
   try {
-    return parseMessage(frame)
-  } catch (error) {
-    log.warn({ from, error: (error as KvxError).message }, 'a message was not understood')
-    return undefined
+    return { type: 'message', message: parseMessage(frame) }
+  } catch (cause) {
+    const error = toKvxError(cause, 'ERR_KVX_PROTOCOL')
+    log.warn({ from, error: error.message }, 'a message was not understood')
+    return { type: 'unreadable', envelope: readEnvelope(frame), error }
+  }
+}
+
+/** Between attempts to open a socket; they fail while the process has no file handle left. */
+const pause = { least: 100, most: 2_000 }
+
+/** Calls `again` after a pause, with the one that follows if it must wait once more. */
+function later(ms: number, again: (nextMs: number) => void): { close(): void } {
+  const timer = setTimeout(again, ms, Math.min(2 * ms, pause.most))
+  return {
+    close: () => {
+      clearTimeout(timer)
+    },
   }
 }
 
@@ -233,7 +274,7 @@ export class DecodeEffects {
   readonly #log: Log
   readonly #emit: (event: DecodeEvent) => void
   readonly #reopen: () => Promise<OpenEngine>
-  readonly #clients = new Map<string, ControlClient>()
+  readonly #clients = new Map<string, Pick<ControlClient, 'send' | 'close'>>()
   readonly #watches = new Map<string, Watch>()
   readonly #closed = new AbortController()
   #open: OpenEngine
@@ -255,7 +296,26 @@ export class DecodeEffects {
     this.#emit = options.emit
   }
 
+  /** The last resort: a reducer that throws must not end the process. */
+  readonly #defect = (error: unknown): void => {
+    this.#log.error({ error }, 'an event of the protocol could not be handled')
+  }
+
+  /** Never throws, as on the prefill side. */
   perform(effect: Exclude<DecodeEffect, DecodeNews>): void {
+    try {
+      this.#perform(effect)
+    } catch (cause) {
+      this.#log.error({ effect: effect.do, error: cause }, 'an effect of the protocol failed')
+      if (effect.do !== 'send' || !('ep' in effect.message)) return
+      const { endpoint, message } = effect
+      const error = within(toKvxError(cause), 'reserve', endpoint)
+      if (message.ep !== undefined)
+        this.#emit({ type: 'unsent', endpoint, epoch: message.ep, error })
+    }
+  }
+
+  #perform(effect: Exclude<DecodeEffect, DecodeNews>): void {
     switch (effect.do) {
       case 'watchSource':
         this.#watchSource(effect.from)
@@ -278,10 +338,10 @@ export class DecodeEffects {
         this.#verify(effect)
         return
       case 'fence':
-        void this.#fence(effect.writer)
+        this.#fence(effect.writer).catch(this.#defect)
         return
       case 'recycle':
-        void this.#recycle()
+        this.#recycle().catch(this.#defect)
         return
     }
   }
@@ -295,7 +355,7 @@ export class DecodeEffects {
     await this.#open.engine.close()
   }
 
-  #watchSource(from: string): void {
+  #watchSource(from: string, pauseMs = pause.least): void {
     const failed = (cause: unknown) => {
       const error = toKvxError(cause, 'ERR_KVX_BOOTSTRAP_UNREACHABLE', {
         phase: 'bootstrap',
@@ -324,19 +384,39 @@ export class DecodeEffects {
       })
       this.#watches.set(from, watch)
     } catch (cause) {
+      const again = later(pauseMs, (next) => {
+        this.#watchSource(from, next)
+      })
+      this.#watches.set(from, again)
       failed(cause)
     }
   }
 
-  #connect(endpoint: string): void {
+  #connect(endpoint: string, pauseMs = pause.least): void {
     this.#clients.get(endpoint)?.close()
-    const client = ControlClient.connect({
+    try {
+      this.#clients.set(endpoint, this.#openClient(endpoint))
+    } catch (cause) {
+      const again = later(pauseMs, (next) => {
+        this.#connect(endpoint, next)
+      })
+      this.#clients.set(endpoint, { send: () => false, ...again })
+      const error = within(toKvxError(cause, 'ERR_KVX_CONNECT_FAILED'), 'hello', endpoint)
+      this.#log.warn({ endpoint, error: error.message }, 'a prefill rank could not be connected')
+      this.#emit({ type: 'link.down', endpoint, error })
+    }
+  }
+
+  #openClient(endpoint: string): ControlClient {
+    return ControlClient.connect({
       endpoint,
       token: this.#token,
       log: this.#log,
       onMessage: (frame) => {
-        const message = checked(frame, this.#log, endpoint)
-        if (message) this.#emit({ type: 'message', endpoint, message })
+        this.#emit({ endpoint, ...heard(frame, this.#log, endpoint) })
+      },
+      onMalformed: (error) => {
+        this.#emit({ type: 'unreadable', endpoint, envelope: {}, error })
       },
       onUp: () => {
         this.#emit({ type: 'link.up', endpoint })
@@ -347,7 +427,6 @@ export class DecodeEffects {
         this.#emit({ type: 'link.down', endpoint, error: final ? reason : undefined })
       },
     })
-    this.#clients.set(endpoint, client)
   }
 
   #verify(effect: DecodeEffect & { do: 'verify' }): void {
@@ -386,11 +465,12 @@ export class DecodeEffects {
       await this.#open.engine.fence(writer, { signal: this.#closed.signal })
       this.#emit({ type: 'fenced', writer })
     } catch (error) {
-      if (!this.#closed.signal.aborted)
-        this.#log.error(
-          { writer, error },
-          'a writer could not be fenced; its pages stay in quarantine',
-        )
+      if (this.#closed.signal.aborted) return
+      this.#log.error(
+        { writer, error },
+        'a writer could not be fenced; its pages stay in quarantine, and it is tried again',
+      )
+      this.#emit({ type: 'fence.failed', writer })
     }
   }
 

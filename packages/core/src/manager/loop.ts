@@ -1,6 +1,7 @@
 /**
  * Runs a reducer: events in, effects out, one at a time. An effect that raises an event at once has it
- * handled after the present one.
+ * handled after the present one. The state counts on every effect of a step: one that throws does not cost
+ * the others, and is told when all is done.
  */
 export class Loop<Event, Effect> {
   readonly #step: (event: Event, now: number) => Effect[]
@@ -26,13 +27,21 @@ export class Loop<Event, Effect> {
     this.#queue.push(event)
     if (this.#running) return
     this.#running = true
+    const defects: unknown[] = []
     try {
       for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
-        for (const effect of this.#step(next, performance.now())) this.#perform(effect)
+        for (const effect of this.#step(next, performance.now())) {
+          try {
+            this.#perform(effect)
+          } catch (defect) {
+            defects.push(defect)
+          }
+        }
       }
     } finally {
       this.#running = false
     }
+    if (defects.length > 0) throw new AggregateError(defects, 'effects could not be performed')
   }
 
   close(): void {

@@ -15,6 +15,7 @@ import {
   defaultDeadlines,
   defaultLimits,
   makeRank,
+  maxNameLength,
   rankCount,
   rankObjection,
   settings,
@@ -44,11 +45,11 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
     memory.map(({ bytes }) => bytes),
   )
   const rank = checkedRank(options)
+  const instance = checkedInstance(options)
   const backend = await loadBackend(options.backend, { from: options.from ?? process.cwd() })
   const openOnce = () => openEngine(backend, options.backendOptions ?? {}, memory, log)
   const engine = await openOnce()
   const incarnation = randomBytes(16).toString('hex')
-  const instance = options.instance ?? `${role}-${hostname()}-${String(process.pid)}`
   const self = {
     incarnation,
     instance,
@@ -96,6 +97,9 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
       onMessage: (connection, message) => {
         handlers.onMessage(connection, message)
       },
+      onMalformed: (connection, error) => {
+        handlers.onMalformed(connection, error)
+      },
       onClose: (connection) => {
         handlers.onClose(connection)
       },
@@ -110,6 +114,13 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
         endpoint: control.endpoint,
         rank,
         backend: self.backend,
+      },
+      onLost: (reason) => {
+        log.error(
+          { instance, reason: reason.message },
+          'this rank was replaced at the bootstrap: decode goes to the new process. No new requests are taken here; end this process',
+        )
+        void manager.drain()
       },
       log,
     })
@@ -135,6 +146,17 @@ function checkOptions(options: KVManagerOptions): void {
   if (options.verifyKV && !options.memory.every((memory) => 'view' in memory)) {
     throw invalid("'verifyKV' needs memory that can be viewed: let kvx allocate it.")
   }
+}
+
+/** @throws KvxError `ERR_KVX_INVALID_OPTION` */
+function checkedInstance({ role, instance }: KVManagerOptions): string {
+  const name = instance ?? `${role}-${hostname()}-${String(process.pid)}`
+  if (typeof name === 'string' && name !== '' && name.length <= maxNameLength) return name
+  throw new KvxError(
+    'ERR_KVX_INVALID_OPTION',
+    `The option 'instance' is a name of 1 to ${String(maxNameLength)} characters.`,
+    { phase: 'open' },
+  )
 }
 
 /** @throws KvxError `ERR_KVX_INVALID_OPTION` */

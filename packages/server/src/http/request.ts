@@ -1,5 +1,6 @@
 /** What a client may ask for: OpenAI's completions, and the three fields a router adds. */
 import * as v from 'valibot'
+import { isHost } from '@kvx/core'
 import { KvxError } from '@kvx/core/backend'
 
 const integer = (what: string, least: number, most: number) =>
@@ -124,7 +125,7 @@ const schema = v.object(
       single(
         v.pipe(
           v.string('bootstrap_host must be a string'),
-          v.minLength(1, 'bootstrap_host must not be empty'),
+          v.check(isHost, 'bootstrap_host must be a host name or an IP address'),
         ),
       ),
     ),
