@@ -591,6 +591,37 @@ test('prefill that tells of another rank than its own is quoted with name and ra
   }
 })
 
+test.each([
+  ['of which prefill was not sent its leg', {}, 'ROOM_UNKNOWN'],
+  ['that prefill had sent before', { consumed: true }, 'ROOM_CONSUMED'],
+])('a room %s fails at the pairing deadline with a code that says so', (_what, more, code) => {
+  for (const parked of [{ k: 'accept', ep: 1, state: 'parked' }, status('parked')]) {
+    const d = places
+      .reserving()
+      .message(p1, { ...parked, ...more })
+      .clear()
+    d.pass(deadlines.pairing - 1, p1)
+    expect(d.take().told).toEqual([])
+    expect(d.pass(1, p1).take().told).toEqual([`failed(${code})`])
+  }
+})
+
+test('a room that prefill had sent before is an ordinary one when both legs use it again', () => {
+  const d = places.reserving().message(p1, { k: 'accept', ep: 1, state: 'parked', consumed: true })
+  d.message(p1, { k: 'accept', ep: 1, state: 'paired' }).clear().complete(p1)
+  expect(d.take().told).toEqual(['done', 'settled'])
+})
+
+test('when prefill cannot be heard at the pairing deadline, nothing is said of its leg', () => {
+  const d = new DecodeSide({ deadlines: { peerSilent: 1_000_000 } })
+    .open(p1)
+    .reserve()
+    .message(p1, { k: 'accept', ep: 1, state: 'parked' })
+    .down(p1)
+    .clear()
+  expect(d.pass(deadlines.pairing).take().told).toContain('failed(TIMEOUT)')
+})
+
 test('progress moves the deadline, and only more pages are progress', () => {
   const d = places
     .receiving()

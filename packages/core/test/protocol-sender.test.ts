@@ -99,7 +99,7 @@ const rows: readonly Row[] = [
   ['parked', 'decode says hello with a new generation', 'over', [], []],
   ['parked', 'a new decode process says hello', 'unknown', [], []],
   ['parked', 'decode is silent for too long', 'unknown', [], []],
-  ['parked', 'the pairing deadline passes', 'failed', ['failed(TIMEOUT)', 'drained'], []],
+  ['parked', 'the pairing deadline passes', 'failed', ['failed(ROOM_UNKNOWN)', 'drained'], []],
 
   ['paired', 'reserve of it', 'paired', ['status(paired)'], []],
   ['paired', 'reserve of the next epoch for the same room', 'paired', ['refuse(ROOM_IN_USE)'], []],
@@ -729,6 +729,40 @@ test('a late reserve learns the first cause of the leg that ended, for the linge
 test('a new leg clears the memory of the one that ended', () => {
   const p = connected().send().hostAbort().send(2).clear().reserve(d1, 1)
   expect(p.take().sent).toEqual(['accept(paired)'])
+})
+
+test('a reserve of a room that was sent before is parked, told so, and fails with a code that says it', () => {
+  const p = places.over().clear().reserve(d1, 2).message(d1, { k: 'query', ep: 2 })
+  expect(p.take().messages).toMatchObject([
+    { k: 'accept', state: 'parked', consumed: true },
+    { k: 'status', state: 'parked', consumed: true },
+  ])
+  p.pass(deadlines.pairing, d1)
+  expect(p.take().sent).toEqual(['failed(ROOM_CONSUMED)', 'drained'])
+})
+
+test('a reserve of a room that was sent before is paired when its new leg comes', () => {
+  const p = places.over().clear().reserve(d1, 2).send(2)
+  expect(p.take()).toMatchObject({
+    sent: ['accept(parked)', 'accept(paired)'],
+    told: ['reserved(0)'],
+  })
+})
+
+test('that a room was sent is remembered for the linger', () => {
+  const p = places.over().pass(deadlines.linger, d1).clear().reserve(d1, 2)
+  expect(p.take().messages[0]).not.toHaveProperty('consumed')
+  p.pass(deadlines.pairing, d1)
+  expect(p.take().sent).toEqual(['failed(ROOM_UNKNOWN)', 'drained'])
+})
+
+test('of too many legs that ended the oldest are forgotten', () => {
+  const p = connected()
+  for (let i = 0; i <= limits.requests; i++) p.send(i + 1, { room: BigInt(i) }).hostAbort(i + 1)
+  p.clear()
+    .reserve(d1, 1, { room: 0n })
+    .reserve(d1, 2, { room: BigInt(limits.requests) })
+  expect(p.take().sent).toEqual(['accept(parked)', 'refuse(ABORTED)'])
 })
 
 test('the memory of ended legs is bounded', () => {

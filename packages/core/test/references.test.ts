@@ -78,10 +78,10 @@ function expectBytes(side: Pair, pages: number[]): void {
 
 // Unknown
 
-test('a decode leg whose room nobody sends ends in a timeout that says so, and its pages stay as they were', async () => {
+test('a decode leg whose room nobody sends ends in an error that says so, and its pages stay as they were', async () => {
   const side = await pair()
   const error = await failure(decodeLeg(side, 1n, { deadlines: { pairing: 150 } }), [5, 6])
-  expect(error).toMatchObject({ code: 'ERR_KVX_TIMEOUT', phase: 'parked' })
+  expect(error).toMatchObject({ code: 'ERR_KVX_ROOM_UNKNOWN', phase: 'parked' })
   expect(untouched(side.decodeMemory)).toBe(true)
 })
 
@@ -204,16 +204,24 @@ test('a transfer that has been consumed is over: its epoch is refused, and nothi
   expect(untouched(peer.memory)).toBe(true)
 })
 
-test('a room that has been consumed is an unknown one when decode asks for it again at once', async () => {
-  const side = await pair()
-  const first = decodeLeg(side, 1n)
-  await Promise.all([first.reserve({ pages: Int32Array.of(5, 6) }), prefillLeg(side, 1n)])
-  await first.done
-  side.decodeMemory.view(0, side.decodeMemory.bytes).fill(marker)
-  const error = await failure(decodeLeg(side, 1n, { deadlines: { pairing: 150 } }), [5, 6])
-  expect(error).toMatchObject({ code: 'ERR_KVX_TIMEOUT', phase: 'parked' })
-  expect(untouched(side.decodeMemory)).toBe(true)
-})
+test.each(['prefill', 'decode'] as const)(
+  'a room that has been consumed is told as such when decode alone asks for it again and %s gives up',
+  async (role) => {
+    const deadlines = { pairing: 150 }
+    const side = await pair(role === 'prefill' ? { prefill: { deadlines } } : {})
+    const first = decodeLeg(side, 1n)
+    const leg = prefillLeg(side, 1n)
+    await first.reserve({ pages: Int32Array.of(5, 6) })
+    await Promise.all([first.done, leg])
+    side.decodeMemory.view(0, side.decodeMemory.bytes).fill(marker)
+    const again = decodeLeg(side, 1n, role === 'decode' ? { deadlines } : {})
+    expect(await failure(again, [5, 6])).toMatchObject({
+      code: 'ERR_KVX_ROOM_CONSUMED',
+      phase: 'parked',
+    })
+    expect(untouched(side.decodeMemory)).toBe(true)
+  },
+)
 
 test('a consumed room may be used by both sides again, and the bytes of the second time arrive', async () => {
   const side = await pair()
@@ -333,7 +341,7 @@ test('a prefill leg that has expired refuses decode with its own first cause, at
 test('a decode leg that has expired does not pair with a prefill leg that comes later', async () => {
   const side = await pair({ prefill: { deadlines: { pairing: 150 } } })
   const error = await failure(decodeLeg(side, 1n), [5, 6])
-  expect(error).toMatchObject({ code: 'ERR_KVX_TIMEOUT', phase: 'parked' })
+  expect(error).toMatchObject({ code: 'ERR_KVX_ROOM_UNKNOWN', phase: 'parked' })
   const late = prefillLeg(side, 1n)
   await expect(late).rejects.toMatchObject({ code: 'ERR_KVX_TIMEOUT', phase: 'reserve' })
   expect(untouched(side.decodeMemory)).toBe(true)

@@ -128,7 +128,7 @@ export const errorTable = {
     retryable: true,
     phases: ['hello', 'reserve', 'parked', 'paired', 'transfer', 'complete'],
     advice:
-      'See the phase: `reserve` and `parked` mean that the other leg did not come, the others that the peer is slow. Each deadline can be raised.',
+      'See the phase: `reserve` means that the leg of decode did not come, the others that the peer is slow. Each deadline can be raised.',
   },
   ERR_KVX_ADDRESS_UNAVAILABLE: {
     summary: 'The address to listen on is in use, or does not belong to this machine.',
@@ -231,6 +231,19 @@ export const errorTable = {
     retryable: false,
     phases: ['reserve'],
     advice: 'Use a new room for each request: a router draws them at random.',
+  },
+  ERR_KVX_ROOM_UNKNOWN: {
+    summary: 'Decode asked for a room of which prefill was not sent its leg in time.',
+    retryable: true,
+    phases: ['parked'],
+    advice:
+      'Send both legs of a room at the same time, and decode to the prefill worker that has the room; the deadline `pairing` can be raised.',
+  },
+  ERR_KVX_ROOM_CONSUMED: {
+    summary: 'Decode asked for a room that prefill has sent before, to its end.',
+    retryable: false,
+    phases: ['parked'],
+    advice: 'Use a new room for each request, and send both legs of it.',
   },
   ERR_KVX_PROMPT_MISMATCH: {
     summary: 'Prefill and decode were given different prompts for one room.',

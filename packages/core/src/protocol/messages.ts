@@ -111,6 +111,9 @@ const manifest = v.object({
   checksums: v.optional(int32s),
 })
 
+/** Parked, and the last prefill leg of the room was sent whole, not longer ago than the linger. */
+const consumed = v.optional(v.boolean())
+
 const complete = v.object({ ...transfer, k: v.literal('complete'), manifest, aux })
 const failed = v.object({ ...transfer, k: v.literal('failed'), ...failure })
 
@@ -177,6 +180,7 @@ const schemas = {
     ...transfer,
     k: v.literal('accept'),
     state: v.picklist(['parked', 'paired']),
+    consumed,
   }),
   /** P→D. Pages are needed now. */
   ready: v.object({ ...transfer, k: v.literal('ready') }),
@@ -208,6 +212,7 @@ const schemas = {
       k: v.literal('status'),
       state: v.picklist(['parked', 'paired', 'complete', 'failed', 'over']),
       pages: natural,
+      consumed,
       outcome: v.optional(v.variant('k', [complete, failed])),
     }),
     v.check(

@@ -178,9 +178,15 @@ function reserve(step: DecodeStep, leg: Leg): void {
   })
 }
 
-export function onAccept(step: DecodeStep, leg: Leg, state: 'parked' | 'paired'): void {
+export function onAccept(
+  step: DecodeStep,
+  leg: Leg,
+  state: 'parked' | 'paired',
+  consumed = false,
+): void {
   const { request } = leg
   leg.news = step.now
+  leg.consumed = consumed
   if (request.error) return
   if (leg.phase === 'reserving' || (leg.phase === 'parked' && state === 'paired')) leg.phase = state
   if (request.phase === 'reserving' && request.legs.every((l) => l.phase !== 'reserving')) {
@@ -410,7 +416,7 @@ export function onStatus(step: DecodeStep, leg: Leg, message: MessageOf<'status'
   leg.news = step.now
   if (message.outcome?.k === 'complete') onComplete(step, leg, message.outcome)
   else if (message.outcome?.k === 'failed') onFailed(step, leg, message.outcome)
-  else if (message.state === 'parked') onAccept(step, leg, 'parked')
+  else if (message.state === 'parked') onAccept(step, leg, 'parked', message.consumed)
   else if (message.state === 'paired') onProgress(step, leg, message.pages)
   else if (message.state === 'over') {
     if (leg.phase === 'reserving' && tryAgain(step, leg)) return
@@ -563,12 +569,7 @@ function lateness(step: DecodeStep, request: Request): KvxError {
         `could not be asked for room ${request.key} ${after(request.deadlines.reserve)}.`,
       )
     case 'accepted':
-      return about(
-        leg.link,
-        'ERR_KVX_TIMEOUT',
-        'parked',
-        `was not sent its leg of room ${request.key} ${after(request.deadlines.pairing)}.`,
-      )
+      return neverPaired(request, legs.find(({ phase }) => phase === 'parked') ?? leg)
     default:
       return about(
         leg.link,
@@ -577,6 +578,20 @@ function lateness(step: DecodeStep, request: Request): KvxError {
         `sent nothing of room ${request.key} ${after(request.deadlines.progress)}.`,
       )
   }
+}
+
+function neverPaired({ key, deadlines }: Request, { link, consumed }: Leg): KvxError {
+  const late = `within ${String(deadlines.pairing)} ms`
+  if (consumed) {
+    const text = `has sent room ${key} before, and was sent no other leg of it ${late}.`
+    return about(link, 'ERR_KVX_ROOM_CONSUMED', 'parked', text)
+  }
+  if (link.status === 'ready') {
+    const text = `was not sent its leg of room ${key} ${late}.`
+    return about(link, 'ERR_KVX_ROOM_UNKNOWN', 'parked', text)
+  }
+  const text = `was not heard of ${late}: whether its leg of room ${key} came is not known.`
+  return about(link, 'ERR_KVX_TIMEOUT', 'parked', text)
 }
 
 function phaseOf(request: Request): Phase {

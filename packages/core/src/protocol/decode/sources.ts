@@ -128,6 +128,7 @@ function attach(step: DecodeStep, request: Request, source: Source): void {
     drained: true,
     tries: 0,
     landedPages: 0,
+    consumed: false,
     outcome: undefined,
   }))
   for (const link of links) link.waiting.add(request)

@@ -118,6 +118,8 @@ export interface Leg {
   /** Epochs tried because an earlier one was over before it began. */
   tries: number
   landedPages: number
+  /** Prefill said that the room had been sent before, to its end. */
+  consumed: boolean
   outcome: MessageOf<'complete'> | undefined
 }
 

@@ -161,7 +161,7 @@ function isAnothers({ state }: DecodeStep, link: Link, epoch: number): boolean {
 function onLegMessage(step: DecodeStep, leg: Leg, message: Message): void {
   switch (message.k) {
     case 'accept':
-      onAccept(step, leg, message.state)
+      onAccept(step, leg, message.state, message.consumed)
       return
     case 'ready':
       onReady(step, leg)

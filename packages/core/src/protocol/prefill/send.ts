@@ -31,7 +31,7 @@ export function tell(
   body:
     | { k: 'ready' }
     | { k: 'drained' }
-    | { k: 'accept'; state: 'parked' | 'paired' }
+    | { k: 'accept'; state: 'parked' | 'paired'; consumed?: boolean }
     | { k: 'progress'; pages: number },
 ): void {
   sendTo(step, transfer.peer, { gen: transfer.generation, ep: transfer.epoch, ...body })

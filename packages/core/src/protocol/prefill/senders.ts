@@ -373,6 +373,7 @@ export function onAcked(step: PrefillStep, sender: Sender): void {
   )
     return
   sender.phase = 'success'
+  remember(step, sender, undefined)
   const landed = sender.targets.map((target) =>
     Object.values(target.landed).reduce((sum, { bytes }) => sum + bytes, 0),
   )
@@ -404,10 +405,7 @@ export function failSender(step: PrefillStep, sender: Sender, error: KvxError): 
   sender.phase = 'failed'
   sender.error = error
   step.out.push({ do: 'sender.failed', sender: sender.id, error })
-  const { limits } = step.state.self
-  if (step.state.ended.size < limits.requests) {
-    step.state.ended.set(sender.key, { error, until: step.now + sender.deadlines.linger })
-  }
+  remember(step, sender, error)
   for (const target of sender.targets) failTransfer(step, target, error)
   const room = step.state.rooms.get(sender.key)
   if (wasWaiting && room) {
@@ -415,6 +413,14 @@ export function failSender(step: PrefillStep, sender: Sender, error: KvxError): 
       if (transfer.phase === 'parked') failTransfer(step, transfer, error)
   }
   release(step, sender)
+}
+
+/** Of too many the oldest is forgotten. */
+function remember(step: PrefillStep, sender: Sender, error: KvxError | undefined): void {
+  const { ended, self } = step.state
+  const [oldest] = ended.keys()
+  if (oldest !== undefined && ended.size >= self.limits.requests) ended.delete(oldest)
+  ended.set(sender.key, { error, until: step.now + sender.deadlines.linger })
 }
 
 /** The room is free for the next request; the sender stays until nothing reads its pages any more. */

@@ -42,8 +42,8 @@ export interface PrefillState {
   readonly connections: Map<string, string>
   /** By room and index: what is live there. */
   readonly rooms: Map<string, Room>
-  /** Legs that ended before decode came, kept for the linger: a late reserve learns the first cause. */
-  readonly ended: Map<string, { error: KvxError; until: number }>
+  /** Legs that ended, kept for the linger: a later reserve learns the first cause, or that all was sent. */
+  readonly ended: Map<string, { error: KvxError | undefined; until: number }>
   /** By the number the manager gave. */
   readonly senders: Map<number, Sender>
   readonly pieces: Map<number, Piece>
@@ -95,6 +95,8 @@ export interface Transfer {
   readonly prefixPages: number
   readonly prefixTokens: number
   readonly checksums: boolean
+  /** The room had been sent before, to its end. */
+  readonly consumed: boolean
   /** Destination pages, from the prefix on. Undefined until they are provided. */
   pages: Int32Array | undefined
   state: Readonly<Record<string, Int32Array>>

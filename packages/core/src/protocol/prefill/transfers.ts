@@ -53,6 +53,7 @@ export function onReserve(
     prefixPages: Math.floor(message.prefix / pageTokens),
     prefixTokens: message.prefix,
     checksums: message.checksums,
+    consumed: state.ended.has(key),
     pages: message.pages === undefined ? undefined : unpackPages(message.pages),
     state: unpackState(message.state),
     phase: 'parked',
@@ -66,7 +67,8 @@ export function onReserve(
   }
   peer.transfers.set(message.ep, transfer)
   room.transfers.add(transfer)
-  if (!pair(step, room)) tell(step, transfer, { k: 'accept', state: 'parked' })
+  if (!pair(step, room))
+    tell(step, transfer, { k: 'accept', state: 'parked', ...consumedField(transfer) })
 }
 
 function objection(
@@ -79,7 +81,7 @@ function objection(
   const { state } = step
   const { self } = state
   const ended = state.ended.get(key)
-  if (ended) return ended.error
+  if (ended?.error) return ended.error
   const room = state.rooms.get(key)
   for (const other of room?.transfers ?? []) {
     if (
@@ -281,11 +283,16 @@ export function onQuery(step: PrefillStep, peer: Peer, epoch: number): void {
     ep: epoch,
     state: transfer?.phase ?? 'over',
     pages: transfer ? landedPages(transfer) : 0,
+    ...consumedField(transfer),
     ...(transfer?.outcome === undefined ? {} : { outcome: transfer.outcome }),
   })
   if (transfer?.drainedSent) tell(step, transfer, { k: 'drained' })
   if (transfer?.phase === 'paired' && transfer.asked && !transfer.pages)
     tell(step, transfer, { k: 'ready' })
+}
+
+function consumedField(transfer: Transfer | undefined) {
+  return transfer?.phase === 'parked' && transfer.consumed ? { consumed: true } : {}
 }
 
 /** Says again what decode has not acknowledged. */
@@ -430,12 +437,7 @@ export function watchTransfers(step: PrefillStep): void {
     for (const transfer of [...peer.transfers.values()]) {
       if (step.now < transfer.deadline) continue
       if (transfer.phase === 'parked') {
-        const error = new KvxError(
-          'ERR_KVX_TIMEOUT',
-          `Room ${transfer.key} waited ${String(step.state.self.deadlines.pairing)} ms for its prefill leg, which did not come.`,
-          { phase: 'parked', peer: step.state.self.instance, rank: rankName(step.state.self.rank) },
-        )
-        failTransfer(step, transfer, error)
+        failTransfer(step, transfer, unpaired(step, transfer))
       } else if (transfer.phase === 'paired') {
         const error = new KvxError(
           'ERR_KVX_TIMEOUT',
@@ -448,6 +450,23 @@ export function watchTransfers(step: PrefillStep): void {
       }
     }
   }
+}
+
+/** Why a reserve was parked for too long. */
+function unpaired(step: PrefillStep, { key, consumed }: Transfer): KvxError {
+  const { self, rooms } = step.state
+  const ms = String(self.deadlines.pairing)
+  const [code, text] = rooms.get(key)?.sender
+    ? (['ERR_KVX_TIMEOUT', `waited ${ms} ms for the reserves of other decode ranks.`] as const)
+    : consumed
+      ? (['ERR_KVX_ROOM_CONSUMED', `was sent before, and no other leg came in ${ms} ms.`] as const)
+      : (['ERR_KVX_ROOM_UNKNOWN', `waited ${ms} ms for its prefill leg in vain.`] as const)
+  const { instance, rank } = self
+  return new KvxError(code, `Room ${key} ${text}`, {
+    phase: 'parked',
+    peer: instance,
+    rank: rankName(rank),
+  })
 }
 
 export function roomOf(step: PrefillStep, key: string): Room {
