@@ -25,7 +25,14 @@ export type Verdict =
 const faultCodes: ReadonlySet<string> = new Set(
   [
     ...['PEER_LOST', 'TIMEOUT', 'CONNECT_FAILED', 'TRANSFER_FAILED', 'TRANSFER_TIMEOUT'],
-    ...['BOOTSTRAP_UNREACHABLE', 'BOOTSTRAP_INCOMPLETE', 'OUTCOME_LOST', 'STALE', 'CLOSED'],
+    ...[
+      'BOOTSTRAP_UNREACHABLE',
+      'BOOTSTRAP_INCOMPLETE',
+      'OUTCOME_LOST',
+      'STALE',
+      'CLOSED',
+      'ROOM_UNKNOWN',
+    ],
   ].map((name) => `ERR_KVX_${name}`),
 )
 
