@@ -73,7 +73,12 @@ test('deadlines and limits are set by name, and only those that exist to what th
     },
   )
   expect(protocolSettings(parse(''))).toEqual({ deadlines: {}, limits: {} })
-  for (const line of ['--deadline pong=1', '--deadline ping=soon', '--limit requests=0', '--limit quarantineShare=5']) {
+  for (const line of [
+    '--deadline pong=1',
+    '--deadline ping=soon',
+    '--limit requests=0',
+    '--limit quarantineShare=5',
+  ]) {
     expect(() => protocolSettings(parse(line))).toThrow(UsageError)
   }
 })

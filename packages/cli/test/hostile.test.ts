@@ -94,7 +94,10 @@ test(
     const response = await post(decode.url, { prompt, max_tokens: 4, ...from(port, 1) })
     expect(response.ok).toBe(false)
     expect(await response.text()).toContain('ERR_KVX_PROTOCOL')
-    const honest = { prompt, max_tokens: 4, stream: false, ...from(prefill.bootstrapPort, 2) }
+    const honest = {
+      ...{ prompt, max_tokens: 4, temperature: 0, stream: false },
+      ...from(prefill.bootstrapPort, 2),
+    }
     const [, answer] = await Promise.all([
       post(prefill.url, honest).then((sent) => sent.text()),
       complete(decode.url, honest),

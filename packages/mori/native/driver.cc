@@ -222,9 +222,10 @@ PeerId MoriDriver::connect(const PeerAddress& address, Clock::time_point deadlin
                            const std::atomic<bool>& cancelled) {
   const EngineAddress remote = wire::decode_address(address.address);
   if (remote.mori_version != version_) {
-    throw DriverError("ERR_KVX_BACKEND_MISMATCH",
-                      "The peer uses MORI " + remote.mori_version + ", this side " + version_ +
-                          ". Both must use the same version: what MORI sends differs between them.");
+    throw DriverError(
+        "ERR_KVX_BACKEND_MISMATCH",
+        "The peer uses MORI " + remote.mori_version + ", this side " + version_ +
+            ". Both must use the same version: what MORI sends differs between them.");
   }
   const auto peer = std::make_shared<Peer>();
   peer->name = remote.desc.host + ":" + std::to_string(remote.desc.port);
