@@ -40,11 +40,7 @@ const faultCodes: ReadonlySet<string> = new Set(
  * @param asked has ended
  * @param withinMs milliseconds that an error may take
  */
-export function judge(
-  asked: Asked,
-  windows: readonly Window[],
-  withinMs: number = errorWithinMs,
-): Verdict {
+export function judge(asked: Asked, windows: readonly Window[], withinMs = errorWithinMs): Verdict {
   const { outcome, startedAt, endedAt = Infinity } = asked
   if (outcome === undefined) return wrong('it has not ended')
   if (outcome.kind === 'hung') return wrong('nothing came for too long')

@@ -10,7 +10,7 @@ import { phases, type Phase } from './phases.ts'
 import { drawPlan, everyFault, type Fault } from './plan.ts'
 import { random, type Random } from './random.ts'
 import { answerAlone, type Question } from './questions.ts'
-import { afterRound, errorWithinMs, gaugesMs, lanes, recoveryMs } from './settings.ts'
+import { afterRound, gaugesMs, lanes, recoveryMs } from './settings.ts'
 import { Striker, type Struck } from './strike.ts'
 import { endSurvivors } from './survivors.ts'
 
@@ -268,7 +268,7 @@ class EngineRun {
   #judgeSince(first: number): string[] {
     const problems: string[] = []
     for (const asked of this.#load.asked.slice(first)) {
-      const verdict = judge(asked, this.#windows, this.#options.errorWithinMs ?? errorWithinMs)
+      const verdict = judge(asked, this.#windows, this.#options.errorWithinMs)
       this.#report.verdicts.push(verdict)
       if (verdict.kind !== 'wrong') continue
       this.#wrong.push(asked)

@@ -2,7 +2,7 @@
 import { afterEach, expect, test } from 'vitest'
 import { KvxError } from '../src/backend/index.ts'
 import { promptDigest } from '../src/layout/index.ts'
-import { openPair } from './support/pair.ts'
+import { openLegs, openPair } from './support/pair.ts'
 
 const open: { close(): Promise<void> }[] = []
 afterEach(async () => {
@@ -19,10 +19,7 @@ async function paired() {
     decode: { instance: 'decode-a' },
   })
   open.push(side)
-  const receiver = side.decode.receive(room, { ...request, from: side.from })
-  const sender = side.prefill.send(room, request)
-  await receiver.reserve({ pages: Int32Array.of(1, 2) })
-  await sender.reserved()
+  const { receiver, sender } = await openLegs(side, room, request, [1, 2])
   receiver.done.catch(() => undefined)
   const told = async (leg: 'sender' | 'receiver') => {
     const one = leg === 'sender' ? sender : receiver

@@ -4,6 +4,7 @@ import { KVPoll } from '../src/manager/index.ts'
 import { Loopback } from './support/loopback.ts'
 import {
   fill,
+  openLegs,
   openPair,
   pageOf,
   pageTokens,
@@ -27,6 +28,7 @@ async function pair(options: PairOptions = {}) {
 }
 
 const ids = (count: number) => Array.from({ length: count }, (_, i) => i + 100)
+const prompt = (tokens: number) => ({ tokens, digest: promptDigest(ids(tokens)) })
 
 test('a prompt crosses in chunks, byte for byte, and both sides agree on what moved', async () => {
   const { prefill, decode, from, ...side } = await pair()
@@ -68,12 +70,8 @@ test('a reserve may come before its prefill leg, and is parked', async () => {
 })
 
 test('nothing can be written to a request that has ended', async () => {
-  const { prefill, decode, from } = await pair()
-  const digest = promptDigest(ids(4))
-  const receiver = decode.receive(1n, { from, tokens: 4, digest })
-  const sender = prefill.send(1n, { tokens: 4, digest })
-  await receiver.reserve({ pages: Int32Array.of(3) })
-  await sender.reserved()
+  const side = await pair()
+  const { sender } = await openLegs(side, 1n, prompt(4), [3])
   await sender.write({ start: 0, pages: Int32Array.of(0) })
   await sender.finish()
   const ended = { code: 'ERR_KVX_INVALID_STATE' }
@@ -82,12 +80,8 @@ test('nothing can be written to a request that has ended', async () => {
 })
 
 test('a layer range after the other may be sent', async () => {
-  const { prefill, decode, from } = await pair()
-  const digest = promptDigest(ids(8))
-  const receiver = decode.receive(1n, { from, tokens: 8, digest })
-  const sender = prefill.send(1n, { tokens: 8, digest })
-  await receiver.reserve({ pages: Int32Array.of(3, 4) })
-  await sender.reserved()
+  const side = await pair()
+  const { receiver, sender } = await openLegs(side, 1n, prompt(8), [3, 4])
   await sender.write({ start: 0, pages: Int32Array.of(0, 1), layers: [1, 3] })
   await sender.write({ start: 0, pages: Int32Array.of(0, 1), layers: [0, 1] })
   await sender.finish()
@@ -133,11 +127,7 @@ test('what decode already holds is rounded down to whole pages and not sent', as
 
 test('a byte flipped after landing fails the request when checksums are on', async () => {
   const side = await pair({ decode: { verifyKV: true } })
-  const digest = promptDigest(ids(8))
-  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
-  const sender = side.prefill.send(1n, { tokens: 8, digest })
-  await receiver.reserve({ pages: Int32Array.of(11, 12) })
-  await sender.reserved()
+  const { receiver, sender } = await openLegs(side, 1n, prompt(8), [11, 12])
   side.engine.faults.beforeSettled = () => {
     const byte = side.decodeMemory.view((side.decodeLayout.tensors[3]?.base ?? 0) + 12 * 64 + 5, 1)
     byte[0] = (byte[0] ?? 0) ^ 1
@@ -153,12 +143,8 @@ test('a byte flipped after landing fails the request when checksums are on', asy
 })
 
 test('with checksums on, an undamaged request succeeds', async () => {
-  const { prefill, decode, from } = await pair({ decode: { verifyKV: true } })
-  const digest = promptDigest(ids(5))
-  const receiver = decode.receive(1n, { from, tokens: 5, digest })
-  const sender = prefill.send(1n, { tokens: 5, digest })
-  await receiver.reserve({ pages: Int32Array.of(11, 12) })
-  await sender.reserved()
+  const side = await pair({ decode: { verifyKV: true } })
+  const { receiver, sender } = await openLegs(side, 1n, prompt(5), [11, 12])
   await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
   await sender.finish()
   await receiver.done
@@ -166,11 +152,7 @@ test('with checksums on, an undamaged request succeeds', async () => {
 
 test('after an abort decode keeps its pages until the last write has settled', async () => {
   const side = await pair()
-  const digest = promptDigest(ids(8))
-  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
-  const sender = side.prefill.send(1n, { tokens: 8, digest })
-  await receiver.reserve({ pages: Int32Array.of(1, 2) })
-  await sender.reserved()
+  const { receiver, sender } = await openLegs(side, 1n, prompt(8), [1, 2])
   let release: () => void = () => undefined
   const stuck = new Promise<void>((resolve) => (release = resolve))
   side.engine.faults.beforeSettled = () => stuck
@@ -194,11 +176,7 @@ test('after an abort decode keeps its pages until the last write has settled', a
 
 test('an abort by prefill reaches decode with its cause', async () => {
   const side = await pair()
-  const digest = promptDigest(ids(8))
-  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
-  const sender = side.prefill.send(1n, { tokens: 8, digest })
-  await receiver.reserve({ pages: Int32Array.of(1, 2) })
-  await sender.reserved()
+  const { receiver, sender } = await openLegs(side, 1n, prompt(8), [1, 2])
   sender.abort('out of compute')
   await expect(receiver.done).rejects.toMatchObject({
     code: 'ERR_KVX_ABORTED',
@@ -209,11 +187,7 @@ test('an abort by prefill reaches decode with its cause', async () => {
 
 test('who waits for pages to be wanted is told at the latest when they have arrived', async () => {
   const side = await pair()
-  const digest = promptDigest(ids(8))
-  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
-  const sender = side.prefill.send(1n, { tokens: 8, digest })
-  await receiver.reserve({ pages: Int32Array.of(1, 2) })
-  await sender.reserved()
+  const { receiver, sender } = await openLegs(side, 1n, prompt(8), [1, 2])
   await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
   await Promise.all([sender.finish(), receiver.done])
   await receiver.wanted
@@ -269,12 +243,8 @@ test('both legs fail when they were given different prompts', async () => {
 })
 
 test('a page that was never written fails finish with its number', async () => {
-  const { prefill, decode, from } = await pair()
-  const digest = promptDigest(ids(8))
-  const receiver = decode.receive(1n, { from, tokens: 8, digest })
-  const sender = prefill.send(1n, { tokens: 8, digest })
-  await receiver.reserve({ pages: Int32Array.of(1, 2) })
-  await sender.reserved()
+  const side = await pair()
+  const { receiver, sender } = await openLegs(side, 1n, prompt(8), [1, 2])
   await sender.write({ start: 0, pages: Int32Array.of(0) })
   await expect(sender.finish()).rejects.toMatchObject({
     code: 'ERR_KVX_INVALID_ARGUMENT',
@@ -353,11 +323,7 @@ test('pages whose writer never settles come back by a new generation of the engi
     engine: new Loopback('engine'),
     decode: { deadlines: { drain: 100, recycle: 100 } },
   })
-  const digest = promptDigest(ids(8))
-  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
-  const sender = side.prefill.send(1n, { tokens: 8, digest })
-  await receiver.reserve({ pages: Int32Array.of(1, 2) })
-  await sender.reserved()
+  const { receiver, sender } = await openLegs(side, 1n, prompt(8), [1, 2])
   let release: () => void = () => undefined
   const stuck = new Promise<void>((resolve) => (release = resolve))
   side.engine.faults.beforeSettled = () => stuck
@@ -375,11 +341,7 @@ test('pages whose writer never settles come back by a new generation of the engi
 test('a write that never settles gives its source pages back by a new generation of the writer', async () => {
   const deadlines = { drain: 100, recycle: 100 }
   const side = await pair({ engine: new Loopback('engine'), prefill: { deadlines } })
-  const digest = promptDigest(ids(8))
-  const receiver = side.decode.receive(1n, { from: side.from, tokens: 8, digest })
-  const sender = side.prefill.send(1n, { tokens: 8, digest })
-  await receiver.reserve({ pages: Int32Array.of(1, 2) })
-  await sender.reserved()
+  const { receiver, sender } = await openLegs(side, 1n, prompt(8), [1, 2])
   side.engine.faults.beforeSettled = () => new Promise(() => undefined)
   await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
   sender.abort('out of patience')
@@ -392,11 +354,7 @@ test('a write that never settles gives its source pages back by a new generation
 
 /** One whole request. */
 async function exchange(side: Awaited<ReturnType<typeof pair>>, room: bigint) {
-  const digest = promptDigest(ids(8))
-  const receiver = side.decode.receive(room, { from: side.from, tokens: 8, digest })
-  const sender = side.prefill.send(room, { tokens: 8, digest })
-  await receiver.reserve({ pages: Int32Array.of(20, 21) })
-  await sender.reserved()
+  const { receiver, sender } = await openLegs(side, room, prompt(8), [20, 21])
   await sender.write({ start: 0, pages: Int32Array.of(10, 11) })
   await sender.finish()
   await receiver.done

@@ -2,7 +2,7 @@
 import { afterEach, expect, test } from 'vitest'
 import { promptDigest } from '../src/layout/index.ts'
 import type { KVManager } from '../src/manager/index.ts'
-import { openPair, pageTokens } from './support/pair.ts'
+import { openLegs, openPair, pageTokens } from './support/pair.ts'
 import { RawDecode } from './support/raw-decode.ts'
 import { RawPrefill } from './support/raw-prefill.ts'
 
@@ -31,10 +31,7 @@ async function pair() {
 
 /** One whole request between the honest. */
 async function exchange(side: Awaited<ReturnType<typeof pair>>) {
-  const receiver = side.decode.receive(7n, { from: side.from, tokens, digest })
-  const sender = side.prefill.send(7n, { tokens, digest })
-  await receiver.reserve({ pages: Int32Array.of(3) })
-  await sender.reserved()
+  const { receiver, sender } = await openLegs(side, 7n, { tokens, digest }, [3])
   await sender.write({ start: 0, pages: Int32Array.of(0) })
   await Promise.all([sender.finish(), receiver.done])
 }

@@ -58,11 +58,6 @@ export class PrefillEffects {
     this.#emit = options.emit
   }
 
-  /** The last resort: a reducer that throws must not end the process. */
-  readonly #defect = (error: unknown): void => {
-    this.#log.error({ error }, 'an event of the protocol could not be handled')
-  }
-
   /** Handlers for the control server. */
   onMessage(connection: Connection, frame: unknown): void {
     this.#connections.set(connection.id, connection)
@@ -107,13 +102,13 @@ export class PrefillEffects {
         this.#closeLink(effect.peer, effect.generation)
         return
       case 'post':
-        this.#post(effect).catch(this.#defect)
+        this.#post(effect).catch(defect(this.#log))
         return
       case 'cancel':
         this.#transfers.get(effect.piece)?.cancel()
         return
       case 'recycle':
-        this.#recycle().catch(this.#defect)
+        this.#recycle().catch(defect(this.#log))
         return
       case 'checksum':
         this.#checksum(effect)
@@ -225,6 +220,13 @@ export class PrefillEffects {
   }
 }
 
+/** The last resort: a reducer that throws must not end the process. */
+function defect(log: Log): (error: unknown) => void {
+  return (error) => {
+    log.error({ error }, 'an event of the protocol could not be handled')
+  }
+}
+
 function linkKey(peer: string, generation: string): string {
   return `${peer}/${generation}`
 }
@@ -296,11 +298,6 @@ export class DecodeEffects {
     this.#emit = options.emit
   }
 
-  /** The last resort: a reducer that throws must not end the process. */
-  readonly #defect = (error: unknown): void => {
-    this.#log.error({ error }, 'an event of the protocol could not be handled')
-  }
-
   /** Never throws, as on the prefill side. */
   perform(effect: Exclude<DecodeEffect, DecodeNews>): void {
     try {
@@ -338,10 +335,10 @@ export class DecodeEffects {
         this.#verify(effect)
         return
       case 'fence':
-        this.#fence(effect.writer).catch(this.#defect)
+        this.#fence(effect.writer).catch(defect(this.#log))
         return
       case 'recycle':
-        this.#recycle().catch(this.#defect)
+        this.#recycle().catch(defect(this.#log))
         return
     }
   }

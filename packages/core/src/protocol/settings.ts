@@ -185,11 +185,11 @@ export const limitTable = {
   },
   quarantineShare: {
     default: 0.25,
+    most: 1,
     unit: 'share',
     side: 'both',
     perRequest: false,
-    summary:
-      'Share of the pool, 0 to 1, that may be in quarantine (engines of fence kind `engine`).',
+    summary: 'Share of the pool that may be in quarantine (engines of fence kind `engine`).',
     end: 'The engine is replaced although requests run; they get the `recycle` deadline.',
     codes: ['ERR_KVX_TRANSFER_FAILED'],
   },
@@ -234,12 +234,6 @@ export function settings<T extends object>(
       throw new KvxError(
         'ERR_KVX_INVALID_OPTION',
         `The ${what} '${name}' can be ${String(most)} at most.`,
-      )
-    }
-    if (name === 'quarantineShare' && value !== undefined && value > 1) {
-      throw new KvxError(
-        'ERR_KVX_INVALID_OPTION',
-        `The ${what} '${name}' is a share of the pool: at most 1.`,
       )
     }
   }

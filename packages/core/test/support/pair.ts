@@ -1,6 +1,12 @@
 import { BootstrapServer } from '../../src/bootstrap/index.ts'
 import { silentLog } from '../../src/backend/index.ts'
-import { KVManager, type KVManagerOptions } from '../../src/manager/index.ts'
+import {
+  KVManager,
+  type KVManagerOptions,
+  type KVReceiver,
+  type KVSender,
+  type SendRequest,
+} from '../../src/manager/index.ts'
 import type { Layout, Tensor } from '../../src/layout/index.ts'
 import { Loopback, plainMemory } from './loopback.ts'
 
@@ -90,6 +96,24 @@ export async function openPair(options: PairOptions = {}) {
       await bootstrap.close()
     },
   }
+}
+
+/** Both legs of a request whose pages decode has reserved. */
+export async function openLegs(
+  {
+    prefill,
+    decode,
+    from,
+  }: Pick<Awaited<ReturnType<typeof openPair>>, 'prefill' | 'decode' | 'from'>,
+  room: bigint,
+  request: Pick<SendRequest, 'tokens' | 'digest'>,
+  pages: readonly number[],
+): Promise<{ receiver: KVReceiver; sender: KVSender }> {
+  const receiver = decode.receive(room, { ...request, from })
+  const sender = prefill.send(room, request)
+  await receiver.reserve({ pages: Int32Array.from(pages) })
+  await sender.reserved()
+  return { receiver, sender }
 }
 
 /** Fills a memory with bytes that tell where they came from. */
