@@ -3,7 +3,7 @@
  * port is listened on here, and libzmq sits behind it on a socket that nobody else can reach. Bytes
  * pass through unread, except for the two frames that tell whether a connection is still a stranger's.
  */
-import { closeSync, constants, mkdtempSync, openSync, rmSync } from 'node:fs'
+import { closeSync, constants, mkdtempSync, openSync, rmdirSync, unlinkSync } from 'node:fs'
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -52,8 +52,27 @@ export class BackDoor {
     this.#remove()
   }
 
+  /**
+   * By `unlink` and `rmdir`: in Node 20 and 22 `rm` of a socket, whether by `rmSync` or `fs.promises`, makes the
+   * module loader of the whole process stop resolving symbolic links, so that no package that is installed as
+   * a link finds its dependencies any more.
+   */
   #remove(): void {
-    rmSync(this.#folder, { recursive: true, force: true })
+    ignoreMissing(() => {
+      unlinkSync(this.#path)
+    })
+    ignoreMissing(() => {
+      rmdirSync(this.#folder)
+    })
+  }
+}
+
+/** It may not have been made, or be removed already: libzmq removes its file as well. */
+function ignoreMissing(remove: () => void): void {
+  try {
+    remove()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
   }
 }
 
