@@ -3,10 +3,11 @@ import { spawnSync } from 'node:child_process'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { read } from './client.ts'
+import type { Machine } from './namespaces.ts'
 import type { LoggedEvent } from './phases.ts'
 import { command, KvxProcess } from './process.ts'
 import type { Random } from './random.ts'
-import { routerArgs, workerArgs } from './settings.ts'
+import { patientWorkerArgs, routerArgs, workerArgs } from './settings.ts'
 
 export const roles = ['prefill', 'decode', 'router'] as const
 export type Role = (typeof roles)[number]
@@ -24,6 +25,8 @@ export class Cluster {
   readonly #args: Readonly<Record<Role, readonly string[]>>
   readonly #env: Readonly<Record<string, string>>
   readonly #folder: string
+  /** Where prefill and decode are; undefined for this machine. */
+  readonly #machines: readonly [Machine, Machine] | undefined
   readonly #now = new Map<Role, KvxProcess>()
   readonly #watchers = new Set<Watcher>()
   #closed = false
@@ -33,16 +36,25 @@ export class Cluster {
     [prefill, bootstrap, decode, router]: readonly [number, number, number, number],
     env: Readonly<Record<string, string>>,
     folder: string,
+    machines: readonly [Machine, Machine] | undefined,
   ) {
     this.backend = backend
+    this.#machines = machines
     this.#env = env
     this.#folder = folder
     this.bootstrapPort = bootstrap
-    const url = (port: number) => `http://127.0.0.1:${String(port)}`
-    ;[this.prefillUrl, this.decodeUrl, this.routerUrl] = [url(prefill), url(decode), url(router)]
+    const hosts = machines?.map(({ address }) => address) ?? []
+    const url = (port: number, host = '127.0.0.1') => `http://${host}:${String(port)}`
+    this.prefillUrl = url(prefill, hosts[0])
+    this.decodeUrl = url(decode, hosts[1])
+    this.routerUrl = url(router)
+    const worker = (role: 'prefill' | 'decode', port: number, host: string | undefined) =>
+      host === undefined
+        ? workerArgs(role, backend, port, bootstrap)
+        : [...patientWorkerArgs(role, backend, port, bootstrap), '--host', host]
     this.#args = {
-      prefill: workerArgs('prefill', backend, prefill, bootstrap),
-      decode: workerArgs('decode', backend, decode, bootstrap),
+      prefill: worker('prefill', prefill, hosts[0]),
+      decode: worker('decode', decode, hosts[1]),
       router: [
         ...['router', '--port', String(router), '--decode', this.decodeUrl],
         ...['--prefill', `${this.prefillUrl},${String(bootstrap)}`],
@@ -51,12 +63,16 @@ export class Cluster {
     }
   }
 
-  /** @param folder gets the log of every process */
+  /**
+   * @param folder gets the log of every process
+   * @param machines for prefill and decode, which keep the deadlines of kvx itself there. Default: this machine
+   */
   static async open(
     random: Random,
     backend: string,
     env: Readonly<Record<string, string>>,
     folder: string,
+    machines?: readonly [Machine, Machine],
   ): Promise<Cluster> {
     const ports: number[] = []
     while (ports.length < 4) {
@@ -64,7 +80,8 @@ export class Cluster {
       const port = random.integer(18_000, 31_000)
       if (!ports.includes(port) && (await isFree(port))) ports.push(port)
     }
-    const cluster = new Cluster(backend, ports as [number, number, number, number], env, folder)
+    const four = ports as [number, number, number, number]
+    const cluster = new Cluster(backend, four, env, folder, machines)
     await Promise.all(roles.map((role) => cluster.start(role).ready))
     return cluster
   }
@@ -82,8 +99,10 @@ export class Cluster {
     if (this.#closed) throw new Error('the deployment was ended')
     const life = this.started.filter(({ name }) => name.startsWith(role)).length + 1
     const name = `${role}-${String(life)}`
+    const machine = role === 'router' ? undefined : this.#machines?.[role === 'prefill' ? 0 : 1]
     const started = new KvxProcess({
       name,
+      ...(machine && { networkOf: machine.pid }),
       args: this.#args[role],
       env: this.#env,
       logFile: join(this.#folder, `${name}.log`),

@@ -1,7 +1,7 @@
 /** What a person needs to find out why a round has failed. */
 import type { Window } from './judge.ts'
 import type { Asked } from './load.ts'
-import type { Fault } from './plan.ts'
+import type { Cut, Fault } from './plan.ts'
 import type { KvxProcess } from './process.ts'
 
 export interface Evidence {
@@ -75,7 +75,10 @@ function trace(
     .map(({ time, by, name, ...rest }) => `${clock(time)} ${by} ${name} ${JSON.stringify(rest)}`)
 }
 
-const nameOf = ({ kind, victim, aim }: Fault) => `${kind} ${victim}, aimed at ${aim}`
+const nameOf = (fault: Fault | Cut) =>
+  fault.kind === 'cut'
+    ? `${String(fault.seconds)} s without a network between the workers`
+    : `${fault.kind} ${fault.victim}, aimed at ${fault.aim}`
 
 /** A moment as it stands in logs. */
 const clock = (ms: number) => (Number.isFinite(ms) ? new Date(ms).toISOString() : 'the end')

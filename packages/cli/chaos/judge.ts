@@ -1,11 +1,11 @@
 /** Was what became of a request right, given the faults that it lived through? */
 import type { Asked } from './load.ts'
-import type { Fault } from './plan.ts'
+import type { Cut, Fault } from './plan.ts'
 import { errorWithinMs } from './settings.ts'
 
 /** The time in which a fault may affect requests: until the deployment has answered one again. */
 export interface Window {
-  readonly fault: Fault
+  readonly fault: Fault | Cut
   readonly from: number
   /** Infinity while it is open. */
   until: number

@@ -20,6 +20,13 @@ export interface Fault {
   readonly aim: Phase
 }
 
+/** Packets between the workers are lost for some time; the router reaches both. */
+export interface Cut {
+  readonly kind: 'cut'
+  readonly victim: 'network'
+  readonly seconds: number
+}
+
 /**
  * Whether decode is started again: at its first request it greets prefill. A decode worker that stays
  * greets a new prefill worker as soon as that has registered, before there is a request to hit.

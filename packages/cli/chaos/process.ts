@@ -40,20 +40,25 @@ export class KvxProcess {
   readonly #lastLines: string[] = []
   #rest = ''
 
-  /** @param logFile gets everything that it logs */
+  /**
+   * @param logFile gets everything that it logs
+   * @param networkOf a process in whose network namespace it runs. Default: this one's
+   */
   constructor(options: {
     name: string
     args: readonly string[]
     env: Readonly<Record<string, string>>
     logFile: string
+    networkOf?: number
     onEvent: (event: LoggedEvent) => void
   }) {
     this.name = options.name
     this.#listener = options.onEvent
     this.#file = createWriteStream(options.logFile)
+    const { networkOf } = options
     const child = fork(command, [...options.args, '--log-level', 'debug'], {
       env: { ...process.env, ...options.env },
-      execArgv: [],
+      ...(networkOf === undefined ? { execArgv: [] } : enter(networkOf)),
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     })
     this.#child = child
@@ -100,6 +105,12 @@ export class KvxProcess {
     }
   }
 }
+
+/** `nsenter` becomes Node once it is in the namespace: the child keeps its id and its channel. */
+const enter = (pid: number) => ({
+  execPath: 'nsenter',
+  execArgv: [`--net=/proc/${String(pid)}/ns/net`, process.execPath],
+})
 
 function eventOf(line: string): LoggedEvent | undefined {
   if (!line.startsWith('{"level":20')) return undefined

@@ -64,13 +64,17 @@ const engine = [
   // Short prompts of several chunks and pages.
   ...['--page-size', '8', '--chunked-prefill-size', '8'],
   ...['--drain-timeout', String(drainMs / 1_000)],
+]
+
+const shortDeadlines = [
   '--deadline',
   Object.entries(deadlines)
     .map(([name, ms]) => `${name}=${String(ms)}`)
     .join(','),
 ]
 
-export function workerArgs(
+/** Flags of a worker that keeps the deadlines of kvx itself. */
+export function patientWorkerArgs(
   mode: 'prefill' | 'decode' | 'null',
   backend: string,
   port: number,
@@ -81,4 +85,8 @@ export function workerArgs(
     ...['--disaggregation-bootstrap-port', String(bootstrapPort)],
     ...['--transfer-backend', backend, ...engine],
   ]
+}
+
+export function workerArgs(...worker: Parameters<typeof patientWorkerArgs>): string[] {
+  return [...patientWorkerArgs(...worker), ...shortDeadlines]
 }

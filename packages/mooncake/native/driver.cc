@@ -224,6 +224,7 @@ class MooncakeDriver final : public Driver {
 
   void stop() override { take_down(); }
   std::string abandon_reason() const override { return abandon_reason_; }
+  std::string unsettled_reason() const override { return unsettled_reason_; }
 
  private:
   static constexpr const char* kPeerToPeer = "P2PHANDSHAKE";
@@ -520,7 +521,7 @@ class MooncakeDriver final : public Driver {
     });
     const size_t open = await_peer_close(sockets, close_patience_);
     if (open > 0 || unproven) {
-      abandon_reason_ =
+      unsettled_reason_ =
           "a target has not read everything that was sent to it; it may be stopped or cut off. "
           "Its own engine has to be closed before its memory is used again.";
     }
@@ -535,6 +536,7 @@ class MooncakeDriver final : public Driver {
   EngineAddress address_{};
   Capabilities capabilities_;
   std::string abandon_reason_;
+  std::string unsettled_reason_;
 
   std::mutex mutex_;
   std::condition_variable room_;

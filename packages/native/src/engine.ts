@@ -349,13 +349,19 @@ class NativeEngine implements TransferEngine {
   }
 
   async #close(): Promise<void> {
+    const unpin = (): void => {
+      for (const one of this.#pins.values()) one()
+      this.#pins.clear()
+    }
     try {
       await this.#calls.ask('transfer', (operation) => {
         this.#binding.close(this.#calls.handle, operation)
       })
-      // Only now: an engine that could not be destroyed may still touch the memory.
-      for (const unpin of this.#pins.values()) unpin()
-      this.#pins.clear()
+      unpin()
+    } catch (error) {
+      // Its engine is gone. Any other error leaves one that may still touch the memory.
+      if ((error as KvxError).code === 'ERR_KVX_UNSETTLED') unpin()
+      throw error
     } finally {
       this.#calls.end()
     }

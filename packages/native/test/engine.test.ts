@@ -386,6 +386,23 @@ test('an engine that says bytes may still land rejects its close and settles not
   await owner.close()
 })
 
+test('an engine that is gone frees its own memory, also when bytes that it sent may still land at a target', async () => {
+  const { connect, writer, owner, source } = await pair(faulty, {
+    poll: 'pending',
+    unsettled: 'the target is cut off',
+  })
+  const transfer = (await connect()).write(reversed)
+  const seen = watch(transfer)
+  await vi.waitUntil(() => faulty.world().submits === 1)
+  await expect(writer.close()).rejects.toMatchObject({
+    code: 'ERR_KVX_UNSETTLED',
+    message: expect.stringContaining('the target is cut off') as string,
+  })
+  expect(seen.settled).toBe(false)
+  source.free()
+  await owner.close()
+})
+
 test('a driver whose call does not return is left as it is, and close says so', async () => {
   const { connect, writer, owner, source } = await pair(faulty, { submit: 'stuck' })
   const transfer = (await connect()).write(reversed)

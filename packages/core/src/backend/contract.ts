@@ -149,7 +149,12 @@ export interface TransferEngine {
    * rejects with `ERR_KVX_INVALID_STATE`: there `close()` is the fence for everybody.
    */
   fence(peerGeneration: string, options?: { signal?: AbortSignal }): Promise<void>
-  /** Resolves when everything has settled. Idempotent. */
+  /**
+   * Resolves when everything has settled. Idempotent.
+   * @throws KvxError `ERR_KVX_UNSETTLED` when the engine is gone, and memory that was registered with it may be freed, but
+   *   bytes that it sent may still land at a target until that closes its own engine. Any other code: the engine
+   *   may still touch memory that was registered with it
+   */
   close(): Promise<void>
 }
 

@@ -50,6 +50,14 @@ export const errorTable = {
     advice:
       'Call in the order that the docstring gives. From a peer it means “say hello again”, which kvx does by itself.',
   },
+  ERR_KVX_UNSETTLED: {
+    summary:
+      'A transfer engine was closed, but bytes that it had sent may still land in the memory of a target.',
+    retryable: false,
+    phases: ['transfer'],
+    advice:
+      'Nothing to do on this side: its memory may be freed. The target uses its pages again once it has closed its own engine, which kvx does by itself.',
+  },
   ERR_KVX_BACKEND_NOT_INSTALLED: {
     summary: 'The package of the transfer backend is not installed.',
     retryable: false,

@@ -3,6 +3,7 @@ import {
   isKvxError,
   toKvxError,
   KvxError,
+  type ErrorCode,
   type Link,
   type Log,
   type Memory,
@@ -116,10 +117,18 @@ export class PrefillEffects {
     }
   }
 
-  /** Resolves when every transfer has settled. */
+  /** Resolves when no transfer can touch the memory of this side any more. */
   async close(): Promise<void> {
     this.#links.clear()
-    await this.#open.engine.close()
+    await this.#closeEngine(['ERR_KVX_UNSETTLED'])
+  }
+
+  /** What did not settle by that is never called drained. */
+  async #closeEngine(tolerated: readonly ErrorCode[]): Promise<void> {
+    await this.#open.engine.close().catch((error: unknown) => {
+      if (!isKvxError(error) || !tolerated.includes(error.code)) throw error
+      this.#log.warn({ error }, 'some writes cannot be shown to have ended')
+    })
   }
 
   async #recycle(): Promise<void> {
@@ -127,14 +136,8 @@ export class PrefillEffects {
       this.#log.warn({}, 'replacing the transfer engine: writes to a silent peer do not end')
       const opening = [...this.#links.values()].map(({ link }) => link)
       this.#links.clear()
-      await this.#open.engine.close().catch((error: unknown) => {
-        // It is closed, but cannot promise for its targets' memory: what did not settle is never called drained.
-        if (!isKvxError(error) || error.code !== 'ERR_KVX_INVALID_STATE') throw error
-        this.#log.warn(
-          { error },
-          'some writes cannot be shown to have ended; their pages stay taken',
-        )
-      })
+      // One that may still read from the pages of its transfers keeps them taken; the next one writes from others.
+      await this.#closeEngine(['ERR_KVX_UNSETTLED', 'ERR_KVX_INVALID_STATE'])
       // What the old engine says of its links must not be taken for news of the next one's.
       await Promise.allSettled(opening)
       this.#open = await this.#reopen()

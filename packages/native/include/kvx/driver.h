@@ -13,8 +13,10 @@
 //     released or has been given up (see 7). deregister_memory likewise.
 //  6. The destructor runs when no other call is running or will come.
 //  7. After the destructor returns, no byte of any transfer may land anywhere, whatever its state
-//     was: this is what makes closing an engine a fence. A driver that cannot promise it leaks its
-//     engine instead, and says so in `abandon_reason`.
+//     was: this is what makes closing an engine a fence. A driver that cannot promise it says so:
+//     in `abandon_reason` when it had to leak its engine, which may still touch memory that is
+//     registered here; in `unsettled_reason` when its engine is gone and only bytes that had left
+//     may still land at a target.
 //  8. A driver may start threads of its own. They end in the destructor, never after it, and never
 //     touch JavaScript. All its threads block every signal: signals belong to the host's main
 //     thread.
@@ -166,12 +168,13 @@ class Driver {
   // Called once per submitted transfer, after kDone or kFailedSettled.
   virtual void release(TransferId transfer) = 0;
 
-  // Called once when no other call runs or will come, before abandon_reason and the destructor: a
+  // Called once when no other call runs or will come, before the reasons and the destructor: a
   // driver that only knows whether it can keep rule 7 after it has taken its engine down does so
   // here.
   virtual void stop() {}
-  // Not empty when rule 7 could not be kept.
+  // One is not empty when rule 7 could not be kept.
   virtual std::string abandon_reason() const { return ""; }
+  virtual std::string unsettled_reason() const { return ""; }
 };
 
 }  // namespace kvx

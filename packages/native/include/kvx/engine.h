@@ -428,11 +428,14 @@ class Engine : public std::enable_shared_from_this<Engine> {
   }
 
   void answer_close(uint64_t operation) {
-    if (abandoned_.empty()) {
-      done(operation);
-    } else {
+    if (!abandoned_.empty()) {
       fail(operation, "ERR_KVX_INVALID_STATE",
            "The engine was closed, but bytes of its transfers may still land: " + abandoned_);
+    } else if (!unsettled_.empty()) {
+      fail(operation, "ERR_KVX_UNSETTLED",
+           "The engine was closed, but bytes that it sent may still land: " + unsettled_);
+    } else {
+      done(operation);
     }
   }
 
@@ -804,6 +807,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
       poll_.join();
       guarded([&] { driver_->stop(); });
       abandoned_ = driver_->abandon_reason();
+      unsettled_ = driver_->unsettled_reason();
       driver_.reset();
       lock.lock();
     }
@@ -811,7 +815,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
     for (const auto& [operation, transfer] : left) {
       set_failure(*transfer, {kClosed, kWhy});
       answer(*transfer);
-      if (abandoned_.empty()) settle(*transfer);
+      if (abandoned_.empty() && unsettled_.empty()) settle(*transfer);
     }
   }
 
@@ -841,7 +845,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   Clock::time_point poll_sleeps_until_ = Clock::time_point::min();
   std::vector<uint64_t> close_operations_;
   std::vector<std::thread> retired_;  // of links that have ended: to be joined
-  std::string abandoned_;
+  std::string abandoned_, unsettled_;
   bool poked_ = false, closing_ = false, give_up_ = false, stop_poll_ = false;
   bool poll_ended_ = false, closed_ = false;
   std::thread poll_, control_;

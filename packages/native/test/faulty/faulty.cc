@@ -10,6 +10,7 @@
 //   reason     what a failed poll says
 //   batch      max_batch_segments
 //   abandon    what abandon_reason says
+//   unsettled  what unsettled_reason says
 //   fence      peer | engine
 #include <atomic>
 #include <condition_variable>
@@ -172,6 +173,7 @@ class Faulty : public kvx::Driver {
   }
 
   std::string abandon_reason() const override { return options_.text("abandon"); }
+  std::string unsettled_reason() const override { return options_.text("unsettled"); }
 
  private:
   struct Peer {
