@@ -11,7 +11,8 @@ import {
 } from '../protocol/index.ts'
 import { checkOpen, checkRequest, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
-import { DecodeEffects, type DecodeNews, type OpenEngine } from './effects.ts'
+import { DecodeEffects, type DecodeNews } from './effects.ts'
+import type { Engine } from './engine.ts'
 import { Loop } from './loop.ts'
 import {
   KVPoll,
@@ -39,16 +40,15 @@ export class DecodeManager implements KVManager {
 
   constructor(options: {
     self: Parameters<typeof createDecode>[0]
-    open: OpenEngine
-    reopen: () => Promise<OpenEngine>
+    engine: Engine
     memory: readonly Memory[]
     token: string
     log: Log
   }) {
-    const { self, open } = options
+    const { self, engine } = options
     this.incarnation = self.incarnation
     this.engine = { backend: self.backend, version: self.version }
-    this.state = createDecode(self, open.address)
+    this.state = createDecode(self, engine.current.address)
     this.#loop = new Loop<DecodeEvent, DecodeEffect>(
       (event, now) => stepDecode(this.state, event, now),
       (effect) => {
@@ -120,8 +120,11 @@ export class DecodeManager implements KVManager {
       Promise.all(receivers.map((receiver) => receiver.settled)),
       this.state.self.deadlines.drain,
     )
-    await this.#effects.close()
-    this.#loop.close()
+    try {
+      await this.#effects.close()
+    } finally {
+      this.#loop.close()
+    }
   }
 
   #perform(effect: DecodeEffect): void {

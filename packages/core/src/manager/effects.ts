@@ -3,13 +3,11 @@ import {
   isKvxError,
   toKvxError,
   KvxError,
-  type ErrorCode,
   type Link,
   type Log,
   type Memory,
   type Phase,
   type Transfer,
-  type TransferEngine,
 } from '../backend/index.ts'
 import { watchInstance, type Watch } from '../bootstrap/index.ts'
 import { ControlClient, type Connection } from '../control/index.ts'
@@ -24,6 +22,7 @@ import {
   type PrefillEvent,
   type Unreadable,
 } from '../protocol/index.ts'
+import type { Engine } from './engine.ts'
 
 /** Effects that tell the host something; the managers handle them. */
 export type PrefillNews = Extract<PrefillEffect, { do: `sender.${string}` }>
@@ -38,22 +37,18 @@ export class PrefillEffects {
   readonly #memory: readonly Memory[]
   readonly #log: Log
   readonly #emit: (event: PrefillEvent) => void
-  readonly #reopen: () => Promise<OpenEngine>
+  readonly #engine: Engine
   readonly #links = new Map<string, OpenLink>()
   readonly #transfers = new Map<number, Transfer>()
   readonly #connections = new Map<string, Connection>()
-  #open: OpenEngine
 
   constructor(options: {
-    open: OpenEngine
-    /** Opens a fresh generation over the same memory. */
-    reopen: () => Promise<OpenEngine>
+    engine: Engine
     memory: readonly Memory[]
     log: Log
     emit: (event: PrefillEvent) => void
   }) {
-    this.#open = options.open
-    this.#reopen = options.reopen
+    this.#engine = options.engine
     this.#memory = options.memory
     this.#log = options.log
     this.#emit = options.emit
@@ -117,18 +112,10 @@ export class PrefillEffects {
     }
   }
 
-  /** Resolves when no transfer can touch the memory of this side any more. */
-  async close(): Promise<void> {
+  /** As `Engine.close`. */
+  close(): Promise<void> {
     this.#links.clear()
-    await this.#closeEngine(['ERR_KVX_UNSETTLED'])
-  }
-
-  /** What did not settle by that is never called drained. */
-  async #closeEngine(tolerated: readonly ErrorCode[]): Promise<void> {
-    await this.#open.engine.close().catch((error: unknown) => {
-      if (!isKvxError(error) || !tolerated.includes(error.code)) throw error
-      this.#log.warn({ error }, 'some writes cannot be shown to have ended')
-    })
+    return this.#engine.close()
   }
 
   async #recycle(): Promise<void> {
@@ -136,12 +123,14 @@ export class PrefillEffects {
       this.#log.warn({}, 'replacing the transfer engine: writes to a silent peer do not end')
       const opening = [...this.#links.values()].map(({ link }) => link)
       this.#links.clear()
-      // One that may still read from the pages of its transfers keeps them taken; the next one writes from others.
-      await this.#closeEngine(['ERR_KVX_UNSETTLED', 'ERR_KVX_INVALID_STATE'])
+      await this.#engine.retire().catch((error: unknown) => {
+        // A call into a driver may be stuck for good. The pages that it writes to are never called drained, so that
+        // service can go on over another generation.
+        if (!isKvxError(error) || error.code !== 'ERR_KVX_INVALID_STATE') throw error
+      })
       // What the old engine says of its links must not be taken for news of the next one's.
       await Promise.allSettled(opening)
-      this.#open = await this.#reopen()
-      const { generation } = this.#open.address
+      const { generation } = (await this.#engine.reopen()).address
       this.#emit({ type: 'engine.recycled', generation })
     } catch (cause) {
       const error = toKvxError(cause, 'ERR_KVX_BACKEND_UNAVAILABLE', { phase: 'open' })
@@ -151,7 +140,10 @@ export class PrefillEffects {
 
   #openLink(effect: PrefillEffect & { do: 'openLink' }): void {
     const { peer, generation, address, regions, timeoutMs, planner } = effect
-    const link = this.#open.engine.connect({ generation, address, regions }, { timeoutMs })
+    const link = this.#engine.current.engine.connect(
+      { generation, address, regions },
+      { timeoutMs },
+    )
     this.#links.set(linkKey(peer, generation), { link, planner })
     link.then(
       () => {
@@ -278,24 +270,20 @@ export class DecodeEffects {
   readonly #memory: readonly Memory[]
   readonly #log: Log
   readonly #emit: (event: DecodeEvent) => void
-  readonly #reopen: () => Promise<OpenEngine>
+  readonly #engine: Engine
   readonly #clients = new Map<string, Pick<ControlClient, 'send' | 'close'>>()
   readonly #watches = new Map<string, Watch>()
   readonly #closed = new AbortController()
-  #open: OpenEngine
 
   constructor(options: {
     token: string
-    open: OpenEngine
-    /** Opens a fresh generation over the same memory. */
-    reopen: () => Promise<OpenEngine>
+    engine: Engine
     memory: readonly Memory[]
     log: Log
     emit: (event: DecodeEvent) => void
   }) {
     this.#token = options.token
-    this.#open = options.open
-    this.#reopen = options.reopen
+    this.#engine = options.engine
     this.#memory = options.memory
     this.#log = options.log
     this.#emit = options.emit
@@ -346,13 +334,13 @@ export class DecodeEffects {
     }
   }
 
-  async close(): Promise<void> {
+  close(): Promise<void> {
     this.#closed.abort()
     for (const watch of this.#watches.values()) watch.close()
     this.#watches.clear()
     for (const client of this.#clients.values()) client.close()
     this.#clients.clear()
-    await this.#open.engine.close()
+    return this.#engine.close()
   }
 
   #watchSource(from: string, pauseMs = pause.least): void {
@@ -462,7 +450,7 @@ export class DecodeEffects {
 
   async #fence(writer: string): Promise<void> {
     try {
-      await this.#open.engine.fence(writer, { signal: this.#closed.signal })
+      await this.#engine.current.engine.fence(writer, { signal: this.#closed.signal })
       this.#emit({ type: 'fenced', writer })
     } catch (error) {
       if (this.#closed.signal.aborted) return
@@ -477,9 +465,9 @@ export class DecodeEffects {
   async #recycle(): Promise<void> {
     try {
       this.#log.warn({}, 'replacing the transfer engine to get pages out of quarantine')
-      await this.#open.engine.close()
-      this.#open = await this.#reopen()
-      this.#emit({ type: 'engine.recycled', engine: this.#open.address })
+      await this.#engine.retire()
+      const { address } = await this.#engine.reopen()
+      this.#emit({ type: 'engine.recycled', engine: address })
     } catch (cause) {
       this.#emit({
         type: 'engine.failed',
@@ -487,10 +475,4 @@ export class DecodeEffects {
       })
     }
   }
-}
-
-/** An engine with the host's memory registered. */
-export interface OpenEngine {
-  readonly engine: TransferEngine
-  readonly address: { generation: string; address: Uint8Array; regions: readonly Uint8Array[] }
 }

@@ -1,13 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
-import {
-  KvxError,
-  loadBackend,
-  silentLog,
-  type Backend,
-  type Log,
-  type Memory,
-} from '../backend/index.ts'
+import { KvxError, loadBackend, silentLog } from '../backend/index.ts'
 import { registerRank } from '../bootstrap/index.ts'
 import { ControlServer } from '../control/index.ts'
 import { checkLayout, layoutFingerprint } from '../layout/index.ts'
@@ -23,7 +16,7 @@ import {
   type Rank,
 } from '../protocol/index.ts'
 import { DecodeManager } from './decode.ts'
-import type { OpenEngine } from './effects.ts'
+import { Engine } from './engine.ts'
 import { PrefillManager } from './prefill.ts'
 import type { KVManager as KVManagerType, KVManagerOptions } from './types.ts'
 
@@ -47,18 +40,23 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
   const rank = checkedRank(options)
   const instance = checkedInstance(options)
   const backend = await loadBackend(options.backend, { from: options.from ?? process.cwd() })
-  const openOnce = () => openEngine(backend, options.backendOptions ?? {}, memory, log)
-  const engine = await openOnce()
+  const engine = await Engine.open({
+    backend,
+    backendOptions: options.backendOptions ?? {},
+    memory,
+    log,
+  })
+  const { identity, capabilities } = engine.current.engine
   const incarnation = randomBytes(16).toString('hex')
   const self = {
     incarnation,
     instance,
     rank,
-    backend: engine.engine.identity.backend,
-    version: engine.engine.identity.version,
+    backend: identity.backend,
+    version: identity.version,
     layout,
     fingerprint: layoutFingerprint(layout),
-    fence: engine.engine.capabilities.fence,
+    fence: capabilities.fence,
     deadlines,
     limits,
   }
@@ -69,8 +67,7 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
         session: randomBytes(16).toString('hex'),
         verify: options.verifyKV ?? false,
       },
-      open: engine,
-      reopen: openOnce,
+      engine,
       memory,
       token: options.token,
       log,
@@ -82,8 +79,7 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
       ...self,
       kvLayers: [...kvLayers].sort((a, b) => a - b),
     },
-    open: engine,
-    reopen: openOnce,
+    engine,
     memory,
     log,
   })
@@ -182,24 +178,6 @@ function checkedRank({ layout, rank: given, instance }: KVManagerOptions): Rank 
     throw invalid("an instance of several ranks needs a name, the same for all: 'instance'")
   }
   return rank
-}
-
-async function openEngine(
-  backend: Backend,
-  backendOptions: Record<string, unknown>,
-  memory: readonly Memory[],
-  log: Log,
-): Promise<OpenEngine> {
-  const generation = randomBytes(16).toString('hex')
-  const engine = await backend.open(backendOptions, { generation, log })
-  try {
-    const regions: Uint8Array[] = []
-    for (const range of memory) regions.push((await engine.register(range)).descriptor)
-    return { engine, address: { generation, address: engine.address, regions } }
-  } catch (error) {
-    await engine.close()
-    throw error
-  }
 }
 
 export type KVManager = KVManagerType

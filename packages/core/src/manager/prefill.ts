@@ -14,7 +14,8 @@ import {
 } from '../protocol/index.ts'
 import { checkOpen, checkRequest, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
-import { PrefillEffects, type OpenEngine, type PrefillNews } from './effects.ts'
+import { PrefillEffects, type PrefillNews } from './effects.ts'
+import type { Engine } from './engine.ts'
 import { Loop } from './loop.ts'
 import {
   KVPoll,
@@ -44,15 +45,14 @@ export class PrefillManager implements KVManager {
 
   constructor(options: {
     self: Parameters<typeof createPrefill>[0]
-    open: OpenEngine
-    reopen: () => Promise<OpenEngine>
+    engine: Engine
     memory: readonly Memory[]
     log: Log
   }) {
-    const { self, open } = options
+    const { self, engine } = options
     this.incarnation = self.incarnation
     this.engine = { backend: self.backend, version: self.version }
-    this.state = createPrefill(self, open.address.generation)
+    this.state = createPrefill(self, engine.current.address.generation)
     this.#loop = new Loop<PrefillEvent, PrefillEffect>(
       (event, now) => stepPrefill(this.state, event, now),
       (effect) => {
@@ -132,9 +132,12 @@ export class PrefillManager implements KVManager {
       this.state.self.deadlines.drain,
     )
     await this.#heard()
-    await this.#effects.close()
-    this.#loop.close()
-    await this.#server?.control.close()
+    try {
+      await this.#effects.close()
+    } finally {
+      this.#loop.close()
+      await this.#server?.control.close()
+    }
   }
 
   /** Decode is to learn of failures from their first cause, not from the silence of this side. */

@@ -25,6 +25,10 @@ export interface Faults {
   /** Called before each fence; what it returns or throws is awaited first. */
   beforeFence?: () => Promise<void> | void
   failConnect?: string
+  /** Called before each engine is opened; what it returns or throws is awaited first. */
+  beforeOpen?: () => Promise<void> | void
+  /** What closing an engine fails with; nothing settles then. */
+  failClose?: KvxError
 }
 
 export class Loopback {
@@ -44,9 +48,10 @@ export class Loopback {
       [backendSymbol]: 1,
       name: 'loopback',
       probe: () => Promise.resolve({ available: true, tried: [] }),
-      open: (_options, { generation }) => {
+      open: async (_options, { generation }) => {
         this.opened.push(generation)
-        return Promise.resolve(this.#engine(generation))
+        await this.faults.beforeOpen?.()
+        return this.#engine(generation)
       },
     }
   }
@@ -93,6 +98,7 @@ export class Loopback {
       },
       close: () => {
         this.closed.push(generation)
+        if (this.faults.failClose) return Promise.reject(this.faults.failClose)
         close()
         for (const name of this.#regions.keys())
           if (name.startsWith(generation)) this.#regions.delete(name)

@@ -1,0 +1,147 @@
+/** The engine of one manager: one generation at a time over the same memory, and none after `close`. */
+import { randomBytes } from 'node:crypto'
+import {
+  KvxError,
+  toKvxError,
+  type Backend,
+  type Log,
+  type Memory,
+  type TransferEngine,
+} from '../backend/index.ts'
+import { until } from './check.ts'
+
+/** One generation, with the memory of the host registered. */
+export interface Generation {
+  readonly engine: TransferEngine
+  readonly address: { generation: string; address: Uint8Array; regions: readonly Uint8Array[] }
+}
+
+export interface EngineOptions {
+  readonly backend: Backend
+  readonly backendOptions: Record<string, unknown>
+  /** Registered in this order with each generation. */
+  readonly memory: readonly Memory[]
+  readonly log: Log
+}
+
+export class Engine {
+  readonly #options: EngineOptions
+  #current: Generation
+  #isOpening = false
+  #opening: Promise<unknown> = Promise.resolve()
+  #closing: Promise<void> | undefined
+  /** Why a generation could not be closed: it may touch the memory for as long as the process lives. */
+  #unclosed: KvxError | undefined
+
+  private constructor(options: EngineOptions, first: Generation) {
+    this.#options = options
+    this.#current = first
+  }
+
+  /** @throws what the backend throws, and KvxError `ERR_KVX_MEMORY`; nothing stays open then */
+  static async open(options: EngineOptions): Promise<Engine> {
+    return new Engine(options, await openGeneration(options))
+  }
+
+  get current(): Generation {
+    return this.#current
+  }
+
+  /**
+   * Closes the present generation. Bytes that it sent and a peer has not read may land there later: its writes
+   * then never settle.
+   * @throws KvxError when it may still touch the memory of this side
+   */
+  retire(): Promise<void> {
+    return this.#shut(this.#current)
+  }
+
+  /**
+   * Opens the next generation, after `retire`.
+   * @throws what `open` throws, and KvxError `ERR_KVX_CLOSED` when `close` came before it was open
+   */
+  reopen(): Promise<Generation> {
+    const next = this.#openNext()
+    this.#opening = next.catch(() => undefined)
+    return next
+  }
+
+  /**
+   * Closes the present generation, and waits for one that is being opened, which is closed as well. Idempotent.
+   * @throws KvxError when a generation could not be closed, so that the memory must not be freed
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #openNext(): Promise<Generation> {
+    if (this.#isClosing()) throw closed()
+    this.#isOpening = true
+    try {
+      const next = await openGeneration(this.#options)
+      if (this.#isClosing()) {
+        await this.#shut(next)
+        throw closed()
+      }
+      this.#current = next
+      return next
+    } finally {
+      this.#isOpening = false
+    }
+  }
+
+  #isClosing(): boolean {
+    return this.#closing !== undefined
+  }
+
+  async #close(): Promise<void> {
+    await until(this.#opening, openMs)
+    await this.retire()
+    if (this.#unclosed) throw this.#unclosed
+    if (!this.#isOpening) return
+    throw new KvxError(
+      'ERR_KVX_TIMEOUT',
+      `The engine is still being opened after ${String(openMs)} ms: it may yet register the memory.`,
+    )
+  }
+
+  async #shut({ engine }: Generation): Promise<void> {
+    try {
+      await engine.close()
+    } catch (cause) {
+      const error = toKvxError(cause)
+      this.#options.log.warn({ error }, error.message)
+      if (error.code === 'ERR_KVX_UNSETTLED') return
+      this.#unclosed ??= error
+      throw error
+    }
+  }
+}
+
+/** How long `close` waits for a generation that is being opened. */
+const openMs = 60_000
+
+async function openGeneration({
+  backend,
+  backendOptions,
+  memory,
+  log,
+}: EngineOptions): Promise<Generation> {
+  const generation = randomBytes(16).toString('hex')
+  const engine = await backend.open(backendOptions, { generation, log })
+  try {
+    const regions: Uint8Array[] = []
+    for (const range of memory) regions.push((await engine.register(range)).descriptor)
+    return { engine, address: { generation, address: engine.address, regions } }
+  } catch (cause) {
+    await engine.close().catch((error: unknown) => {
+      log.warn({ error }, 'an engine that could not register the memory could not be closed either')
+    })
+    throw cause
+  }
+}
+
+function closed(): KvxError {
+  return new KvxError('ERR_KVX_CLOSED', 'The manager was closed.')
+}
