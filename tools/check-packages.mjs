@@ -93,5 +93,18 @@ for (const config of ['tsconfig.json', 'tsconfig.test.json']) {
   }
 }
 
+// Set-up installs what the lock file names and never changes it, so that nobody else would notice.
+const { packages: locked } = readJson('package-lock.json')
+const kinds = ['dependencies', 'devDependencies', 'optionalDependencies', 'peerDependencies']
+for (const [path, manifest] of [['', readJson('package.json')], ...manifests]) {
+  const wanted = (one) =>
+    JSON.stringify(kinds.map((kind) => Object.entries(one?.[kind] ?? {}).sort()))
+  if (wanted(manifest) !== wanted(locked[path])) {
+    problems.push(
+      `${path || 'package.json'}: package-lock.json does not have its dependencies: run npm install`,
+    )
+  }
+}
+
 for (const problem of problems) console.log(problem)
 if (problems.length > 0) process.exitCode = 1

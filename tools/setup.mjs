@@ -7,7 +7,7 @@
  */
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
-import { homedir } from 'node:os'
+import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { cacheFolder, filesBelow, kvxCommand, packages, root } from './lib/repository.mjs'
@@ -33,10 +33,13 @@ const steps = [
     done: () => existsSync(join(root, 'node_modules', '.package-lock.json')),
     // Not `npm ci`: it refuses a lock file made where the registry lacks the packages of some other
     // platform, while `npm install` takes the same lock and installs the versions it names.
+    // Without saving: npm would add those packages where the registry has them, and leave a changed
+    // lock file in a fresh clone.
     // Without scripts: every package we use brings its binary or works without one.
     command: () => [
       'npm',
       'install',
+      '--no-save',
       '--no-audit',
       '--no-fund',
       '--ignore-scripts',
@@ -80,11 +83,20 @@ function hasAddon(path) {
 function hasModel() {
   const { KVX_CACHE, XDG_CACHE_HOME } = process.env
   const folder = join(
-    KVX_CACHE || join(XDG_CACHE_HOME || join(homedir(), '.cache'), 'kvx'),
+    KVX_CACHE || join(XDG_CACHE_HOME || join(homeFolder(), '.cache'), 'kvx'),
     'models',
   )
   const isDemoModel = (file) => file.toLowerCase().startsWith(demoModel) && file.endsWith('.gguf')
   return existsSync(folder) && readdirSync(folder).some(isDemoModel)
+}
+
+/** Empty for a user who has none: pulling the model then says what to do. */
+function homeFolder() {
+  try {
+    return process.env.HOME || userInfo().homedir
+  } catch {
+    return ''
+  }
 }
 
 /** Stands for everything that a step's result depends on: its inputs, its command, the Node it is for. */
@@ -96,6 +108,8 @@ function fingerprint(step) {
   }
   return hash.digest('hex')
 }
+
+const readLock = () => readFileSync(join(root, 'package-lock.json'), 'utf8')
 
 const stampFile = join(cacheFolder, 'setup.json')
 
@@ -115,12 +129,16 @@ async function perform(step, title) {
   const started = Date.now()
   if (!process.stderr.isTTY) say(`kvx: ${title}`)
   const [command, ...args] = step.command()
+  const locked = readLock()
   const { ok, output, reason } = await run(title, command, args)
-  if (ok && step.done()) {
+  const unlocked = readLock() !== locked
+  if (ok && step.done() && !unlocked) {
     say(`kvx: ${title}: ${elapsed(started)}`)
     return true
   }
-  const why = reason ?? 'it ended well, but what it should make is not there'
+  const why = unlocked
+    ? 'it changed package-lock.json, which only a change of dependencies may'
+    : (reason ?? 'it ended well, but what it should make is not there')
   say(`${output.trimEnd()}\n\nkvx: ${title}: failed, ${why}\n  ${step.command().join(' ')}`)
   return false
 }
@@ -140,7 +158,6 @@ export async function setUp({ alsoNeeds = [], keepGoing = false } = {}) {
   const failed = []
   for (const [index, step] of due.entries()) {
     if (await perform(step, `set-up ${index + 1}/${due.length}, ${step.name}`)) {
-      // The inputs are read again: npm may have completed the lock file.
       if (step.inputs !== undefined) stamps[step.name] = fingerprint(step)
       mkdirSync(cacheFolder, { recursive: true })
       writeFileSync(stampFile, `${JSON.stringify(stamps, null, 2)}\n`)

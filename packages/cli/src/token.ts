@@ -1,7 +1,7 @@
 /** Where the deployment's secret comes from. */
 import { randomBytes } from 'node:crypto'
-import { chmod, link, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
-import { homedir } from 'node:os'
+import type { Stats } from 'node:fs'
+import { chmod, link, mkdir, open, rm, stat, writeFile, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 import { UsageError } from './usage.ts'
 
@@ -21,18 +21,19 @@ export interface TokenSources {
  * @throws UsageError
  */
 export async function resolveToken(sources: TokenSources): Promise<string> {
-  if (sources.file !== undefined) return readToken(sources.file)
+  const { file, host, environment } = sources
+  if (file !== undefined) return readToken(file)
   if (sources.variable !== undefined) {
     const token = sources.variable.trim()
     if (token === '') throw new UsageError('KVX_TOKEN is set but empty.')
-    return token
+    return checked(token, 'KVX_TOKEN')
   }
-  if (!isLoopback(sources.host)) {
+  if (!isLoopback(host)) {
     throw new UsageError(
-      `A worker on ${sources.host} can be reached from other machines and needs a token: set KVX_TOKEN or give --token-file.`,
+      `A worker on ${host} can be reached from other machines and needs a token: set KVX_TOKEN or give --token-file.`,
     )
   }
-  return sharedToken(sources.environment)
+  return sharedToken(environment)
 }
 
 export function newToken(): string {
@@ -45,31 +46,85 @@ export function isLoopback(host: string): boolean {
   )
 }
 
-async function readToken(file: string): Promise<string> {
+/** The rule of `@kvx/core` for all tokens, said of where this one came from. */
+async function checked(token: string, source: string): Promise<string> {
+  // Loaded late: it brings libzmq, which a misspelt flag need not wait for.
+  const { checkToken } = await import('@kvx/core')
+  try {
+    return checkToken(token)
+  } catch (cause) {
+    throw new UsageError(`${source}: ${(cause as Error).message}`, { cause })
+  }
+}
+
+/** Whatever the file is, no more of it is read. */
+const maxTokenBytes = 65_536
+
+/** Looked at and read through one handle, so that what was looked at is what is read. */
+async function readToken(path: string): Promise<string> {
+  let file: FileHandle | undefined
   let text: string
   try {
-    text = await readFile(file, 'utf8')
+    file = await open(path)
+    refuseForeign(path, await file.stat())
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(maxTokenBytes))
+    if (bytesRead === maxTokenBytes)
+      throw new UsageError(`The token file ${path} holds no token: it is too large.`)
+    text = buffer.toString('utf8', 0, bytesRead)
   } catch (cause) {
-    throw new UsageError(`The token file ${file} cannot be read: ${(cause as Error).message}.`, {
+    if (cause instanceof UsageError) throw cause
+    throw new UsageError(`The token file ${path} cannot be read: ${(cause as Error).message}.`, {
       cause,
     })
+  } finally {
+    await file?.close()
   }
   const token = text.trim()
-  if (token === '') throw new UsageError(`The token file ${file} is empty.`)
-  return token
+  if (token === '') throw new UsageError(`The token file ${path} is empty.`)
+  return checked(token, `The token file ${path}`)
+}
+
+/** Who else could read the secret, or has put it there? */
+function refuseForeign(path: string, { mode, uid }: Stats): void {
+  const user = process.getuid?.()
+  if (uid !== user) {
+    throw new UsageError(
+      `The token file ${path} belongs to another user (uid ${String(uid)}; this is uid ${String(user)}), who can read and change it: copy it to a file of your own with mode 600.`,
+    )
+  }
+  if ((mode & 0o077) !== 0) {
+    throw new UsageError(
+      `The token file ${path} can be read or changed by other users: run chmod 600 on it. If one of them may have read it, make a new token.`,
+    )
+  }
 }
 
 async function sharedToken(environment: TokenSources['environment']): Promise<string> {
-  const folder = join(environment.XDG_CONFIG_HOME ?? join(homedir(), '.config'), 'kvx')
-  const file = join(folder, 'token')
-  if (!(await exists(file))) await createOnce(folder, file)
-  const { mode } = await stat(file)
-  if ((mode & 0o077) !== 0) {
+  const config = await configFolder(environment)
+  if (config === undefined) {
     throw new UsageError(
-      `The token file ${file} can be read by other users: run chmod 600 on it, or delete it to have a new one made.`,
+      'This user has no home folder in which workers could share a token: set KVX_TOKEN or give --token-file.',
+    )
+  }
+  const folder = join(config, 'kvx')
+  const file = join(folder, 'token')
+  try {
+    if (!(await exists(file))) await createOnce(folder, file)
+  } catch (cause) {
+    throw new UsageError(
+      `The token that workers of this user share cannot be kept in ${file}: ${(cause as Error).message}. Set KVX_TOKEN or give --token-file.`,
+      { cause },
     )
   }
   return readToken(file)
+}
+
+async function configFolder(environment: TokenSources['environment']): Promise<string | undefined> {
+  // An empty variable counts as unset.
+  if (environment.XDG_CONFIG_HOME) return environment.XDG_CONFIG_HOME
+  const { homeFolder } = await import('@kvx/native')
+  const home = homeFolder(environment)
+  return home === undefined ? undefined : join(home, '.config')
 }
 
 /** Two workers may start at once: the file appears whole, and only the first one's stays. */

@@ -28,7 +28,7 @@ beforeAll(async () => {
     Process.start(serve('prefill')),
     Process.start(serve('decode')),
     Process.start(serve('decode', '--page-size', '32')),
-    Process.start(serve('decode'), 'another token'),
+    Process.start(serve('decode'), 'another token for tests'),
   ])
   ;[prefill, decode, otherPages, otherToken] = processes as [Process, Process, Process, Process]
   const front = ({ url }: Process) =>

@@ -120,7 +120,7 @@ test(
     await new Promise<void>((resolve) => {
       const stranger = ControlClient.connect({
         endpoint: `tcp://127.0.0.1:${String(bootstrapPort)}`,
-        token: 'another token',
+        token: 'another token for tests',
         log: silentLog,
         onUp: resolve,
         onDown: () => {

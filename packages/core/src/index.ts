@@ -7,6 +7,7 @@
 export * from './backend/index.ts'
 export * from './bootstrap/index.ts'
 export { isHost } from './control/endpoint.ts'
+export { checkToken } from './control/keys.ts'
 export * from './layout/index.ts'
 export * from './manager/index.ts'
 export * from './plan/index.ts'

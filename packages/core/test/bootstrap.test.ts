@@ -318,7 +318,11 @@ test('another token is told at once, long before the deadline, and changes nothi
   const server = await openBootstrap()
   const rank = record()
   await register(server.address, rank)
-  const other = { bootstrap: server.address, token: 'another token', timeoutMs: 3_600_000 }
+  const other = {
+    bootstrap: server.address,
+    token: 'another token for tests',
+    timeoutMs: 3_600_000,
+  }
   const expected = {
     code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
     cause: { code: 'ERR_KVX_UNAUTHORIZED' },
@@ -517,7 +521,7 @@ test('a service that is not there is told at every attempt, until it is there', 
 test('a watch with another token is told so and reads nothing', async () => {
   const server = await openBootstrap()
   await register(server.address, record())
-  const { reads, failures } = watch(server.address, { token: 'another token' })
+  const { reads, failures } = watch(server.address, { token: 'another token for tests' })
   expect(await failures.find()).toMatchObject({
     code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
     cause: { code: 'ERR_KVX_UNAUTHORIZED' },

@@ -26,7 +26,7 @@ const control = JSON.stringify(new URL('../dist/control/index.js', import.meta.u
 const prologue = `
   import { ControlServer, ControlClient } from ${control}
   const log = { debug() {}, info() {}, warn() {}, error() {} }
-  const both = { token: 'a token', log }
+  const both = { token: 'a token for tests', log }
   const server = await ControlServer.bind({ ...both, host: '127.0.0.1', port: 0, onMessage: (c, m) => c.send(m) })
   const client = await new Promise((resolve) => {
     const made = ControlClient.connect({
@@ -55,7 +55,7 @@ test('opening and closing hundreds of servers and clients at once ends no proces
   const script = `
     import { ControlServer, ControlClient } from ${control}
     const log = { debug() {}, info() {}, warn() {}, error() {} }
-    const both = { token: 'a token', log }
+    const both = { token: 'a token for tests', log }
     for (let round = 0; round < 100; round += 1) {
       const server = await ControlServer.bind({ ...both, host: '127.0.0.1', port: 0, onMessage: (c, m) => c.send(m) })
       const clients = await Promise.all([1, 2, 3].map(() => new Promise((resolve) => {

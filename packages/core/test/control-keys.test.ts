@@ -8,22 +8,47 @@ test('Z85 gives the text of the example in its specification', () => {
 })
 
 test('one token gives the same keys everywhere, another token gives others, and server and client differ', () => {
-  const keys = deploymentKeys('one')
-  expect(deploymentKeys('one')).toEqual(keys)
-  const all = [keys, deploymentKeys('two')].flatMap(({ server, client }) => [server, client])
+  const keys = deploymentKeys('a token for tests')
+  expect(deploymentKeys('a token for tests')).toEqual(keys)
+  const all = [keys, deploymentKeys('another token for tests')].flatMap(({ server, client }) => [
+    server,
+    client,
+  ])
   expect(new Set(all.map((pair) => pair.publicKey)).size).toBe(4)
   expect(new Set(all.map((pair) => pair.secretKey)).size).toBe(4)
   for (const pair of all) expect(pair.publicKey).toHaveLength(40)
 })
 
-test('an empty token is refused', () => {
-  expect(() => deploymentKeys('')).toThrow(
-    expect.objectContaining({ code: 'ERR_KVX_INVALID_OPTION' }),
-  )
+test.each([
+  ['empty', '', 'got 0'],
+  ['a word', 'correct-horse', 'got 13'],
+  ['15 bytes', 'x'.repeat(15), 'got 15'],
+  ['no text', undefined, 'must be a string, got undefined'],
+])('a token that is %s is refused, and is not in the message', (_what, token, words) => {
+  const error = thrown(() => deploymentKeys(token!))
+  expect(error).toMatchObject({
+    code: 'ERR_KVX_INVALID_OPTION',
+    message: expect.stringContaining(words) as string,
+  })
+  if (token) expect((error as Error).message).not.toContain(token)
 })
 
+test('16 bytes are enough, however few characters they are', () => {
+  expect(() => deploymentKeys('x'.repeat(16))).not.toThrow()
+  expect(() => deploymentKeys('é'.repeat(8))).not.toThrow()
+})
+
+function thrown(call: () => unknown): unknown {
+  try {
+    call()
+  } catch (error) {
+    return error
+  }
+  return undefined
+}
+
 test('libzmq accepts the derived pairs as its own on both ends of a handshake', async () => {
-  const { server, client } = deploymentKeys('a token')
+  const { server, client } = deploymentKeys('a token for tests')
   const pull = new zmq.Pull({ curveServer: true, curveSecretKey: server.secretKey, linger: 0 })
   const push = new zmq.Push({
     curveServerKey: server.publicKey,

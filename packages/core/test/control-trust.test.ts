@@ -44,7 +44,9 @@ async function expectNothing(server: Awaited<ReturnType<typeof openServer>>): Pr
 
 test('a client with another token gets nothing through and is told why', async () => {
   const server = await openServer()
-  const { client, states } = openClient(server.server.endpoint, { token: 'another token' })
+  const { client, states } = openClient(server.server.endpoint, {
+    token: 'another token for tests',
+  })
   const reason = await states.find()
   expect(reason).toMatchObject({
     code: 'ERR_KVX_UNAUTHORIZED',

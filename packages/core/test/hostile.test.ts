@@ -92,7 +92,7 @@ test('who has another token gets no connection, and is told so', async () => {
   const reason = await new Promise((resolve) => {
     const client = ControlClient.connect({
       endpoint: side.from,
-      token: 'another token',
+      token: 'another token for tests',
       log: silentLog,
       onUp: () => {
         resolve('up')
@@ -113,7 +113,7 @@ test('a decode manager with another token fails its requests with the reason', a
     backend: side.engine.backend,
     layout: side.decodeLayout,
     memory: [side.decodeMemory],
-    token: 'another token',
+    token: 'another token for tests',
   })
   open.push(foreign)
   const receiver = foreign.receive(1n, { from: side.from, tokens, digest })

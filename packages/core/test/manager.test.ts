@@ -293,7 +293,7 @@ test('decode with another token is told so at once', async () => {
   const other = await KVManager.open({
     role: 'decode',
     backend: side.engine.backend,
-    token: 'another token',
+    token: 'another token for tests',
     layout: side.decodeLayout,
     memory: [side.decodeMemory],
   })

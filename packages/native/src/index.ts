@@ -7,6 +7,7 @@ export { openNativeEngine, type EngineBinding, type NativeEngineInit } from './e
 export {
   cacheFolder,
   findInstalled,
+  homeFolder,
   installWheel,
   listInstalled,
   type InstallOptions,

@@ -3,7 +3,14 @@ import { chmod, mkdir, mkdtemp, readFile, readdir, rm, stat, writeFile } from 'n
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { crc32 } from 'node:zlib'
-import { findInstalled, installWheel, listInstalled, type WheelSpec } from '@kvx/native'
+import {
+  cacheFolder,
+  findInstalled,
+  homeFolder,
+  installWheel,
+  listInstalled,
+  type WheelSpec,
+} from '@kvx/native'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 
 let folder: string
@@ -100,6 +107,15 @@ async function python(script: string): Promise<void> {
 async function leftovers(): Promise<string[]> {
   return (await readdir(join(cache, 'backends', 'engine'))).filter((name) => name.startsWith('.'))
 }
+
+test('variables that are empty count as unset when the cache is looked for', () => {
+  expect(cacheFolder({ KVX_CACHE: '', XDG_CACHE_HOME: '', HOME: '/home/she' })).toBe(
+    '/home/she/.cache/kvx',
+  )
+  expect(cacheFolder({ KVX_CACHE: '', XDG_CACHE_HOME: '/cache' })).toBe('/cache/kvx')
+  expect(homeFolder({ HOME: '' })).toBe(homeFolder({}))
+  expect(homeFolder({ HOME: '' })).toMatch(/^\//)
+})
 
 test('a wheel from a file is unpacked with only the wanted files, and found again', async () => {
   const file = await wheelFile()

@@ -27,7 +27,7 @@ function serve(livenessMs: number): Promise<Server> {
   return ControlServer.bind({
     host: '127.0.0.1',
     port: 0,
-    token: 'token',
+    token: 'a token for the flood',
     livenessMs,
     log: { debug: silent, info: silent, warn: silent, error: silent },
     onMessage: silent,

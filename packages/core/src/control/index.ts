@@ -2,5 +2,5 @@
 export { ControlClient, type ControlClientOptions } from './client.ts'
 export { decodeMessage, encodeMessage, maxMessageBytes, type Message } from './codec.ts'
 export { formatEndpoint, isHost, parseEndpoint } from './endpoint.ts'
-export { deploymentKeys, type CurveKeys, type DeploymentKeys } from './keys.ts'
+export { checkToken, deploymentKeys, type CurveKeys, type DeploymentKeys } from './keys.ts'
 export { ControlServer, type Connection, type ControlServerOptions } from './server.ts'

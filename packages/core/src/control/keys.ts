@@ -13,22 +13,36 @@ export interface DeploymentKeys {
   readonly client: CurveKeys
 }
 
+/** Who records a handshake can test guesses of the token without asking anyone. */
+const minTokenBytes = 16
+
 /**
- * Both key pairs of a deployment from its token, which itself is never sent. Who records a handshake
- * can test guesses of the token without asking anyone: it must be random (16 bytes or more), not a word.
+ * The one rule about the deployment's token, which is returned: text of 16 bytes or more. That it is random is up to who makes it.
  *
- * @throws KvxError `ERR_KVX_INVALID_OPTION` for an empty token
+ * @throws KvxError `ERR_KVX_INVALID_OPTION`, which never holds the token
+ */
+export function checkToken(token: unknown): string {
+  const wrong =
+    typeof token !== 'string'
+      ? `The token must be a string, got ${typeof token}.`
+      : Buffer.byteLength(token) < minTokenBytes
+        ? `The token must have at least ${minTokenBytes} bytes, got ${Buffer.byteLength(token)}: a shorter one can be guessed.`
+        : undefined
+  if (typeof token === 'string' && wrong === undefined) return token
+  throw new KvxError(
+    'ERR_KVX_INVALID_OPTION',
+    `${wrong} Give all processes of the deployment the same random secret: openssl rand -hex 32`,
+    { phase: 'open' },
+  )
+}
+
+/**
+ * Both key pairs of a deployment from its token, which itself is never sent.
+ *
+ * @throws KvxError `ERR_KVX_INVALID_OPTION` as `checkToken`
  */
 export function deploymentKeys(token: string): DeploymentKeys {
-  if (token === '') {
-    throw new KvxError(
-      'ERR_KVX_INVALID_OPTION',
-      'The token is empty. Give all processes of the deployment the same secret.',
-      {
-        phase: 'open',
-      },
-    )
-  }
+  checkToken(token)
   return {
     server: keyPair(token, 'kvx/1 control server'),
     client: keyPair(token, 'kvx/1 control client'),
