@@ -103,6 +103,8 @@ MoriDriver::MoriDriver(const Options& options, const DriverContext& context)
   config.chunk_bytes = largest;
   config.max_chunks = 1;
 
+  // Before the engine: when a thread cannot be made there must be nothing to take down.
+  posters_ = std::make_unique<Posters>(static_cast<size_t>(options.number("numWorkers", 1)));
   engine_ = std::make_unique<unsigned char[]>(kEngineBytes);
   api_->engine_construct(engine_.get(), "kvx-" + context.generation, EngineConfig{host, 0});
   try {
@@ -111,8 +113,6 @@ MoriDriver::MoriDriver(const Options& options, const DriverContext& context)
     api_->engine_destroy(engine_.get());
     unavailable(std::string("MORI could not start its RDMA engine: ") + error.what());
   }
-  posters_ = std::make_unique<Posters>(static_cast<size_t>(options.number("numWorkers", 1)));
-
   capabilities_.memory_kinds = {"cpu"};
   if (options.flag("gpu", false)) capabilities_.memory_kinds.push_back("hip");
   capabilities_.cross_host = true;

@@ -17,18 +17,16 @@ class Posters {
  public:
   // `threads` counts the caller of run().
   explicit Posters(size_t threads) {
-    for (size_t i = 1; i < threads; i++) {
-      threads_.push_back(start_thread("kvx-mori-post", [this] { work(); }));
+    try {
+      for (size_t i = 1; i < threads; i++) {
+        threads_.push_back(start_thread("kvx-mori-post", [this] { work(); }));
+      }
+    } catch (const NoThread&) {
+      end();
+      throw;
     }
   }
-  ~Posters() {
-    {
-      const std::lock_guard lock(mutex_);
-      stop_ = true;
-    }
-    wake_.notify_all();
-    for (auto& thread : threads_) thread.join();
-  }
+  ~Posters() { end(); }
 
   // Calls body(0) … body(count - 1), each once, and returns when all have returned. The body must
   // not throw.
@@ -55,6 +53,15 @@ class Posters {
     size_t next = 0, running = 0;
     std::condition_variable done{};
   };
+
+  void end() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (auto& thread : threads_) thread.join();
+  }
 
   // Works on one job until none of it is left to begin. Several threads may be in here for the same
   // job.

@@ -1,7 +1,7 @@
 import type { KvxError, Transfer } from '@kvx/core/backend'
 import { allocate } from '@kvx/native'
 import { afterEach, beforeAll, expect, test, vi } from 'vitest'
-import { buildFaulty, loadFaulty, newGeneration, open, pair, reversed } from './faulty.ts'
+import { buildFaulty, child, loadFaulty, newGeneration, open, pair, reversed } from './faulty.ts'
 import { lane, planOf } from './plans.ts'
 
 let faulty: ReturnType<typeof loadFaulty>
@@ -403,11 +403,98 @@ test('an engine that is gone frees its own memory, also when bytes that it sent 
   await owner.close()
 })
 
+test('a driver that goes on answering `failed` is asked ever more rarely', async () => {
+  const { connect, close } = await pair(faulty, { poll: 'failLater', batch: 256 })
+  const transfer = (await connect()).write(reversed)
+  await expect(transfer.done).rejects.toEqual(code('ERR_KVX_TRANSFER_FAILED'))
+  const start = performance.now()
+  await vi.waitUntil(() => faulty.world().polls >= 20)
+  // Steps of 50 µs that double up to 20 ms; a busy machine only makes them longer.
+  expect(performance.now() - start).toBeGreaterThan(150)
+  faulty.finish()
+  await transfer.settled
+  await close()
+})
+
+test('a transfer that nobody can end does not make the engine ask for another one more rarely', async () => {
+  const { connect, close } = await pair(faulty, { poll: 'failLater' })
+  const link = await connect()
+  const first = link.write(reversed)
+  await expect(first.done).rejects.toEqual(code('ERR_KVX_TRANSFER_FAILED'))
+  for (let i = 0; i < 20; i++) {
+    await expect(link.write(reversed).done).rejects.toEqual(code('ERR_KVX_TRANSFER_FAILED'))
+  }
+  faulty.finish()
+  await first.settled
+  await close()
+})
+
+/** Brings the driver into the call in which it is to stay. */
+const ways: Record<string, (p: Awaited<ReturnType<typeof pair>>) => Promise<unknown>> = {
+  register_memory: ({ writer }) => writer.register(allocate(4096)),
+  deregister_memory: ({ sourceRegion }) => sourceRegion.deregister(),
+  connect: ({ connect }) => connect(),
+  disconnect: async ({ connect }) => (await connect()).close(),
+  poll: async ({ connect }) => (await connect()).write(reversed).done,
+  fenced: ({ writer }) => writer.fence(newGeneration()),
+  close: ({ writer }) => writer.close(),
+}
+test.each(Object.keys(ways))(
+  'a driver that does not return from %s does not hold up close, which names the call',
+  async (call) => {
+    // The registration of `pair` is not the one that gets stuck.
+    const stuck = await pair(faulty, call === 'register_memory' ? {} : { stuckIn: call })
+    const writer = call === 'register_memory' ? await open(faulty, { stuckIn: call }) : stuck.writer
+    const way = ways[call]?.({ ...stuck, writer })
+    const ended = expect(way).rejects.toMatchObject({ name: 'KvxError' })
+    if (call !== 'close') await vi.waitUntil(() => faulty.world().blocked === 1)
+    await expect(writer.close()).rejects.toMatchObject({
+      code: 'ERR_KVX_INVALID_STATE',
+      message: expect.stringContaining(`did not return from ${call}`) as string,
+    })
+    await ended
+    if (call !== 'register_memory') {
+      expect(() => {
+        stuck.source.free()
+      }).toThrow(code('ERR_KVX_INVALID_STATE'))
+    }
+    await stuck.owner.close()
+    faulty.unstick()
+    await vi.waitUntil(() => faulty.world().blocked === 0)
+  },
+)
+
+test('an engine that does not start ends its open in time, and what comes late is destroyed', async () => {
+  const { drivers } = faulty.world()
+  await expect(open(faulty, { stuckIn: 'open' })).rejects.toMatchObject({
+    code: 'ERR_KVX_BACKEND_UNAVAILABLE',
+    message: expect.stringContaining('did not start within') as string,
+  })
+  faulty.unstick()
+  await vi.waitUntil(() => faulty.world().blocked === 0 && faulty.world().drivers === drivers)
+})
+
+test('a process ends by itself although a driver call never returns', async () => {
+  expect(await child('stuck')).toEqual({ code: 0, output: ['KvxError ERR_KVX_INVALID_STATE'] })
+})
+
+test('when no thread can be made, open and connect reject and the engine goes on', async () => {
+  expect(await child('noThreads')).toEqual({
+    code: 0,
+    output: [
+      'KvxError ERR_KVX_CONNECT_FAILED, names the limit',
+      'KvxError ERR_KVX_BACKEND_UNAVAILABLE, names the limit',
+      '{ bytes: 2048, segments: 1 }',
+      '{ broken: [], drivers: 0, submits: 1, blocked: 0, polls: 1 }',
+    ],
+  })
+})
+
 test('a driver whose call does not return is left as it is, and close says so', async () => {
   const { connect, writer, owner, source } = await pair(faulty, { submit: 'stuck' })
   const transfer = (await connect()).write(reversed)
   await vi.waitUntil(() => faulty.world().blocked === 1)
-  await expect(writer.close()).rejects.toThrow(/a call into the driver did not return/)
+  await expect(writer.close()).rejects.toThrow(/the driver did not return from submit/)
   await expect(transfer.done).rejects.toEqual(code('ERR_KVX_CLOSED'))
   // The stuck call may still read from it.
   expect(() => {

@@ -1,6 +1,8 @@
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { createRequire } from 'node:module'
+import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { silentLog, type TransferEngine } from '@kvx/core/backend'
 import { allocate, openNativeEngine, type AllocatedMemory, type EngineBinding } from '@kvx/native'
@@ -8,7 +10,9 @@ import { lane, planOf } from './plans.ts'
 
 interface Faulty extends EngineBinding {
   /** What the engine did against the driver's thread rules, and how the drivers are. */
-  world(): { broken: string[]; drivers: number; submits: number; blocked: number }
+  world(): { broken: string[]; drivers: number; submits: number; blocked: number; polls: number }
+  /** This process cannot start a thread any more. */
+  forbidThreads(): void
   reset(): void
   /** Lets transfers that were pending or failed end. */
   finish(): void
@@ -33,6 +37,19 @@ export function loadFaulty(): Faulty {
   return createRequire(import.meta.url)(
     fileURLToPath(new URL('build/Release/faulty.node', folder)),
   ) as Faulty
+}
+
+/** Runs test/children/ends.mjs. */
+export async function child(
+  what: 'stuck' | 'noThreads',
+): Promise<{ code: number | null; output: string[] }> {
+  const file = fileURLToPath(new URL('./children/ends.mjs', import.meta.url))
+  const started = spawn(process.execPath, [file, what], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const [output, [code]] = await Promise.all([
+    text(started.stdout),
+    once(started, 'exit') as Promise<[number | null]>,
+  ])
+  return { code, output: output.trim().split('\n') }
 }
 
 export const newGeneration = (): string => randomBytes(16).toString('hex')

@@ -16,12 +16,21 @@ constexpr uint64_t kSliceBytes = 512 * 1024;
 }  // namespace
 
 Copier::Copier(size_t threads) {
-  for (size_t i = 0; i < threads; i++) {
-    threads_.push_back(start_thread("kvx-shm-copy", [this] { run(); }));
+  try {
+    for (size_t i = 0; i < threads; i++) {
+      threads_.push_back(start_thread("kvx-shm-copy", [this] { run(); }));
+    }
+  } catch (const NoThread&) {
+    end();
+    throw;
   }
 }
 
 Copier::~Copier() {
+  end();
+}
+
+void Copier::end() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

@@ -39,6 +39,7 @@ class Copier {
 
  private:
   void run();
+  void end();
 
   std::mutex mutex_;
   std::condition_variable work_;

@@ -27,6 +27,9 @@ void watch(int events, int fd, uint32_t mask, uint64_t mark) {
   epoll_ctl(events, EPOLL_CTL_ADD, fd, &event);
 }
 
+// While the process has no descriptor left, connections wait in the queue for so long.
+constexpr std::chrono::milliseconds kAcceptPause{50};
+
 // A pidfd is marked by the socket of its writer, so that both lead to the same entry.
 constexpr uint64_t kPidMark = 1ULL << 32;
 
@@ -91,8 +94,11 @@ bool Door::fenced(const Generation& generation) {
 void Door::run() {
   std::array<epoll_event, 32> ready;
   for (;;) {
-    const int count = epoll_wait(events_.get(), ready.data(), ready.size(), 1000);
+    const std::chrono::milliseconds longest = paused_ ? kAcceptPause : std::chrono::seconds(1);
+    const int count =
+        epoll_wait(events_.get(), ready.data(), ready.size(), static_cast<int>(longest.count()));
     const std::lock_guard lock(mutex_);
+    if (paused_ && Clock::now() >= accept_again_) pause_accepting(false);
     for (int i = 0; i < count; i++) {
       const auto number = static_cast<int>(ready[i].data.u64 & 0xffffffff);
       const bool exited = (ready[i].data.u64 & kPidMark) != 0;
@@ -121,8 +127,7 @@ void Door::accept_one() {
   Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!socket) {
     // Out of descriptors: the connection stays in the queue, and this must not become a busy loop.
-    if (errno == EMFILE || errno == ENFILE)
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    if (errno == EMFILE || errno == ENFILE) pause_accepting(true);
     return;
   }
   const auto strangers = std::count_if(writers_.begin(), writers_.end(), [](const auto& entry) {
@@ -146,6 +151,16 @@ void Door::accept_one() {
         static_cast<uint64_t>(number) | kPidMark);
   writer.socket = std::move(socket);
   writers_[number] = std::move(writer);
+}
+
+// A listener that is not watched wakes nobody; who has a connection is served meanwhile.
+void Door::pause_accepting(bool paused) {
+  paused_ = paused;
+  accept_again_ = Clock::now() + kAcceptPause;
+  epoll_event event{};
+  event.events = paused ? 0 : EPOLLIN;
+  event.data.u64 = static_cast<uint64_t>(listener_.get());
+  epoll_ctl(events_.get(), EPOLL_CTL_MOD, listener_.get(), &event);
 }
 
 bool Door::take_hello(Writer& writer) {

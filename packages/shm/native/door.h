@@ -46,6 +46,7 @@ class Door {
 
   void run();
   void accept_one();
+  void pause_accepting(bool paused);
   void greet(Writer& writer);
   // Answers false when the connection must be closed.
   bool take_hello(Writer& writer);
@@ -54,6 +55,8 @@ class Door {
 
   const Generation generation_;
   Fd listener_, stop_, events_;
+  bool paused_ = false;             // the thread's own, like the next
+  Clock::time_point accept_again_;  // while it is paused
 
   std::mutex mutex_;  // guards what follows
   std::map<RegionId, File> files_;

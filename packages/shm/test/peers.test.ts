@@ -56,6 +56,20 @@ test('a region that is not registered any more is refused at connect', async () 
   await close()
 })
 
+test('an owner that has no descriptor left answers fences while somebody knocks, and lets them in later', async () => {
+  const owner = await forkOwner(bytes, 64)
+  const writer = await open()
+  await writer.register(allocate(bytes))
+  expect(await owner.ask('exhaust')).toBe('EMFILE')
+  const connecting = writer.connect(owner.peer, { timeoutMs: 50_000 })
+  const generations = Array.from({ length: 100 }, newGeneration)
+  await owner.ask('fences', { generations })
+  await owner.ask('relieve')
+  await (await connecting).write(whole).done
+  await writer.close()
+  await owner.kill()
+})
+
 test('an owner that was killed is refused at connect', async () => {
   const owner = await forkOwner(4096)
   await owner.kill()

@@ -1,6 +1,7 @@
-import { fork, type ChildProcess } from 'node:child_process'
+import { fork, spawn, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
+import { execPath } from 'node:process'
 import { fileURLToPath } from 'node:url'
 import { silentLog, type PeerAddress, type TransferEngine } from '@kvx/core/backend'
 import { allocate } from '@kvx/native'
@@ -53,9 +54,18 @@ async function message(process: ChildProcess): Promise<Record<string, unknown>> 
   return value
 }
 
-/** Memory of `bytes` that a process of its own holds. */
-export async function forkOwner(bytes: number) {
-  const process = fork(child('owner'), [newGeneration(), String(bytes)])
+/** Memory of `bytes` that a process of its own holds, which can have so many files open. */
+export async function forkOwner(bytes: number, descriptors = 4096) {
+  // Node raises the soft limit, so that it must be set before Node starts.
+  const process = spawn(
+    'sh',
+    ['-c', `ulimit -n ${String(descriptors)} && exec "$0" "$@"`, execPath].concat([
+      child('owner'),
+      newGeneration(),
+      String(bytes),
+    ]),
+    { stdio: ['inherit', 'inherit', 'inherit', 'ipc'] },
+  )
   const started = (await message(process)).answer as {
     generation: string
     address: string

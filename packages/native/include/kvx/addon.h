@@ -34,18 +34,18 @@ class EngineHost {
                                           Napi::Function on_events, uint64_t operation,
                                           Engine::Settings settings) {
     auto host = std::shared_ptr<EngineHost>(new EngineHost(env));
-    host->function_ = Function::New(
-        env, on_events, "kvx", 0, 1, new std::shared_ptr<EngineHost>(host),
-        [](Napi::Env, void*, std::shared_ptr<EngineHost>* context) { delete context; },
-        static_cast<void*>(nullptr));
-    host->function_.Unref(env);
-    napi_add_env_cleanup_hook(env, &EngineHost::on_env_end, host.get());
     host->engine_ = Engine::make(
         factory, std::move(options), std::move(generation),
         [weak = std::weak_ptr<EngineHost>(host)] {
           if (const auto self = weak.lock()) self->notify();
         },
         settings);
+    host->function_ = Function::New(
+        env, on_events, "kvx", 0, 1, new std::shared_ptr<EngineHost>(host),
+        [](Napi::Env, void*, std::shared_ptr<EngineHost>* context) { delete context; },
+        static_cast<void*>(nullptr));
+    host->function_.Unref(env);
+    napi_add_env_cleanup_hook(env, &EngineHost::on_env_end, host.get());
     host->engine_->open(operation);
     return host;
   }

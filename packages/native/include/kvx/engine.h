@@ -1,7 +1,9 @@
 // A transfer engine around a Driver: queues, threads, deadlines, close. No JavaScript in it.
 //
 // Threads.
-//  * The control thread makes the driver, registers and deregisters, and takes everything down.
+//  * The control thread watches over the others and takes everything down. It never calls the
+//  driver, so opening and closing end in time whatever the driver does.
+//  * The driver thread makes the driver, registers and deregisters, and destroys the driver.
 //  * Every link has one thread: it connects, then submits in order, then disconnects. So connects
 //  run in
 //    parallel, and a full or silent peer stalls nobody else.
@@ -54,10 +56,12 @@ struct Event {
 class Engine : public std::enable_shared_from_this<Engine> {
  public:
   struct Settings {
+    // How long opening waits for the driver to be made.
+    std::chrono::milliseconds open{120000};
     // How long close waits for what was posted before it destroys the driver.
     std::chrono::milliseconds drain{2000};
-    // How long close then waits for a driver call to return. A driver that stays in one is
-    // abandoned.
+    // How long close then waits for the calls of the links, of the poll thread and of the driver
+    // thread to return, for each kind. A driver that stays in a call is abandoned.
     std::chrono::milliseconds stuck{10000};
   };
 
@@ -76,8 +80,20 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
   // Makes the driver; call it once, before anything else.
   void open(uint64_t operation) {
-    control_ = start_thread(
-        "kvx-control", [self = shared_from_this(), operation] { self->run_control(operation); });
+    const std::lock_guard lock(mutex_);
+    open_operation_ = operation;
+    try {
+      // In this order: a control thread without a driver thread takes everything down again.
+      control_ = start_thread("kvx-control", [self = shared_from_this()] { self->run_control(); });
+      driver_thread_ =
+          start_thread("kvx-driver", [self = shared_from_this()] { self->run_driver(); });
+      driver_running_ = true;
+    } catch (const NoThread& error) {
+      open_failure_ = Failure{kUnavailable, error.what()};
+      closing_ = true;
+      control_wake_.notify_all();
+      if (!control_.joinable()) end();
+    }
   }
 
   // Known once open has succeeded.
@@ -101,7 +117,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
     const auto id = static_cast<RegionId>(regions_.size());
     regions_.push_back({});
     tasks_.push_back({operation, id, memory});
-    control_wake_.notify_all();
+    driver_wake_.notify_all();
   }
 
   // Waits, without holding others up, for every transfer that reads from the region to settle.
@@ -113,7 +129,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
     }
     regions_[id].registered = false;
     tasks_.push_back({operation, id, std::nullopt});
-    control_wake_.notify_all();
+    driver_wake_.notify_all();
   }
 
   // The number of the new link comes back at once; it can be used after the operation is done.
@@ -140,9 +156,14 @@ class Engine : public std::enable_shared_from_this<Engine> {
     link->peer = std::move(peer);
     link->timeout = timeout;
     link->deadline = Clock::now() + timeout;
-    links_[id] = link;
-    link->thread =
-        start_thread("kvx-link", [self = shared_from_this(), link] { self->run_link(*link); });
+    try {
+      link->thread =
+          start_thread("kvx-link", [self = shared_from_this(), link] { self->run_link(*link); });
+    } catch (const NoThread& error) {
+      fail(operation, kConnectFailed, error.what());
+      return id;
+    }
+    links_[id] = std::move(link);  // its thread waits for the lock before it looks here
     poke();
     return id;
   }
@@ -206,8 +227,10 @@ class Engine : public std::enable_shared_from_this<Engine> {
       transfers_[operation] = transfer;
       incoming_.push_back(transfer);
       // An idle link thread tells the poll thread when it takes the transfer. Waking both from here
-      // would hold up the caller, who may be on the JavaScript thread.
-      if (link->current && transfer->deadline < poll_sleeps_until_) poke();
+      // would hold up the caller, who may be on the JavaScript thread. One that comes behind
+      // another is not taken before that one has ended.
+      const bool waits = link->current || !link->queue.empty();
+      if (waits && transfer->deadline < poll_sleeps_until_) poke();
       link->queue.push_back(std::move(transfer));
     }
     link->work.notify_one();
@@ -252,7 +275,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
     closing_ = true;
     control_wake_.notify_all();
     const bool ended =
-        closed_wake_.wait_for(lock, settings_.drain + settings_.stuck + std::chrono::seconds(1),
+        closed_wake_.wait_for(lock, settings_.drain + 3 * settings_.stuck + std::chrono::seconds(1),
                               [this] { return closed_; });
     lock.unlock();
     if (!control_.joinable()) return;
@@ -266,13 +289,21 @@ class Engine : public std::enable_shared_from_this<Engine> {
  private:
   static constexpr const char* kClosed = "ERR_KVX_CLOSED";
   static constexpr const char* kConnectFailed = "ERR_KVX_CONNECT_FAILED";
+  static constexpr const char* kUnavailable = "ERR_KVX_BACKEND_UNAVAILABLE";
+  static constexpr const char* kInternal = "ERR_KVX_INTERNAL";
   // A poll round after news spins this long before it sleeps, ...
   static constexpr std::chrono::microseconds kSpin{50};
   // ... and then sleeps in steps that double from the first to the second.
   static constexpr std::chrono::microseconds kFirstSleep{50};
   static constexpr std::chrono::microseconds kLongestSleep{1000};
+  // What was answered and has not settled is asked in steps that grow to this one, however much
+  // else is going on: a driver may go on answering `failed` for as long as the engine lives.
+  static constexpr std::chrono::microseconds kLongestGraveSleep{20000};
 
   struct Link;
+
+  // The driver call that a thread is in, or null.
+  using Call = std::atomic<const char*>;
 
   struct Failure {
     std::string code, message;
@@ -295,6 +326,9 @@ class Engine : public std::enable_shared_from_this<Engine> {
     uint64_t bytes = 0, segments = 0;
     // Poll thread only:
     std::vector<TransferId> polling;
+    bool buried = false;  // answered, and some of it has not settled
+    Clock::duration grave_sleep = kFirstSleep;
+    Clock::time_point grave_wake = Clock::time_point::min();
   };
 
   struct Link {
@@ -316,6 +350,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
     std::vector<uint64_t> close_operations;
     std::condition_variable work;
     std::thread thread;
+    Call call{nullptr};
   };
 
   struct Region {
@@ -338,17 +373,26 @@ class Engine : public std::enable_shared_from_this<Engine> {
         notify_(std::move(notify)),
         settings_(settings) {}
 
-  // Runs a driver call; what it throws becomes the failure.
+  // Runs a driver call, whose name is in `call` meanwhile; what it throws becomes the failure.
+  // `without_thread`: the code when the driver could not start a thread.
   template <typename Body>
-  static std::optional<Failure> guarded(Body body) {
+  static std::optional<Failure> guarded(Call& call, const char* name, Body body,
+                                        const char* without_thread = kInternal) {
+    std::optional<Failure> failure;
+    call = name;
     try {
       body();
-      return std::nullopt;
     } catch (const DriverError& error) {
-      return Failure{error.code(), error.what()};
+      failure = Failure{error.code(), error.what()};
+    } catch (const NoThread& error) {
+      failure = Failure{without_thread, error.what()};
     } catch (const std::exception& error) {
-      return Failure{"ERR_KVX_INTERNAL", std::string("The driver threw: ") + error.what()};
+      failure = Failure{kInternal, std::string("The driver threw: ") + error.what()};
+    } catch (...) {
+      failure = Failure{kInternal, "The driver threw something that is no exception."};
     }
+    call = nullptr;
+    return failure;
   }
 
   // --- The rest runs under the lock unless it says otherwise. ---
@@ -423,7 +467,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
     for (const RegionId id : transfer.regions) regions_[id].users--;
     transfer.link->live--;
     transfer.link->work.notify_all();
-    control_wake_.notify_all();
+    driver_wake_.notify_all();  // a deregistration may wait for it
     transfers_.erase(transfer.operation);
   }
 
@@ -442,8 +486,10 @@ class Engine : public std::enable_shared_from_this<Engine> {
   // --- Link threads: these lock for themselves ---
 
   void run_link(Link& link) {
-    const auto failure =
-        guarded([&] { link.peer_id = driver_->connect(link.peer, link.deadline, link.cancelled); });
+    const auto failure = guarded(
+        link.call, "connect",
+        [&] { link.peer_id = driver_->connect(link.peer, link.deadline, link.cancelled); },
+        kConnectFailed);
     std::unique_lock lock(mutex_);
     if (failure) {
       refuse_connect(link, failure->code, failure->message);
@@ -455,7 +501,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
         submit_until_closed(lock, link);
       }
       lock.unlock();
-      guarded([&] { driver_->disconnect(link.peer_id); });
+      guarded(link.call, "disconnect", [&] { driver_->disconnect(link.peer_id); });
       lock.lock();
     }
     for (const uint64_t operation : link.close_operations) done(operation);
@@ -486,7 +532,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
     }
   }
 
-  void submit(const Link& link, Transfer& transfer, std::vector<Segment>& batch) {
+  void submit(Link& link, Transfer& transfer, std::vector<Segment>& batch) {
     std::vector<uint64_t> source_bytes;
     Capabilities limits;
     {
@@ -511,7 +557,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
       std::optional<Failure> failure;
       const bool cancelled = transfer.cancelled;
       if (!cancelled) {
-        failure = guarded([&] { id = driver_->submit(link.peer_id, batch, transfer.cancelled); });
+        failure = guarded(link.call, "submit",
+                          [&] { id = driver_->submit(link.peer_id, batch, transfer.cancelled); });
       }
       segments += batch.size();
       batch.clear();
@@ -564,13 +611,19 @@ class Engine : public std::enable_shared_from_this<Engine> {
       lock.unlock();
       bool news = false, pending = false;
       for (const auto& transfer : active) {
+        if (transfer->buried && Clock::now() < transfer->grave_wake) continue;
         news |= std::erase_if(transfer->polling, [&](TransferId id) {
                   return poll_posted(*transfer, id, failures);
                 }) > 0;
-        pending |= !transfer->polling.empty();
+        if (transfer->polling.empty()) continue;
+        pending |= !transfer->buried;
+        if (!transfer->buried) continue;
+        transfer->grave_wake = Clock::now() + transfer->grave_sleep;
+        transfer->grave_sleep =
+            std::min<Clock::duration>(transfer->grave_sleep * 2, kLongestGraveSleep);
       }
       for (const auto& [operation, generation] : fences) {
-        guarded([&] {
+        guarded(poll_call_, "fenced", [&] {
           if (driver_->fenced(generation)) fenced.push_back(operation);
         });
       }
@@ -586,7 +639,12 @@ class Engine : public std::enable_shared_from_this<Engine> {
       failures.clear();
       fenced.clear();
       const auto now = Clock::now();
-      const auto next = expire(active, now);
+      auto next = expire(active, now);
+      for (const auto& transfer : active) {
+        transfer->buried = transfer->answered;
+        if (transfer->buried && !transfer->polling.empty())
+          next = std::min(next, std::max(now, transfer->grave_wake));
+      }
       news |= std::erase_if(active, [&](const auto& transfer) {
                 const bool settled =
                     !transfer->submitting && transfer->polling.empty() && transfer->posted.empty();
@@ -616,7 +674,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
       }
       poll_sleeps_until_ = Clock::time_point::min();  // awake
     }
-    poll_ended_ = true;
+    poll_running_ = false;
     control_wake_.notify_all();
   }
 
@@ -625,15 +683,17 @@ class Engine : public std::enable_shared_from_this<Engine> {
                    std::vector<std::pair<Transfer*, Failure>>& failures) {
     std::string reason;
     State state = State::kPending;
-    const auto thrown = guarded([&] { state = driver_->poll(id, reason); });
+    const auto thrown = guarded(poll_call_, "poll", [&] { state = driver_->poll(id, reason); });
     if (thrown) {
       state = State::kFailed;  // nothing is known, so nothing is said to have settled
       reason = thrown->code + ": " + thrown->message;
     }
     if (state == State::kPending) return false;
-    if (state != State::kDone) failures.emplace_back(&transfer, failure_of(std::move(reason)));
+    if (state != State::kDone && !transfer.buried) {
+      failures.emplace_back(&transfer, failure_of(std::move(reason)));
+    }
     if (state == State::kFailed) return false;
-    guarded([&] { driver_->release(id); });
+    guarded(poll_call_, "release", [&] { driver_->release(id); });
     return true;
   }
 
@@ -680,49 +740,100 @@ class Engine : public std::enable_shared_from_this<Engine> {
     return next;
   }
 
-  // --- The control thread: locks for itself ---
+  // --- The driver thread: locks for itself ---
 
-  void run_control(uint64_t operation) {
+  void run_driver() {
     std::unique_ptr<Driver> driver;
-    auto failure = guarded([&] {
-      // Holds the engine, so that the threads of a driver that had to be abandoned can still call
-      // it.
-      const auto wake = [self = shared_from_this()] {
-        const std::lock_guard lock(self->mutex_);
-        self->poke();
-      };
-      driver = factory_(options_, {generation_, wake});
-      if (!driver) throw DriverError("ERR_KVX_INTERNAL", "The factory made no driver.");
-    });
-    factory_ = nullptr;
     std::optional<Capabilities> capabilities;
     Bytes address;
-    if (!failure) {
-      failure = guarded([&] {
-        capabilities = driver->capabilities();
-        address = driver->address();
-      });
-    }
+    auto failure = guarded(
+        driver_call_, "open",
+        [&] {
+          // Holds the engine, so that the threads of a driver that had to be abandoned can still
+          // call it.
+          const auto wake = [self = shared_from_this()] {
+            const std::lock_guard lock(self->mutex_);
+            self->poke();
+          };
+          driver = factory_(options_, {generation_, wake});
+          if (!driver) throw DriverError(kInternal, "The factory made no driver.");
+          capabilities = driver->capabilities();
+          address = driver->address();
+        },
+        kUnavailable);
+    factory_ = nullptr;
     std::unique_lock lock(mutex_);
-    if (failure) {
-      closing_ = true;
+    if (!failure && !closing_) {
+      try {
+        poll_ = start_thread("kvx-poll", [self = shared_from_this()] { self->run_poll(); });
+        poll_running_ = true;
+      } catch (const NoThread& error) {
+        failure = Failure{kUnavailable, error.what()};
+      }
+    }
+    if (failure || closing_) {
+      // Nobody else has seen it.
       lock.unlock();
-      driver.reset();
+      guarded(driver_call_, "close", [&] { driver.reset(); });
       lock.lock();
-      fail(operation, failure->code, failure->message);
+      if (!open_failure_) open_failure_ = std::move(failure);
+      closing_ = true;
     } else {
       driver_ = std::move(driver);
       capabilities_ = *capabilities;
       address_ = std::move(address);
-      poll_ = start_thread("kvx-poll", [self = shared_from_this()] { self->run_poll(); });
-      done(operation);
-      while (!closing_) {
-        if (join_retired(lock) || run_task(lock)) continue;
-        control_wake_.wait(lock);
+      done(*std::exchange(open_operation_, std::nullopt));
+      control_wake_.notify_all();
+      while (driver_order_ == DriverOrder::kWork) {
+        if (!run_task(lock)) driver_wake_.wait(lock);
       }
-      shut_down(lock);
+      if (driver_order_ == DriverOrder::kDestroy) {
+        driver = std::move(driver_);
+        lock.unlock();
+        std::string abandoned, unsettled;
+        guarded(driver_call_, "close", [&] {
+          driver->stop();
+          abandoned = driver->abandon_reason();
+          unsettled = driver->unsettled_reason();
+          driver.reset();
+        });
+        lock.lock();
+        if (abandoned_.empty()) abandoned_ = std::move(abandoned);
+        unsettled_ = std::move(unsettled);
+      }
     }
+    driver_running_ = false;
+    control_wake_.notify_all();
+  }
+
+  // --- The control thread: locks for itself ---
+
+  void run_control() {
+    std::unique_lock lock(mutex_);
+    const auto opened_by = Clock::now() + settings_.open;
+    while (!closing_) {
+      if (join_retired(lock)) continue;
+      if (!open_operation_) {
+        control_wake_.wait(lock);
+      } else if (control_wake_.wait_until(lock, opened_by) == std::cv_status::timeout &&
+                 open_operation_ && !closing_) {
+        open_failure_ = Failure{kUnavailable, "The engine did not start within " +
+                                                  std::to_string(settings_.open.count()) + " ms."};
+        closing_ = true;
+      }
+    }
+    shut_down(lock);
+    end();
+  }
+
+  // The last thing: everything is answered.
+  void end() {
     closed_ = true;
+    if (const auto operation = std::exchange(open_operation_, std::nullopt)) {
+      const Failure failure =
+          open_failure_.value_or(Failure{kClosed, "The engine was closed while it was opened."});
+      fail(*operation, failure.code, failure.message);
+    }
     for (const uint64_t close : close_operations_) answer_close(close);
     closed_wake_.notify_all();
   }
@@ -743,22 +854,26 @@ class Engine : public std::enable_shared_from_this<Engine> {
     if (ready == tasks_.end()) return false;
     const Task task = std::move(*ready);
     tasks_.erase(ready);
+    running_task_ = task.operation;
     if (!task.memory) regions_[task.region].bytes = 0;
     lock.unlock();
     Bytes descriptor;
-    const auto failure = guarded([&] {
-      if (task.memory) {
-        driver_->register_memory(task.region, *task.memory, descriptor);
-      } else {
-        driver_->deregister_memory(task.region);
-      }
-    });
+    const auto failure =
+        guarded(driver_call_, task.memory ? "register_memory" : "deregister_memory", [&] {
+          if (task.memory) {
+            driver_->register_memory(task.region, *task.memory, descriptor);
+          } else {
+            driver_->deregister_memory(task.region);
+          }
+        });
     if (task.memory && !failure) {
       // What plan checks on the writer's side need goes in front of what the driver needs.
       const auto* size = reinterpret_cast<const uint8_t*>(&task.memory->bytes);
       descriptor.insert(descriptor.begin(), size, size + sizeof task.memory->bytes);
     }
     lock.lock();
+    // A close that had to leave it alone has answered it.
+    if (!std::exchange(running_task_, std::nullopt)) return true;
     if (failure) {
       fail(task.operation, failure->code, failure->message);
     } else {
@@ -792,24 +907,28 @@ class Engine : public std::enable_shared_from_this<Engine> {
     control_wake_.wait_for(lock, settings_.stuck, unlinked);
     stop_poll_ = true;
     poll_wake_.notify_all();
-    control_wake_.wait_for(lock, settings_.stuck, [this] { return poll_ended_; });
-    if (!links_.empty() || !poll_ended_) {
-      abandoned_ = "a call into the driver did not return, so the driver was left as it is.";
-      for (const auto& [id, link] : links_) link->thread.detach();
-      if (poll_ended_) {
-        poll_.join();
-      } else {
-        poll_.detach();
+    control_wake_.wait_for(lock, settings_.stuck, [this] { return !poll_running_; });
+    // Rule 6: what a link or the poll thread may still use is not destroyed. The last of the
+    // threads that stay destroys it, when its call returns after all.
+    const bool unused = links_.empty() && !poll_running_;
+    driver_order_ = unused ? DriverOrder::kDestroy : DriverOrder::kLeave;
+    driver_wake_.notify_all();
+    control_wake_.wait_for(lock, settings_.stuck, [this] { return !driver_running_; });
+    if (!unused || driver_running_) {
+      abandoned_ = "the driver did not return from " + stuck_calls() +
+                   ", so it was left as it is. Its memory stays registered.";
+    }
+    for (const auto& [id, link] : links_) {
+      link->thread.detach();
+      for (const uint64_t close : std::exchange(link->close_operations, {})) {
+        fail(close, kClosed, kWhy);
       }
-    } else {
-      join_retired(lock);
-      lock.unlock();
-      poll_.join();
-      guarded([&] { driver_->stop(); });
-      abandoned_ = driver_->abandon_reason();
-      unsettled_ = driver_->unsettled_reason();
-      driver_.reset();
-      lock.lock();
+    }
+    join_retired(lock);
+    finish(lock, poll_, poll_running_);
+    finish(lock, driver_thread_, driver_running_);
+    if (const auto operation = std::exchange(running_task_, std::nullopt)) {
+      fail(*operation, kClosed, kWhy);
     }
     const auto left = transfers_;  // settle() takes them out of the original
     for (const auto& [operation, transfer] : left) {
@@ -817,6 +936,29 @@ class Engine : public std::enable_shared_from_this<Engine> {
       answer(*transfer);
       if (abandoned_.empty() && unsettled_.empty()) settle(*transfer);
     }
+  }
+
+  // Joins a thread that has ended, or is about to; leaves one that is stuck to itself.
+  static void finish(std::unique_lock<std::mutex>& lock, std::thread& thread, bool running) {
+    if (!thread.joinable()) return;
+    if (running) return thread.detach();
+    lock.unlock();
+    thread.join();
+    lock.lock();
+  }
+
+  std::string stuck_calls() const {
+    std::vector<std::string> calls;
+    const auto add = [&calls](const Call& call, const std::string& whose) {
+      if (const char* name = call) calls.push_back(name + whose);
+    };
+    for (const auto& [id, link] : links_) add(link->call, " (peer " + link->peer.generation + ")");
+    add(poll_call_, "");
+    add(driver_call_, "");
+    if (calls.empty()) return "a call";
+    std::string text;
+    for (const std::string& call : calls) text += (text.empty() ? "" : ", ") + call;
+    return text;
   }
 
   static constexpr size_t kDefaultBatch = 1024;
@@ -830,7 +972,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   Settings settings_;
 
   mutable std::mutex mutex_;
-  std::condition_variable control_wake_, poll_wake_, closed_wake_;
+  std::condition_variable control_wake_, driver_wake_, poll_wake_, closed_wake_;
   std::unique_ptr<Driver> driver_;
   Capabilities capabilities_;
   Bytes address_;
@@ -846,9 +988,15 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::vector<uint64_t> close_operations_;
   std::vector<std::thread> retired_;  // of links that have ended: to be joined
   std::string abandoned_, unsettled_;
-  bool poked_ = false, closing_ = false, give_up_ = false, stop_poll_ = false;
-  bool poll_ended_ = false, closed_ = false;
-  std::thread poll_, control_;
+  std::optional<uint64_t> open_operation_;  // not answered yet
+  std::optional<Failure> open_failure_;
+  std::optional<uint64_t> running_task_;  // the operation that the driver thread is at
+  // What the driver thread is to do: after kWork, either of the others, once.
+  enum class DriverOrder { kWork, kDestroy, kLeave } driver_order_ = DriverOrder::kWork;
+  bool poked_ = false, closing_ = false, give_up_ = false, stop_poll_ = false, closed_ = false;
+  bool driver_running_ = false, poll_running_ = false;
+  Call driver_call_{nullptr}, poll_call_{nullptr};
+  std::thread poll_, driver_thread_, control_;
 };
 
 }  // namespace kvx

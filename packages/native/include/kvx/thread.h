@@ -5,12 +5,25 @@
 #include <sched.h>
 #include <signal.h>
 
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 
 namespace kvx {
 
-// `name` shows in ps and debuggers; at most 15 characters.
+// The system gave no thread.
+class NoThread : public std::runtime_error {
+ public:
+  NoThread(const char* name, const std::system_error& error)
+      : std::runtime_error(std::string("The thread ") + name +
+                           " could not be started: " + error.code().message() +
+                           ". Raise the limit on threads (ulimit -u, pids.max of the container) "
+                           "or on memory (ulimit -v).") {}
+};
+
+// `name` shows in ps and debuggers; at most 15 characters. Throws NoThread.
 template <typename Body>
 std::thread start_thread(const char* name, Body&& body) {
   sigset_t all, before;
@@ -20,9 +33,9 @@ std::thread start_thread(const char* name, Body&& body) {
   std::thread thread;
   try {
     thread = std::thread(std::forward<Body>(body));
-  } catch (...) {
+  } catch (const std::system_error& error) {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    throw;
+    throw NoThread(name, error);
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_setname_np(thread.native_handle(), name);

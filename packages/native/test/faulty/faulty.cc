@@ -3,6 +3,8 @@
 //   open       throw | alien | slow             (alien: not a DriverError; slow: 300 ms)
 //   connect    refuse | silent                  (silent: until cancelled)
 //   submit     throw | block | stuck            (block: until cancelled; stuck: until unstick())
+//   stuckIn    open | register_memory | deregister_memory | connect | disconnect | poll | fenced |
+//              close: a call that does not return before unstick()
 //   submitFor  generation of the only peer that `submit` applies to
 //   poll       pending | fail | failLater | throw | slowly
 //              (fail: at once and settled; failLater: failed, settled after finish(); slowly: done
@@ -12,6 +14,8 @@
 //   abandon    what abandon_reason says
 //   unsettled  what unsettled_reason says
 //   fence      peer | engine
+#include <sys/resource.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
@@ -34,7 +38,7 @@ std::condition_variable_any changed;
 std::vector<std::string> broken;  // rules of driver.h that the engine broke
 std::set<std::string> gone;       // generations that fenced() may call gone
 bool finished = false, unstuck = false;
-int drivers = 0, submits = 0, blocked = 0;
+int drivers = 0, submits = 0, blocked = 0, polls = 0;
 std::thread::id javascript;
 
 void violate(const std::string& rule) {
@@ -60,6 +64,7 @@ class Faulty : public kvx::Driver {
   Faulty(const kvx::Options& options, const kvx::DriverContext& context)
       : options_(options), context_(context) {
     const std::string open = options.text("open");
+    stay("open");
     if (open == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(300));
     if (open == "throw") throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE", "No such device.");
     if (open == "alien") throw std::runtime_error("something else");
@@ -71,6 +76,7 @@ class Faulty : public kvx::Driver {
     drivers++;
   }
   ~Faulty() override {
+    stay("close");
     const std::lock_guard lock(world);
     drivers--;
     if (calls_ != 0) broken.push_back("6: destroyed during a call");
@@ -82,6 +88,7 @@ class Faulty : public kvx::Driver {
   void register_memory(kvx::RegionId id, const kvx::Memory& memory,
                        kvx::Bytes& descriptor) override {
     const Alone alone(registering_, "1: two registrations at once");
+    stay("register_memory");
     if (id != regions_.size()) violate("region ids are not in order");
     regions_.push_back(memory);
     descriptor.resize(sizeof memory.address);
@@ -89,6 +96,7 @@ class Faulty : public kvx::Driver {
   }
   void deregister_memory(kvx::RegionId) override {
     const Alone alone(registering_, "1: two registrations at once");
+    stay("deregister_memory");
     const std::lock_guard lock(world);
     if (!live_.empty()) broken.push_back("5: deregistered while a transfer was live");
   }
@@ -98,6 +106,7 @@ class Faulty : public kvx::Driver {
     if (options_.text("connect") == "refuse") {
       throw DriverError("ERR_KVX_CONNECT_FAILED", "The peer said no.");
     }
+    stay("connect");
     std::unique_lock lock(world);
     if (options_.text("connect") == "silent") {
       while (!cancelled) changed.wait_for(lock, std::chrono::milliseconds(1));
@@ -113,6 +122,7 @@ class Faulty : public kvx::Driver {
     return last_;
   }
   void disconnect(kvx::PeerId peer) override {
+    stay("disconnect");
     const std::lock_guard lock(world);
     if (peers_.at(peer).submitting) broken.push_back("5: disconnected during a submit");
     peers_.erase(peer);
@@ -120,6 +130,7 @@ class Faulty : public kvx::Driver {
 
   bool fenced(const kvx::Generation& generation) override {
     const Alone alone(polling_, "4: two polls at once");
+    stay("fenced");
     const std::lock_guard lock(world);
     return gone.contains(generation);
   }
@@ -155,7 +166,9 @@ class Faulty : public kvx::Driver {
 
   State poll(kvx::TransferId transfer, std::string& reason) override {
     const Alone alone(polling_, "4: two polls at once");
+    stay("poll");
     const std::lock_guard lock(world);
+    polls++;
     if (!live_.contains(transfer)) broken.push_back("polled after its release");
     const std::string mode = options_.text("poll");
     reason = options_.text("reason", "The wire is cut.");
@@ -176,6 +189,14 @@ class Faulty : public kvx::Driver {
   std::string unsettled_reason() const override { return options_.text("unsettled"); }
 
  private:
+  void stay(const char* call) {
+    if (options_.text("stuckIn") != call) return;
+    std::unique_lock lock(world);
+    blocked++;
+    while (!unstuck) changed.wait_for(lock, std::chrono::milliseconds(1));
+    blocked--;
+  }
+
   struct Peer {
     kvx::Generation generation;
     std::vector<uint8_t*> regions;
@@ -201,12 +222,14 @@ Napi::Value world_now(const Napi::CallbackInfo& info) {
   result.Set("drivers", drivers);
   result.Set("submits", submits);
   result.Set("blocked", blocked);
+  result.Set("polls", polls);
   return result;
 }
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   javascript = std::this_thread::get_id();
   kvx::Engine::Settings settings;
+  settings.open = std::chrono::milliseconds(500);
   settings.drain = std::chrono::milliseconds(200);
   settings.stuck = std::chrono::milliseconds(500);
   kvx::register_engine(
@@ -214,6 +237,15 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       [](const kvx::Options& options, const kvx::DriverContext& context)
           -> std::unique_ptr<kvx::Driver> { return std::make_unique<Faulty>(options, context); },
       settings);
+  // For this thread and process, and for good: what follows cannot start a thread.
+  exports.Set("forbidThreads", Napi::Function::New(
+                                   env,
+                                   [](const Napi::CallbackInfo& info) {
+                                     const rlimit none{1, 1};
+                                     if (setrlimit(RLIMIT_NPROC, &none) == 0) return;
+                                     throw Napi::Error::New(info.Env(), "The limit cannot be set");
+                                   },
+                                   "forbidThreads"));
   exports.Set("world", Napi::Function::New(env, world_now, "world"));
   const auto turn = [&](const char* name, auto change) {
     exports.Set(name, Napi::Function::New(
@@ -229,7 +261,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
     broken.clear();
     gone.clear();
     finished = unstuck = false;
-    submits = 0;
+    submits = polls = 0;
   });
   turn("finish", [](const Napi::CallbackInfo&) { finished = true; });
   turn("unstick", [](const Napi::CallbackInfo&) { unstuck = true; });
