@@ -177,14 +177,6 @@ export const fixedLimits = [
     errors: [],
   },
   {
-    what: 'Worker: a request waits for free pages',
-    file: 'packages/server/src/worker/pages.ts',
-    name: 'pageWaitMs',
-    unit: 'ms',
-    end: 'The request fails.',
-    errors: ['ERR_KVX_POOL_EXHAUSTED'],
-  },
-  {
     what: 'Worker and router: body of an HTTP request',
     file: 'packages/server/src/http/server.ts',
     name: 'maxBodyBytes',

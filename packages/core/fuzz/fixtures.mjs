@@ -46,6 +46,7 @@ export const deadlines = {
   reserve: 7_000,
   pairing: 20_000,
   progress: 30_000,
+  queue: 50_000,
   transfer: 3_000,
   linger: 10_000,
   peerSilent: 6_000,

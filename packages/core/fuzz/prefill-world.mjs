@@ -277,6 +277,7 @@ export class PrefillWorld {
         if (!room.sender || !this.#random.chance(0.3)) continue
         const number = BigInt(room.key.slice(0, room.key.indexOf('/')))
         made.push({ ...about, ...this.#reserve(decoder, number) })
+        made.push({ ...about, k: 'queued', rooms: [[number, 0]] })
       }
       made.push({ ...about, ...this.#reserve(decoder, this.#room + 50n) })
       made.push({

@@ -634,6 +634,68 @@ test('progress moves the deadline, and only more pages are progress', () => {
   expect(d.take().told).toEqual(['failed(TIMEOUT)'])
 })
 
+test('with every ping prefill is told which requests wait for their turn here, until they reserve', () => {
+  const d = open().receive(2, { room: 10n }).clear().pass(deadlines.ping, p1)
+  const queued = () => d.take().messages.flatMap((m) => (m.k === 'queued' ? [m.rooms] : []))
+  expect(queued()).toEqual([
+    [
+      [9n, 0],
+      [10n, 0],
+    ],
+  ])
+  d.reserve().pass(deadlines.ping, p1)
+  expect(queued()).toEqual([[[10n, 0]]])
+  d.hostAbort(2).pass(deadlines.ping, p1)
+  expect(queued()).toEqual([])
+})
+
+test('a burst is told in several messages, none too large for the wire', () => {
+  const d = new DecodeSide({ limits: { requests: 10_000 } }).open(p1)
+  for (let i = 2; i <= 5_000; i++) d.receive(i, { room: BigInt(i) })
+  const { messages } = d.clear().pass(deadlines.ping, p1).take()
+  const told = messages.flatMap((m) => (m.k === 'queued' ? [m.rooms.length] : []))
+  expect(told).toEqual([4_096, 904])
+})
+
+test.each([
+  ['parked', 'pairing'],
+  ['receiving', 'progress'],
+] as const)(
+  'a request that is %s does not time out while prefill says that it is queued there, but for the queue deadline',
+  (place, deadline) => {
+    const d = places[place]().clear()
+    const state = place === 'parked' ? 'parked' : 'paired'
+    const wait = (ms: number) => {
+      for (let waited = 0; waited < ms; waited += 5_000)
+        d.pass(5_000, p1).message(p1, status(state, { queued: true }))
+    }
+    wait(deadlines.queue - 5_000)
+    expect(deadlines.queue - 5_000).toBeGreaterThan(deadlines[deadline])
+    expect(d.take().told).toEqual([])
+    wait(10_000)
+    expect(d.take().told[0]).toMatch(/^failed/)
+  },
+)
+
+test('a prefill that says no more that a request is queued has the progress deadline for its first page', () => {
+  const d = places
+    .receiving()
+    .pass(20_000, p1)
+    .message(p1, status('paired', { queued: true }))
+  d.message(p1, status('paired'))
+    .clear()
+    .pass(deadlines.progress - 1, p1)
+  expect(d.take().told).toEqual([])
+  expect(d.pass(1, p1).take().told).toEqual(['failed(TIMEOUT)'])
+})
+
+test('the host is told when prefill has answered, before it need have pages', () => {
+  const reached = (d: DecodeSide) => d.take().effects.filter((e) => e.do === 'receiver.reached')
+  const d = places.greeting()
+  expect(reached(d)).toHaveLength(0)
+  expect(reached(d.welcome(p1))).toHaveLength(1)
+})
+
 test('news that is late is asked for, of live epochs and of aborted ones', () => {
   const live = places.receiving().clear().pass(deadlines.peerSilent, p1)
   expect(live.take().sent).toEqual(['query', 'query'])
@@ -691,12 +753,12 @@ test('what another connection says of the epoch changes nothing', () => {
   expect(d.where()).toBe('receiving')
 })
 
-test.each(['hello', 'reserve', 'pages', 'ack', 'abort', 'query', 'ping'])(
+test.each(['hello', 'queued', 'reserve', 'pages', 'ack', 'abort', 'query', 'ping'])(
   'a %s, which only decode says, is counted and changes nothing',
   async (kind) => {
     const { samples } = await import('./protocol/fixtures.ts')
     const d = places.receiving().clear()
-    const ep = kind === 'hello' || kind === 'ping' ? {} : { ep: 1 }
+    const ep = ['hello', 'queued', 'ping'].includes(kind) ? {} : { ep: 1 }
     d.message(p1, {
       ...samples[kind as 'ack'],
       from: p1.incarnation,

@@ -315,6 +315,58 @@ test('whatever happened, nothing is left after the linger once all writes have s
 
 // Writing
 
+test('a leg waits as long as decode says that it is queued there, and no longer than the queue deadline', () => {
+  const p = connected().send().clear()
+  for (let waited = 0; waited < deadlines.queue - 10_000; waited += 10_000)
+    p.pass(10_000, d1).queuedAt(d1, 9n)
+  expect(deadlines.queue - 10_000).toBeGreaterThan(2 * deadlines.pairing)
+  expect(p.sender()).toBe('waiting')
+  p.pass(9_999, d1).queuedAt(d1, 9n)
+  expect(p.take().told).toEqual([])
+  const { effects } = p.pass(1, d1).take()
+  expect(effects).toContainEqual(
+    expect.objectContaining({
+      do: 'sender.failed',
+      error: expect.objectContaining({
+        code: 'ERR_KVX_TIMEOUT',
+        peer: 'decode-1',
+        message: expect.stringContaining('in its queue for 70000 ms') as string,
+      }) as object,
+    }),
+  )
+})
+
+test('a leg that was queued at decode ends at the pairing deadline when decode says nothing of it any more', () => {
+  const p = connected().send().pass(15_000, d1).queuedAt(d1, 9n).clear()
+  expect(p.pass(deadlines.pairing - 1, d1).take().told).toEqual([])
+  expect(p.pass(1, d1).take().told).toEqual(['failed(TIMEOUT)', 'settled'])
+})
+
+test('what was queued at a decode rank that is lost fails at once with its name, and nothing else does', () => {
+  const p = connected().connect(d2).send(1).send(2, { room: 10n }).send(3, { room: 11n })
+  p.queuedAt(d1, 9n).queuedAt(d2, 10n).clear()
+  p.pass(deadlines.peerSilent + 1_000, d2)
+  const failed = p.take().effects.filter((effect) => effect.do === 'sender.failed')
+  expect(failed).toMatchObject([
+    { sender: 1, error: { code: 'ERR_KVX_PEER_LOST', peer: 'decode-1', phase: 'reserve' } },
+  ])
+})
+
+test('prefill says that a paired request is queued from the call of its host until the first write', () => {
+  const p = places.paired().clear()
+  const queued = () => {
+    const last = p.message(d1, { k: 'query', ep: 1 }).take().messages.at(-1)
+    return last?.k === 'status' ? last.queued : 'no status'
+  }
+  expect(queued()).toBeUndefined()
+  p.step({ type: 'host.queued', sender: 1, queued: true })
+  expect(queued()).toBe(true)
+  p.step({ type: 'host.queued', sender: 1, queued: false })
+  expect(queued()).toBeUndefined()
+  p.step({ type: 'host.queued', sender: 1, queued: true }).write()
+  expect(queued()).toBeUndefined()
+})
+
 test('late allocation: the write asks for pages, and goes out when they are provided', () => {
   const p = places['paired without pages']().clear().write()
   expect(p.take()).toMatchObject({ sent: ['ready'], told: [], engine: [] })

@@ -15,6 +15,8 @@ export interface PrefillRequest {
   readonly sampling?: Sampling | undefined
   /** Tokens per chunk, from 2 to the model's `chunkTokens`, which is the default. */
   readonly chunkTokens?: number | undefined
+  /** Called when this prompt's turn at the model has come. */
+  readonly onTurn?: (() => void) | undefined
   /** Called when a chunk is in the pages; the next is computed when it has returned. */
   readonly onChunk?: ((chunk: PrefillChunk) => void | Promise<void>) | undefined
   readonly signal?: AbortSignal | undefined
@@ -61,6 +63,7 @@ export async function prefill(model: LlamaModel, request: PrefillRequest): Promi
   let chunks = 0
   const slot = await model.slots.acquire(signal)
   try {
+    request.onTurn?.()
     const prompt = { tokens, chunkTokens, sampling, signal }
     const firstToken = await evaluatePrompt(model, slot, prompt, async (start, end) => {
       await savePages(model, slot, tokens, pages, start, end)

@@ -72,7 +72,7 @@ async function cluster(pools: Pools) {
     })
     open.push(() => manager.close())
     const metrics = workerMetrics(undefined)
-    const side = { model, manager, pool: new PagePool(pools[role]), metrics }
+    const side = { model, manager, pool: new PagePool(pools[role]), metrics, queueMs: 60_000 }
     const roomOf = ({ request }: Call) => request.bootstrap.room ?? 0n
     const compute: Compute =
       role === 'prefill'

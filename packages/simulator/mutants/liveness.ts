@@ -9,6 +9,21 @@ const recycle = 'protocol/decode/recycle.ts'
 
 export const liveness: readonly Mutant[] = [
   {
+    name: 'queue-of-decode-unheard',
+    invariant: 9,
+    says: 'The pairing deadline of prefill runs while decode says that the request is queued there.',
+    edits: inFile('protocol/prefill/senders.ts', [
+      `    sender.deadline = Math.min(step.now + sender.deadlines.pairing, sender.queueEnd)\n`,
+      ``,
+    ]),
+  },
+  {
+    name: 'queue-of-prefill-unheard',
+    invariant: 9,
+    says: 'The progress deadline of decode runs while prefill says that the request is queued there.',
+    edits: inFile(requests, [`  if (message.queued) waitOn(step, leg.request)\n`, ``]),
+  },
+  {
     name: 'credit-kept',
     invariant: 9,
     says: 'A credit never comes back.',

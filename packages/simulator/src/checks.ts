@@ -64,6 +64,15 @@ export class Checks {
     })
   }
 
+  /** Decode lives and the request waits for its turn there: its leg at prefill has the time of the pairing again. */
+  onQueued(prefill: PrefillRank, { rooms }: MessageOf<'queued'>): void {
+    for (const leg of prefill.legs.values()) {
+      if (leg.phase !== 'waiting' || !rooms.some(([room]) => room === leg.job.room)) continue
+      const { pairing } = this.world.shape.deadlines
+      leg.dueAt = Math.max(leg.dueAt, prefill.lived() + pairing + slack)
+    }
+  }
+
   /** News of a request gives it the time of the progress deadline again. */
   #extend(leg: ReceiveLeg): void {
     if (leg.phase !== 'accepted') return
@@ -314,6 +323,9 @@ export class Checks {
         )
     }
     switch (news.do) {
+      case 'receiver.reached':
+        unless(phase === 'new')
+        return
       case 'receiver.accepted':
         unless(phase === 'reserving')
         return
@@ -355,8 +367,11 @@ export class Checks {
   /** Invariant 9. */
   onLegFailed(leg: SendLeg | ReceiveLeg, error: KvxError): void {
     const { job, host } = leg
+    // Who still runs when an engine is replaced counts as hit; `onRecycle` judges whether it had to be.
+    const isStraggler = error.message.includes('engine had to be replaced')
     if (
       job.clean &&
+      !isStraggler &&
       !(error.code === 'ERR_KVX_OVER_LIMIT' && this.world.shape.limits.requests < 4)
     ) {
       this.world.violate(

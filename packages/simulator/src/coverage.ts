@@ -57,6 +57,7 @@ export const universe: readonly {
   readonly state: string
 }[] = [
   ...rowsOf('P', ['hello'], ['new', 'opening', 'open', 'lost', 'another']),
+  ...rowsOf('P', ['queued'], ['opening', 'open', 'lost', 'old engine', 'stranger', 'another']),
   ...rowsOf('P', ['ping'], ['opening', 'open', 'lost', 'stranger', 'another']),
   ...rowsOf(
     'P',

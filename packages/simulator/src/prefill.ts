@@ -79,6 +79,7 @@ export class PrefillRank extends RankProcess<PrefillRank> {
     const isForeign = world.checks.isForeignAtPrefill(this, message)
     const effects = stepPrefill(this.state, event, world.clock.now)
     if (isForeign) world.checks.changesNothing(this.name, message, effects)
+    else if (message.k === 'queued') world.checks.onQueued(this, message)
     for (const effect of effects) this.#perform(effect)
   }
 

@@ -117,6 +117,10 @@ function recover(world: World): Job[] {
   const members = world.slots.filter(chosen)
   for (const slot of world.slots) if (!chosen(slot)) breakForGood(world, slot)
   world.heal(members)
+  const healed = clock.now + patience
+  // Who drains takes nothing new until its last request has ended and another process is in its place.
+  while (members.some(({ process }) => process.draining) && clock.now < healed)
+    run(world, clock.now + 100)
   run(world, clock.now + grace)
   for (const slot of members) slot.hitAt = -1
   const jobs = Array.from({ length: 2 }, () => healthyJob(world, prefill, decode))

@@ -40,6 +40,7 @@ export const deadlines: Deadlines = {
   reserve: 800,
   pairing: 1_500,
   progress: 1_700,
+  queue: 6_000,
   transfer: 600,
   linger: 750,
   peerSilent: 1_000,

@@ -22,6 +22,8 @@ export class Trace {
         return `progress(${message.pages})${of}`
       case 'status':
         return `status(${message.state}${message.outcome ? `, ${message.outcome.k}` : ''})${of}`
+      case 'queued':
+        return `queued(rooms ${message.rooms.map(([room]) => room).join(', ')})`
       case 'reserve':
         return `reserve(room ${message.room}${message.pages ? '' : ', pages later'})${of}`
       default:

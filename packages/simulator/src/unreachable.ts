@@ -31,6 +31,21 @@ export const unreachable: readonly Cell[] = [
     reason: 'It is about no request, so that no request of it can have been aborted.',
   },
   {
+    side: 'P',
+    kinds: ['queued'],
+    states: ['*'],
+    faults: ['abort'],
+    reason: 'It names rooms and no epoch; what is counted here is the abort of an epoch.',
+  },
+  {
+    side: 'P',
+    kinds: ['queued'],
+    states: ['lost', 'stranger'],
+    faults: ['none'],
+    reason:
+      'It is sent after the welcome on the same connection; only a fault makes prefill forget who speaks there.',
+  },
+  {
     side: 'D',
     kinds: ['welcome', 'refuse(hello)', 'pong'],
     states: ['*'],

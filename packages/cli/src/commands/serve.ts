@@ -37,12 +37,18 @@ export const engineFlags = {
   'context-length': {
     type: 'string',
     valueHint: 'TOKENS',
-    description: 'Longest prompt and answer together. Default: what the model was trained for',
+    description:
+      'Longest prompt and answer together. Default: what the model was trained for, at most 2048',
   },
   'max-running-requests': {
     type: 'string',
     valueHint: 'N',
     description: 'Requests worked on at the same time; more wait. Default: 4',
+  },
+  'max-queued-requests': {
+    type: 'string',
+    valueHint: 'N',
+    description: 'Requests that wait; one more is answered with 429 and Retry-After. Default: 256',
   },
   'chunked-prefill-size': {
     type: 'string',
@@ -117,6 +123,7 @@ export const serve: Command = {
       pageSize: flags.integer('page-size', 1, 4096),
       contextLength: flags.integer('context-length', 2, 2 ** 31 - 1),
       maxRunningRequests: flags.integer('max-running-requests', 1, 256),
+      maxQueuedRequests: flags.integer('max-queued-requests', 0, 65_536),
       chunkedPrefillSize: flags.integer('chunked-prefill-size', 2, 2 ** 31 - 1),
       verifyKV: flags.has('verify-kv'),
       instance: flags.string('instance'),

@@ -110,7 +110,7 @@ export const errorTable = {
   ERR_KVX_PEER_LOST: {
     summary: 'The peer died, was replaced, or has been silent for longer than the deadline.',
     retryable: true,
-    phases: ['hello', 'parked', 'transfer'],
+    phases: ['hello', 'reserve', 'parked', 'transfer'],
     advice: 'Try again, with another instance if there is one. The message names the peer.',
   },
   ERR_KVX_CLOSED: {
@@ -260,9 +260,9 @@ export const errorTable = {
     advice: 'Send both legs of a room the same prompt.',
   },
   ERR_KVX_OVER_LIMIT: {
-    summary: 'A limit on parked or live requests is reached.',
+    summary: 'A limit on parked, live or queued requests is reached.',
     retryable: true,
-    phases: ['bootstrap', 'hello', 'reserve'],
+    phases: ['open', 'bootstrap', 'hello', 'reserve'],
     advice: 'Try again later, or with another instance; the limits are in docs/configuration.md.',
   },
   ERR_KVX_STALE: {

@@ -151,11 +151,13 @@ type ReceiverEvent = HostEvent extends infer E
 class Receiver implements KVReceiver {
   readonly room: bigint
   readonly index: number
+  readonly reached: Promise<void>
   readonly wanted: Promise<void>
   readonly done: Promise<{ aux: Aux; report: TransferSummary }>
   readonly settled: Promise<void>
   error: KvxError | undefined
   readonly #emit: (event: ReceiverEvent) => void
+  readonly #reached = new Deferred<void>()
   readonly #accepted = new Deferred<{ prefixTokens: number }>()
   readonly #wanted = new Deferred<void>()
   readonly #done = new Deferred<{ aux: Aux; report: TransferSummary }>()
@@ -165,6 +167,7 @@ class Receiver implements KVReceiver {
   constructor(room: bigint, index: number, emit: (event: ReceiverEvent) => void) {
     this.room = room
     this.index = index
+    this.reached = this.#reached.promise
     this.wanted = this.#wanted.promise
     this.done = this.#done.promise
     this.settled = this.#settled.promise
@@ -198,8 +201,12 @@ class Receiver implements KVReceiver {
 
   hear(news: DecodeNews): void {
     switch (news.do) {
+      case 'receiver.reached':
+        this.#reached.resolve()
+        return
       case 'receiver.accepted':
         this.#poll = KVPoll.WaitingForInput
+        this.#reached.resolve()
         this.#accepted.resolve({ prefixTokens: news.prefixTokens })
         return
       case 'receiver.wanted':
@@ -207,6 +214,7 @@ class Receiver implements KVReceiver {
         return
       case 'receiver.done':
         this.#poll = KVPoll.Success
+        this.#reached.resolve()
         this.#accepted.resolve({ prefixTokens: 0 })
         this.#wanted.resolve()
         this.#done.resolve({ aux: news.aux, report: news.report })
@@ -214,6 +222,7 @@ class Receiver implements KVReceiver {
       case 'receiver.failed':
         this.#poll = KVPoll.Failed
         this.error = toKvxError(news.error)
+        this.#reached.reject(this.error)
         this.#accepted.reject(this.error)
         this.#wanted.reject(this.error)
         this.#done.reject(this.error)

@@ -195,6 +195,14 @@ class Sender implements KVSender {
     this.#emit({ type: 'host.ready' })
   }
 
+  queued(): void {
+    this.#emit({ type: 'host.queued', queued: true })
+  }
+
+  started(): void {
+    this.#emit({ type: 'host.queued', queued: false })
+  }
+
   async write(chunk: Chunk, { signal }: WaitOptions = {}): Promise<void> {
     this.#checkLive()
     const write = this.#nextWrite++

@@ -67,6 +67,8 @@ export interface Deadlines {
    * pages until they are given.
    */
   progress: number
+  /** How long a request may wait for its turn at one side while the other one lives and waits for it. */
+  queue: number
   /** One write, until the engine reports its end. */
   transfer: number
   /**
@@ -158,6 +160,13 @@ export interface KVSender {
   /** Asks for pages now, when decode allocates late. */
   ready(): void
   /**
+   * The request waits for its turn on this host: decode's deadlines stand still, at most for the deadline
+   * `queue`, until `started()` or the first `write`.
+   */
+  queued(): void
+  /** It waits no more: the host computes. */
+  started(): void
+  /**
    * Sends pages. Resolves once they are handed to the engine, which may wait for a credit; the source
    * pages must stay untouched until `settled`. Rejects when the request has failed.
    */
@@ -191,6 +200,12 @@ export interface Chunk {
 export interface KVReceiver {
   readonly room: bigint
   readonly index: number
+  /**
+   * Resolves when every prefill rank has been found and has answered, or at the latest with `reserve`; rejects when
+   * the request fails before. From here until `reserve` the request counts as queued, and prefill waits for it: a host
+   * that takes pages only now takes none for an address at which nobody is.
+   */
+  readonly reached: Promise<void>
   /**
    * Tells prefill where to write. `pages` begin after the prefix, which is rounded down to a whole page.
    * Resolves when prefill has answered: paired, or parked because its own leg is not there yet.

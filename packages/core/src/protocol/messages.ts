@@ -30,6 +30,10 @@ const pageLists = v.record(shortText, int32s)
 const code = v.custom<ErrorCode>(isErrorCode)
 const phase = v.custom<Phase>((x) => typeof x === 'string' && x.length < 40)
 
+const roomNumber = v.pipe(v.bigint(), v.minValue(0n), v.maxValue((1n << 64n) - 1n))
+/** Rooms that one `queued` names. */
+export const maxQueuedRooms = 4_096
+
 const size = v.pipe(natural, v.minValue(1), v.maxValue(maxRanks))
 
 export const rankObject = v.object({
@@ -114,6 +118,9 @@ const manifest = v.object({
 /** Parked, and the last prefill leg of the room was sent whole, not longer ago than the linger. */
 const consumed = v.optional(v.boolean())
 
+/** Prefill lives, and the request waits for its turn there, or for that of another decode rank. */
+const queued = v.optional(v.boolean())
+
 const complete = v.object({ ...transfer, k: v.literal('complete'), manifest, aux })
 const failed = v.object({ ...transfer, k: v.literal('failed'), ...failure })
 
@@ -162,11 +169,18 @@ const schemas = {
     ep: v.optional(v.pipe(natural, v.minValue(1))),
     ...failure,
   }),
+  /** D→P. Requests that have found this prefill rank and wait at decode: their legs here are to wait too. */
+  queued: v.object({
+    ...envelope,
+    k: v.literal('queued'),
+    gen: hex128,
+    rooms: v.pipe(v.array(v.tuple([roomNumber, natural])), v.maxLength(maxQueuedRooms)),
+  }),
   /** D→P. */
   reserve: v.object({
     ...transfer,
     k: v.literal('reserve'),
-    room: v.pipe(v.bigint(), v.minValue(0n), v.maxValue((1n << 64n) - 1n)),
+    room: roomNumber,
     index: natural,
     tokens: v.pipe(natural, v.minValue(1)),
     digest,
@@ -213,6 +227,7 @@ const schemas = {
       state: v.picklist(['parked', 'paired', 'complete', 'failed', 'over']),
       pages: natural,
       consumed,
+      queued,
       outcome: v.optional(v.variant('k', [complete, failed])),
     }),
     v.check(

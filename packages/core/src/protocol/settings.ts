@@ -63,7 +63,7 @@ export const deadlineTable = {
     side: 'both',
     perRequest: true,
     summary:
-      'A leg that waits for the other side. prefill: `reserved()`, and a reserve that is parked because its prefill leg is not there (for this one the setting of the manager counts). decode: from the first answer until all legs are paired.',
+      'A leg that waits for the other side, which does not say that the request is queued there. prefill: `reserved()`, and a reserve that is parked because its prefill leg is not there (for this one the setting of the manager counts). decode: from the first answer until all legs are paired.',
     end: 'The leg that waits fails.',
     codes: ['ERR_KVX_TIMEOUT'],
   },
@@ -73,9 +73,19 @@ export const deadlineTable = {
     side: 'both',
     perRequest: true,
     summary:
-      'decode: paired, and no further page has landed; then the comparison of checksums. prefill: it has asked for pages that decode allocates late (the setting of the manager).',
+      'decode: paired, no further page has landed, and prefill does not say that the request is queued there; then the comparison of checksums. prefill: it has asked for pages that decode allocates late (the setting of the manager).',
     end: 'The request fails, and is aborted at the other side.',
     codes: ['ERR_KVX_TIMEOUT'],
+  },
+  queue: {
+    default: 1_800_000,
+    unit: 'ms',
+    side: 'both',
+    perRequest: true,
+    summary:
+      'A request waits for its turn while the other side lives: in decode for pages, in prefill for pages and for the model. Until then the deadlines `pairing` and `progress` of the side that is ready begin again with every sign of it. The workers of kvx wait no longer for their own pages either.',
+    end: 'The leg that waits fails, and with it the other.',
+    codes: ['ERR_KVX_TIMEOUT', 'ERR_KVX_POOL_EXHAUSTED'],
   },
   transfer: {
     default: 30_000,

@@ -236,7 +236,7 @@ export class DecodeSide {
     return {
       effects,
       messages,
-      sent: messages.filter((message) => message.k !== 'ping').map(shortly),
+      sent: messages.filter(({ k }) => k !== 'ping' && k !== 'queued').map(shortly),
       told: effects.flatMap(news),
       world: effects.flatMap((e) =>
         [

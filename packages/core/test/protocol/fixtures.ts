@@ -69,6 +69,7 @@ export const deadlines: Deadlines = {
   reserve: 7_000,
   pairing: 20_000,
   progress: 30_000,
+  queue: 70_000,
   transfer: 3_000,
   linger: 10_000,
   peerSilent: 6_000,
@@ -175,6 +176,7 @@ export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
       limits: { parked: 4, auxBytes: 64 },
     },
     refuse: { ...envelope, k: 'refuse', gen: name128('gen'), ep: 7, ...failure },
+    queued: { ...envelope, k: 'queued', gen: name128('gen'), rooms: [[2n ** 64n - 1n, 3]] },
     reserve: {
       ...transfer,
       k: 'reserve',
@@ -203,6 +205,7 @@ export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
       state: 'complete',
       pages: 3,
       consumed: false,
+      queued: true,
       outcome: complete,
     },
     ping: { ...envelope, k: 'ping', live: 1 },

@@ -192,6 +192,11 @@ export class PrefillSide {
     return this.step({ type: 'host.finish', sender, state, aux })
   }
 
+  /** Decode says that these rooms wait for their turn there. */
+  queuedAt(from: Decoder, ...rooms: bigint[]): this {
+    return this.message(from, { k: 'queued', gen: from.gen, rooms: rooms.map((room) => [room, 0]) })
+  }
+
   hostAbort(sender = 1): this {
     return this.step({ type: 'host.abort', sender, reason: 'prefill does not want it' })
   }

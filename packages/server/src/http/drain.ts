@@ -6,12 +6,17 @@ import type { AppContext } from './server.ts'
 /** Requests that are worked on, and whether more are taken. */
 export class Admission {
   readonly #what: string
+  readonly #most: number
   readonly #live = new Set<Promise<unknown>>()
   #draining = false
 
-  /** @param what names the server in the refusal, such as `decode worker` */
-  constructor(what: string) {
+  /**
+   * @param what names the server in refusals, such as `decode worker`
+   * @param most requests at a time, those that wait counted
+   */
+  constructor(what: string, most = Infinity) {
     this.#what = what
+    this.#most = most
   }
 
   get draining(): boolean {
@@ -20,13 +25,20 @@ export class Admission {
 
   /**
    * Counts a request until its work is done and its answer has left.
-   * @throws KvxError `ERR_KVX_DRAINING`
+   * @throws KvxError `ERR_KVX_DRAINING`, `ERR_KVX_OVER_LIMIT`
    */
   run(c: AppContext, work: () => Promise<Response>): Promise<Response> {
     if (this.#draining) {
       throw new KvxError(
         'ERR_KVX_DRAINING',
         `This ${this.#what} is about to end and takes no new requests: send it to another one, or again in a moment.`,
+      )
+    }
+    if (this.#live.size >= this.#most) {
+      throw new KvxError(
+        'ERR_KVX_OVER_LIMIT',
+        `This ${this.#what} already has ${String(this.#most)} requests, those in its queue counted: try again in a moment.`,
+        { phase: 'open' },
       )
     }
     const { outgoing } = c.env

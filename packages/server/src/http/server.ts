@@ -46,9 +46,9 @@ export function json(c: Context, value: unknown, status = 200): Response {
   })
 }
 
-/** An error as an answer; 503 says when to ask again. */
+/** An error as an answer; 429 and 503 say when to ask again. */
 export function fail(c: Context, { status, body }: HttpError): Response {
-  if (status === 503) c.header('retry-after', '1')
+  if (status === 429 || status === 503) c.header('retry-after', '1')
   return json(c, body, status)
 }
 

@@ -4,7 +4,7 @@ import { KvxError, toKvxError } from '@kvx/core/backend'
 import { decode, type Generation, type LlamaModel } from '@kvx/llama'
 import { sampling, type Run, type Transferred } from './answer.ts'
 import type { Call } from './call.ts'
-import { pageWaitMs, returnPages } from './pages.ts'
+import { returnPages } from './pages.ts'
 import type { WorkerMetrics } from './metrics.ts'
 
 export interface DecodeSide {
@@ -12,6 +12,8 @@ export interface DecodeSide {
   readonly manager: KVManager
   readonly pool: PagePool
   readonly metrics: WorkerMetrics
+  /** Milliseconds that a request waits for free pages. */
+  readonly queueMs: number
 }
 
 /**
@@ -19,7 +21,7 @@ export interface DecodeSide {
  * @throws KvxError at once when the room cannot be opened; while iterating, with the first cause
  */
 export function receivePrompt(
-  { model, manager, pool, metrics }: DecodeSide,
+  { model, manager, pool, metrics, queueMs }: DecodeSide,
   { request, tokens, signal, events }: Call,
   room: bigint,
   from: string,
@@ -61,10 +63,18 @@ export function receivePrompt(
       receiver.abort('The client closed its connection.')
     }
     signal.addEventListener('abort', abort, { once: true })
+    // Ends the wait for pages when prefill fails meanwhile.
+    const over = new AbortController()
+    receiver.done.catch((error: unknown) => {
+      over.abort(error)
+    })
+    const either = AbortSignal.any([signal, over.signal])
     try {
       if (signal.aborted) abort()
       const count = Math.ceil(tokens.length / model.layout.pageTokens)
-      const lease = await pool.allocate(count, { signal, timeoutMs: pageWaitMs })
+      // No page is taken for an address at which no prefill is; it then waits with this side for the pages.
+      await receiver.reached
+      const lease = await pool.allocate(count, { signal: either, timeoutMs: queueMs })
       events('pages.leased', { pages: count })
       let held = true
       const giveBack = () => {

@@ -1,9 +1,6 @@
 import type { Lease } from '@kvx/core'
 import type { Events } from './events.ts'
 
-/** Milliseconds that a request waits for free pages before it fails. */
-export const pageWaitMs = 120_000
-
 /**
  * Gives pages back once nothing of the transfer can touch them any more, which is at once when it has
  * succeeded. Until then they are nobody's: after a failure bytes may still be under way.

@@ -4,7 +4,7 @@ import { toKvxError } from '@kvx/core/backend'
 import { prefill, type LlamaModel } from '@kvx/llama'
 import { sampling, type Transferred } from './answer.ts'
 import type { Call } from './call.ts'
-import { pageWaitMs, returnPages } from './pages.ts'
+import { returnPages } from './pages.ts'
 import type { WorkerMetrics } from './metrics.ts'
 
 export interface PrefillSide {
@@ -12,6 +12,8 @@ export interface PrefillSide {
   readonly manager: KVManager
   readonly pool: PagePool
   readonly metrics: WorkerMetrics
+  /** Milliseconds that a request waits for free pages. */
+  readonly queueMs: number
 }
 
 /**
@@ -19,7 +21,7 @@ export interface PrefillSide {
  * @throws KvxError with the first cause, whichever side it arose on
  */
 export async function sendPrompt(
-  { model, manager, pool, metrics }: PrefillSide,
+  { model, manager, pool, metrics, queueMs }: PrefillSide,
   { request, tokens, signal, events }: Call,
   room: bigint,
 ): Promise<{ firstToken: number; transfer: Transferred }> {
@@ -37,7 +39,8 @@ export async function sendPrompt(
     await sender.reserved({ signal })
     events('room.reserved')
     const count = Math.ceil(tokens.length / model.layout.pageTokens)
-    const lease = await pool.allocate(count, { signal: either, timeoutMs: pageWaitMs })
+    sender.queued()
+    const lease = await pool.allocate(count, { signal: either, timeoutMs: queueMs })
     events('pages.leased', { pages: count })
     try {
       const { firstToken } = await prefill(model, {
@@ -45,6 +48,9 @@ export async function sendPrompt(
         pages: lease.pages,
         sampling: sampling(request),
         signal: either,
+        onTurn: () => {
+          sender.started()
+        },
         onChunk: async (chunk) => {
           events('chunk.computed', { tokens: chunk.tokens })
           const [start, end] = chunk.pages

@@ -1,6 +1,13 @@
 /** A worker: one model behind HTTP, which prefills, decodes, or does both. */
 import { hostname } from 'node:os'
-import { BootstrapServer, KVManager, PagePool, type Deadlines, type Limits } from '@kvx/core'
+import {
+  BootstrapServer,
+  defaultDeadlines,
+  KVManager,
+  PagePool,
+  type Deadlines,
+  type Limits,
+} from '@kvx/core'
 import { KvxError, silentLog, type Backend, type Log } from '@kvx/core/backend'
 import { LlamaModel } from '@kvx/llama'
 import { Admission, within } from '../http/drain.ts'
@@ -42,6 +49,8 @@ export interface WorkerOptions {
   readonly contextLength?: number | undefined
   /** Requests worked on at the same time; more wait. Default 4. */
   readonly maxRunningRequests?: number | undefined
+  /** Requests that wait; one more is refused with `ERR_KVX_OVER_LIMIT`. Default 256. */
+  readonly maxQueuedRequests?: number | undefined
   /** Tokens. Default 512. */
   readonly chunkedPrefillSize?: number | undefined
   readonly verifyKV?: boolean | undefined
@@ -81,6 +90,7 @@ async function open(
   cleanup: Cleanup,
 ): Promise<Omit<RunningWorker, 'close'>> {
   const { mode, log = silentLog, host = '127.0.0.1', maxRunningRequests = 4 } = options
+  const { maxQueuedRequests = 256 } = options
   if (mode === 'prefill' && ['0.0.0.0', '::', '[::]'].includes(host)) {
     throw new KvxError(
       'ERR_KVX_INVALID_OPTION',
@@ -89,7 +99,10 @@ async function open(
     )
   }
   const events = new EventLog(log, options.onEvent)
-  const admission = new Admission(mode === 'null' ? 'worker' : `${mode} worker`)
+  const admission = new Admission(
+    mode === 'null' ? 'worker' : `${mode} worker`,
+    maxRunningRequests + maxQueuedRequests,
+  )
   const pageTokens = options.pageSize ?? 16
   // Pages cost memory only once they have been used, so the longest context there is by default will do.
   const longest = options.contextLength ?? 4096
@@ -124,6 +137,7 @@ async function open(
       page_size: pageTokens,
       context_length: model.contextLength,
       max_running_requests: maxRunningRequests,
+      max_queued_requests: maxQueuedRequests,
     },
   })
   // Closed first: a request whose connection is cut gives back what it holds.
@@ -197,7 +211,8 @@ function computeWith(
   if (transfer === undefined) {
     return { kind: 'answer', run: (call) => generateAlone(model, call) }
   }
-  const side = { model, metrics, ...transfer }
+  const queueMs = options.deadlines?.queue ?? defaultDeadlines.queue
+  const side = { model, metrics, queueMs, ...transfer }
   if (options.mode === 'prefill') {
     return { kind: 'prefill', run: (call) => sendPrompt(side, call, roomOf(call, 'prefill')) }
   }

@@ -3,7 +3,7 @@ import { KvxError } from '../../backend/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
 import { count } from '../keys.ts'
 import { checkPeerLayout } from '../fit.ts'
-import { maxRegions, type Message, type MessageOf } from '../messages.ts'
+import { maxQueuedRooms, maxRegions, type Message, type MessageOf } from '../messages.ts'
 import { advance, failRequest, markDrained, revisit, undrainedLegs } from './requests.ts'
 import { isWanted, outdate } from './sources.ts'
 import { about, sendTo } from './send.ts'
@@ -225,6 +225,17 @@ export function forgetIfIdle(step: DecodeStep, link: Link): void {
   step.out.push({ do: 'disconnect', endpoint: link.endpoint })
 }
 
+/** Said again with every ping: prefill waits for these requests as long as it is said. */
+function tellQueued(step: DecodeStep, link: Link): void {
+  const open = [...link.waiting].filter(({ phase }) => phase === 'open')
+  for (let first = 0; first < open.length; first += maxQueuedRooms) {
+    const rooms = open
+      .slice(first, first + maxQueuedRooms)
+      .map(({ room, index }): [bigint, number] => [room, index])
+    sendTo(step, link, { k: 'queued', gen: step.state.engine.generation, rooms })
+  }
+}
+
 export function watchLinks(step: DecodeStep): void {
   const { self } = step.state
   for (const link of [...step.state.links.values()]) {
@@ -251,6 +262,7 @@ export function watchLinks(step: DecodeStep): void {
     if (link.status !== 'connecting' && isPingDue) {
       link.pinged = step.now
       sendTo(step, link, { k: 'ping', live: link.legs.size })
+      if (link.status === 'ready') tellQueued(step, link)
     }
   }
 }

@@ -45,6 +45,7 @@ export function onReceive(step: DecodeStep, event: DecodeEvent & { type: 'host.r
     phase: 'resolving',
     since: step.now,
     deadline: step.now + event.deadlines.hello,
+    queueEnd: Infinity,
     route: undefined,
     legs: [],
     destination: undefined,
@@ -125,6 +126,8 @@ export function advance(step: DecodeStep, request: Request): void {
     return
   }
   if (!request.destination) {
+    if (request.phase === 'resolving')
+      step.out.push({ do: 'receiver.reached', request: request.id })
     request.phase = 'open'
     request.deadline = Infinity
     return
@@ -192,6 +195,7 @@ export function onAccept(
   if (request.phase === 'reserving' && request.legs.every((l) => l.phase !== 'reserving')) {
     request.phase = 'accepted'
     request.deadline = step.now + request.deadlines.pairing
+    request.queueEnd = step.now + request.deadlines.queue
   }
   if (
     request.phase === 'accepted' &&
@@ -430,6 +434,15 @@ export function onStatus(step: DecodeStep, leg: Leg, message: MessageOf<'status'
     markDrained(step, leg)
     failRequest(step, leg.request, error)
   }
+  if (message.queued) waitOn(step, leg.request)
+}
+
+/** What is waited for is in a queue of the other side, which lives. */
+function waitOn(step: DecodeStep, request: Request): void {
+  const { phase, deadlines, queueEnd } = request
+  if (phase !== 'accepted' && phase !== 'receiving') return
+  const more = phase === 'accepted' ? deadlines.pairing : deadlines.progress
+  request.deadline = Math.max(request.deadline, Math.min(step.now + more, queueEnd))
 }
 
 /** The epoch was over before its reserve arrived: nothing happened, so a new one may be tried. */

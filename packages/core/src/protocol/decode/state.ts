@@ -136,6 +136,8 @@ export interface Request {
   /** When the host asked for it. */
   readonly since: number
   deadline: number
+  /** Until then prefill may say that it is queued there. */
+  queueEnd: number
   route: Route | undefined
   legs: Leg[]
   destination: Destination | undefined
@@ -216,6 +218,7 @@ export type DecodeEffect =
     }
   | { do: 'fence'; writer: string }
   | { do: 'recycle' }
+  | { do: 'receiver.reached'; request: number }
   | { do: 'receiver.accepted'; request: number; prefixTokens: number }
   | { do: 'receiver.wanted'; request: number }
   | { do: 'receiver.done'; request: number; aux: Aux; report: TransferSummary }

@@ -9,6 +9,7 @@ import { sends, topologyObjection } from '../topology.ts'
 import { clip, protocolVersion, type Message, type MessageOf } from '../messages.ts'
 import { onTargetRenewed, pump } from './pieces.ts'
 import { peerName, refuse, sendTo } from './send.ts'
+import { failQueued } from './senders.ts'
 import type { Peer, PrefillEvent, PrefillStep } from './state.ts'
 import { failTransfer, pair, repeatOutcome } from './transfers.ts'
 
@@ -303,6 +304,12 @@ export function losePeer(step: PrefillStep, peer: Peer, why: string): void {
   const wasLost = peer.link === 'lost'
   peer.link = 'lost'
   failPeer(step, peer, 'ERR_KVX_PEER_LOST', why)
+  const error = new KvxError('ERR_KVX_PEER_LOST', `${peerName(peer)} ${why}.`, {
+    phase: 'reserve',
+    peer: peer.instance,
+    rank: rankName(peer.rank),
+  })
+  failQueued(step, peer, error)
   if (!wasLost)
     step.out.push({ do: 'closeLink', peer: peer.incarnation, generation: peer.generation })
   forgetPeerIfOver(step, peer)

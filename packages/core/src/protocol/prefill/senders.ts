@@ -2,13 +2,13 @@
 import { KvxError, type Phase } from '../../backend/index.ts'
 import { pageCount } from '../../layout/index.ts'
 import type { PlanPart } from '../../plan/index.ts'
-import { hostReason } from '../keys.ts'
+import { hostReason, roomKey } from '../keys.ts'
 import { rankName } from '../rank.ts'
-import { protocolVersion, packPages } from '../messages.ts'
+import { protocolVersion, packPages, type MessageOf } from '../messages.ts'
 import { Coverage } from './coverage.ts'
 import { enqueue, landedPages, pump } from './pieces.ts'
-import { tell } from './send.ts'
-import type { PrefillEvent, PrefillState, PrefillStep, Sender, Transfer } from './state.ts'
+import { peerName, tell } from './send.ts'
+import type { Peer, PrefillEvent, PrefillState, PrefillStep, Sender, Transfer } from './state.ts'
 import { checkPrompts, failTransfer, forgetIfOver, onPages, pair, roomOf } from './transfers.ts'
 
 /** Why a new leg cannot be taken, or undefined. */
@@ -43,6 +43,9 @@ export function onSend(step: PrefillStep, event: PrefillEvent & { type: 'host.se
     deadlines: event.deadlines,
     phase: 'waiting',
     deadline: step.now + event.deadlines.pairing,
+    queueEnd: step.now + event.deadlines.queue,
+    queuedBy: undefined,
+    queued: false,
     targets: [],
     wantsPages: false,
     prefixPages: 0,
@@ -67,6 +70,32 @@ export function onReady(step: PrefillStep, id: number): void {
   if (!sender) return
   sender.wantsPages = true
   for (const target of sender.targets) askForPages(step, target)
+}
+
+export function onHostQueued(step: PrefillStep, id: number, queued: boolean): void {
+  const sender = step.state.senders.get(id)
+  if (sender) sender.queued = queued
+}
+
+/** Decode lives, and these requests wait for their turn there: so do their legs here. */
+export function onQueued(step: PrefillStep, peer: Peer, message: MessageOf<'queued'>): void {
+  for (const [number, index] of message.rooms) {
+    const room = step.state.rooms.get(roomKey(number, index))
+    const { sender } = room ?? {}
+    if (room === undefined || sender?.phase !== 'waiting') continue
+    sender.queuedBy = peer
+    sender.deadline = Math.min(step.now + sender.deadlines.pairing, sender.queueEnd)
+    for (const transfer of room.transfers) {
+      if (transfer.phase !== 'parked' || transfer.peer.instance !== peer.instance) continue
+      transfer.deadline = Math.max(transfer.deadline, sender.deadline)
+    }
+  }
+}
+
+/** With a decode rank everything is lost that was queued there. */
+export function failQueued(step: PrefillStep, peer: Peer, error: KvxError): void {
+  for (const sender of [...step.state.senders.values()])
+    if (sender.phase === 'waiting' && sender.queuedBy === peer) failSender(step, sender, error)
 }
 
 export function askForPages(step: PrefillStep, target: Transfer): void {
@@ -109,6 +138,7 @@ export function onWrite(step: PrefillStep, event: PrefillEvent & { type: 'host.w
     return
   }
   sender.chunks++
+  sender.queued = false
   sender.writes.set(event.write, pieces)
   for (const target of sender.targets) pump(step, target.peer)
 }
@@ -448,15 +478,7 @@ export function watchSenders(step: PrefillStep): void {
   for (const sender of [...state.senders.values()]) {
     if (now < sender.deadline) continue
     if (sender.phase === 'waiting') {
-      failSender(
-        step,
-        sender,
-        new KvxError(
-          'ERR_KVX_TIMEOUT',
-          `Room ${sender.key} waited ${String(sender.deadlines.pairing)} ms for decode to reserve pages. Is decode running, and was it sent the same room?`,
-          { phase: 'reserve' },
-        ),
-      )
+      failSender(step, sender, neverReserved(step, sender))
     } else if (sender.phase === 'completing') {
       const silent = sender.targets.find((t) => !t.acked)
       failSender(
@@ -474,6 +496,26 @@ export function watchSenders(step: PrefillStep): void {
       )
     }
   }
+}
+
+function neverReserved(step: PrefillStep, sender: Sender): KvxError {
+  const { key, queuedBy, queueEnd, deadlines } = sender
+  if (queuedBy === undefined) {
+    return new KvxError(
+      'ERR_KVX_TIMEOUT',
+      `Room ${key} waited ${String(deadlines.pairing)} ms for decode to reserve pages. Is decode running, and was it sent the same room?`,
+      { phase: 'reserve' },
+    )
+  }
+  const text =
+    step.now >= queueEnd
+      ? `had room ${key} in its queue for ${String(deadlines.queue)} ms.`
+      : `had room ${key} in its queue, and has said nothing of it for ${String(deadlines.pairing)} ms.`
+  return new KvxError('ERR_KVX_TIMEOUT', `${peerName(queuedBy)} ${text}`, {
+    phase: 'reserve',
+    peer: queuedBy.instance,
+    rank: rankName(queuedBy.rank),
+  })
 }
 
 function phaseOf(sender: Sender): Phase {

@@ -130,6 +130,12 @@ export interface Sender {
   readonly deadlines: Deadlines
   phase: 'waiting' | 'paired' | 'finishing' | 'completing' | 'success' | 'failed'
   deadline: number
+  /** Until then it may wait for a request that is queued at decode. */
+  readonly queueEnd: number
+  /** The decode rank that said last that the request is queued there. */
+  queuedBy: Peer | undefined
+  /** The host said that it waits for its turn here. */
+  queued: boolean
   targets: Transfer[]
   /** The host called `ready()`, perhaps before decode was there. */
   wantsPages: boolean
@@ -181,6 +187,7 @@ export type PrefillEvent =
       deadlines: Deadlines
     }
   | { type: 'host.ready'; sender: number }
+  | { type: 'host.queued'; sender: number; queued: boolean }
   | {
       type: 'host.write'
       sender: number

@@ -8,7 +8,9 @@ import {
   onChecksumsFailed,
   onFinish,
   onHostAbort,
+  onHostQueued,
   onProvided,
+  onQueued,
   onReady,
   onSend,
   onWrite,
@@ -52,6 +54,9 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
       return
     case 'host.ready':
       onReady(step, event.sender)
+      return
+    case 'host.queued':
+      onHostQueued(step, event.sender, event.queued)
       return
     case 'host.write':
       onWrite(step, event)
@@ -124,6 +129,9 @@ function onMessage(step: PrefillStep, connection: string, message: Message): voi
   switch (message.k) {
     case 'reserve':
       onReserve(step, peer, message, roomKey(message.room, message.index))
+      return
+    case 'queued':
+      onQueued(step, peer, message)
       return
     case 'pages':
       onProvided(step, peer, message)

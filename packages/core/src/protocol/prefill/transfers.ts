@@ -284,6 +284,7 @@ export function onQuery(step: PrefillStep, peer: Peer, epoch: number): void {
     state: transfer?.phase ?? 'over',
     pages: transfer ? landedPages(transfer) : 0,
     ...consumedField(transfer),
+    ...(isQueued(step, transfer) ? { queued: true } : {}),
     ...(transfer?.outcome === undefined ? {} : { outcome: transfer.outcome }),
   })
   if (transfer?.drainedSent) tell(step, transfer, { k: 'drained' })
@@ -293,6 +294,13 @@ export function onQuery(step: PrefillStep, peer: Peer, epoch: number): void {
 
 function consumedField(transfer: Transfer | undefined) {
   return transfer?.phase === 'parked' && transfer.consumed ? { consumed: true } : {}
+}
+
+/** Whether what this decode rank waits for is its turn here, or that of another decode rank there. */
+function isQueued(step: PrefillStep, transfer: Transfer | undefined): boolean {
+  const sender = transfer && step.state.rooms.get(transfer.key)?.sender
+  if (transfer?.phase === 'parked') return sender?.queuedBy !== undefined
+  return transfer?.phase === 'paired' && sender?.queued === true
 }
 
 /** Says again what decode has not acknowledged. */
