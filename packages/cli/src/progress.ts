@@ -1,25 +1,47 @@
-/** How far a download is, on stderr: a line that rewrites itself on a terminal, a few lines elsewhere. */
-import type { PullOptions } from '@kvx/llama'
+/** How far a download is, or the first reading of a large model, on stderr: a line that rewrites itself on a terminal, a few lines elsewhere. */
+import type { LoadOptions, PullOptions } from '@kvx/llama'
 
 const names = { download: 'downloading the model', unpack: 'unpacking the model' } as const
 
+/** A smaller file is read before anybody wonders. */
+const worthTelling = 1e9
+
 export function pullProgress(): PullOptions {
-  const terminal = process.stderr.isTTY
-  let shown = ''
-  let worked = false
+  const line = new Line()
   return {
     onProgress: ({ phase, bytes, totalBytes }) => {
-      if (phase === 'done') {
-        if (worked) process.stderr.write(terminal ? '\r\x1b[Kmodel ready\n' : 'model ready\n')
-        return
-      }
-      worked = true
-      const percent = Math.min(100, Math.floor((100 * bytes) / totalBytes))
-      const step = terminal ? percent : percent - (percent % 25)
-      const line = `${names[phase]}: ${String(step)} % of ${(totalBytes / 1e6).toFixed(0)} MB`
-      if (line === shown) return
-      shown = line
-      process.stderr.write(terminal ? `\r\x1b[K${line}` : `${line}\n`)
+      if (phase === 'done') line.end('model ready')
+      else line.show(names[phase], bytes, totalBytes)
     },
+  }
+}
+
+/** For the reading of a model that gives it its identity. */
+export function readProgress(): LoadOptions['onProgress'] {
+  const line = new Line()
+  return ({ bytes, totalBytes }) => {
+    if (totalBytes < worthTelling) return
+    line.show('reading the model once, to identify it', bytes, totalBytes)
+    if (bytes === totalBytes) line.end('model read')
+  }
+}
+
+class Line {
+  readonly #terminal = process.stderr.isTTY
+  #shown = ''
+
+  show(what: string, bytes: number, totalBytes: number): void {
+    const percent = Math.min(100, Math.floor((100 * bytes) / totalBytes))
+    const step = this.#terminal ? percent : percent - (percent % 25)
+    const line = `${what}: ${String(step)} % of ${(totalBytes / 1e6).toFixed(0)} MB`
+    if (line === this.#shown) return
+    this.#shown = line
+    process.stderr.write(this.#terminal ? `\r\x1b[K${line}` : `${line}\n`)
+  }
+
+  /** Says nothing when nothing was shown. */
+  end(word: string): void {
+    if (this.#shown === '') return
+    process.stderr.write(this.#terminal ? `\r\x1b[K${word}\n` : `${word}\n`)
   }
 }

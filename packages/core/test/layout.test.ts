@@ -86,6 +86,16 @@ test.each<[string, Layout, string]>([
     layout({ tensors: [tensor(), tensor({ base: 640 })] }),
     'kv layer 0 k holds a head twice',
   ],
+  [
+    'a setting that is a number',
+    layout({ settings: { scale: 2 } as unknown as Record<string, string> }),
+    "the setting 'scale' is not a text of at most 200 characters",
+  ],
+  [
+    'too many settings',
+    layout({ settings: Object.fromEntries(Array.from({ length: 65 }, (_, i) => [`s${i}`, ''])) }),
+    'it has 65 settings, more than 64',
+  ],
 ])('%s is refused', (_, invalid, text) => {
   expect(() => {
     checkLayout(invalid, regions)
@@ -110,8 +120,15 @@ test('the fingerprint does not depend on what a rank holds of the model, or wher
   expect(layoutFingerprint(layout())).toHaveLength(16)
 })
 
+test('the order of the settings is not part of the fingerprint', () => {
+  const one = layout({ settings: { a: '1', b: '2' } })
+  const other = layout({ settings: { b: '2', a: '1' } })
+  expect(layoutFingerprint(one)).toEqual(layoutFingerprint(other))
+})
+
 test.each<[string, Partial<Layout>]>([
   ['model', { model: 'n' }],
+  ['setting', { settings: { 'RoPE factors': 'long' } }],
   ['layers', { layers: 2 }],
   ['heads', { heads: 4 }],
 ])('another %s gives another fingerprint', (_, changes) => {

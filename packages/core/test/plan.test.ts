@@ -312,17 +312,20 @@ test('groups hold every pair of pages once, in order, and are as few as possible
   )
 })
 
-const plain = makeLayout({
-  pageTokens: 4,
-  layers: 4,
-  heads: 2,
-  headBytes: 4,
-  order: 'token-major',
-  pages: { kv: 8 },
-  parts: ['k', 'v'],
-  gap: 0,
-  reverse: false,
-})
+const plain: Layout = {
+  ...makeLayout({
+    pageTokens: 4,
+    layers: 4,
+    heads: 2,
+    headBytes: 4,
+    order: 'token-major',
+    pages: { kv: 8 },
+    parts: ['k', 'v'],
+    gap: 0,
+    reverse: false,
+  }),
+  settings: { 'RoPE factors': 'short' },
+}
 const pages = (...list: number[]) => Int32Array.from(list)
 
 test.each<[string, Partial<Part1>, string]>([
@@ -361,17 +364,20 @@ const other = (changes: Partial<Layout>, tensorChanges: Partial<Tensor> = {}): L
 })
 
 test('layouts fit whatever their addresses and page counts are', () => {
-  const moved = makeLayout({
-    pageTokens: 4,
-    layers: 4,
-    heads: 2,
-    headBytes: 4,
-    order: 'token-major',
-    pages: { kv: 3 },
-    parts: ['v', 'k'],
-    gap: 7,
-    reverse: true,
-  })
+  const moved = {
+    ...makeLayout({
+      pageTokens: 4,
+      layers: 4,
+      heads: 2,
+      headBytes: 4,
+      order: 'token-major',
+      pages: { kv: 3 },
+      parts: ['v', 'k'],
+      gap: 7,
+      reverse: true,
+    }),
+    settings: plain.settings ?? {},
+  }
   checkFit(plain, plain)
   checkFit(plain, moved)
   checkFit(moved, plain)
@@ -387,7 +393,25 @@ test.each<[string, Layout, string, string]>([
     'model',
     other({ model: 'n' }),
     'ERR_KVX_LAYOUT_MISMATCH',
-    'The models differ: prefill has m, decode has n.',
+    'The models differ: prefill has m, decode has n. Load the same model on both sides; a file that should be the same is damaged on one of them.',
+  ],
+  [
+    'digest of the model',
+    other({ model: '0123456789abcdef'.repeat(4) }),
+    'ERR_KVX_LAYOUT_MISMATCH',
+    'The models differ: prefill has m, decode has 0123456789ab…. Load the same model on both sides; a file that should be the same is damaged on one of them.',
+  ],
+  [
+    'setting',
+    other({ settings: { 'RoPE factors': 'long' } }),
+    'ERR_KVX_LAYOUT_MISMATCH',
+    "The setting 'RoPE factors' differs: prefill has short, decode has long.",
+  ],
+  [
+    'setting that only one side has',
+    other({ settings: { 'RoPE factors': 'short', 'cache scale': '2' } }),
+    'ERR_KVX_LAYOUT_MISMATCH',
+    "The setting 'cache scale' differs: prefill has none, decode has 2.",
   ],
   [
     'page size',

@@ -192,6 +192,10 @@ test.each([
     { ...samples.hello, layout: { ...samples.hello.layout, layers: 65_537 } },
   ],
   [
+    'a setting of 201 characters',
+    { ...samples.hello, layout: { ...samples.hello.layout, settings: { rope: 'x'.repeat(201) } } },
+  ],
+  [
     'a tensor without its base',
     {
       ...samples.hello,

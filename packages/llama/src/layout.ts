@@ -6,12 +6,14 @@ import { elementBytes, keyRowBytes, valueRowBytes, type Geometry } from './state
  * its pages in a row.
  *
  * @param model identifies the weights
+ * @param settings what else decides the numbers in the cache
  */
 export function modelLayout(
   geometry: Geometry,
   model: string,
   pageTokens: number,
   pages: number,
+  settings: Readonly<Record<string, string>> = {},
 ): Layout {
   const tensors: Tensor[] = []
   let base = 0
@@ -35,7 +37,7 @@ export function modelLayout(
     }
   }
   const { layers, heads } = geometry
-  return { model, pageTokens, layers, heads, pages: { kv: pages }, tensors }
+  return { model, settings, pageTokens, layers, heads, pages: { kv: pages }, tensors }
 }
 
 /** Bytes of one page over all tensors. */

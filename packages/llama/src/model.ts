@@ -1,9 +1,6 @@
-import { createHash } from 'node:crypto'
-import { open, stat } from 'node:fs/promises'
 import {
   getLlama,
   LlamaLogLevel,
-  type GgufFileInfo,
   type Llama,
   type LlamaContext,
   type LlamaContextSequence,
@@ -15,7 +12,11 @@ import type { Layout } from '@kvx/core'
 import { allocate } from '@kvx/native'
 import { Gate } from './gate.ts'
 import { modelLayout } from './layout.ts'
-import { checkGguf, refused } from './models/gguf.ts'
+import { refused } from './models/gguf.ts'
+import { identityOf, type ReadProgress } from './models/identity.ts'
+import { readModel } from './models/parts.ts'
+import { checkUnchanged } from './models/remember.ts'
+import { cacheSettings, cellsFor } from './models/settings.ts'
 import { Slots } from './queue.ts'
 import { checkState, stateShape, type Place } from './state/blob.ts'
 import { geometryOf, unsupported, type Geometry } from './state/geometry.ts'
@@ -37,6 +38,8 @@ export interface LoadOptions {
   pages?: number | undefined
   /** Threads that compute. Default 1. */
   threads?: number | undefined
+  /** Told while the file is read whole, to identify it: once for each file, until it changes. */
+  onProgress?: ((progress: ReadProgress) => void) | undefined
   log?: Log | undefined
 }
 
@@ -52,7 +55,7 @@ export interface Slot {
  * Flash attention is off: with it, the bits of a cache depend on how the prompt was cut into chunks.
  */
 export class LlamaModel {
-  /** Identifies the weights: equal for equal files. */
+  /** Identifies the weights: a digest over all content of the file, or of all parts of a split one. */
   readonly id: string
   readonly geometry: Geometry
   readonly layout: Layout
@@ -81,7 +84,8 @@ export class LlamaModel {
     const pageTokens = whole('pageTokens', options.pageTokens ?? 16, 1)
     const pages = whole('pages', options.pages ?? 0, 0)
     const threads = whole('threads', options.threads ?? 1, 1)
-    await checkGguf(path)
+    const parts = await readModel(path)
+    const id = await identityOf(parts, options.onProgress)
 
     const complaints: string[] = []
     const llama = await getLlama({
@@ -110,11 +114,11 @@ export class LlamaModel {
         useMmap: true,
         defaultContextFlashAttention: false,
       })
+      await checkUnchanged(parts)
       const geometry = supportedGeometry(weights)
       const contextLength = contextOf(weights, options.contextLength)
       const context = await weights.createContext({
-        // One more than is used, since the last cell would start a shift of the context.
-        contextSize: contextLength + 1,
+        contextSize: cellsFor(contextLength),
         sequences,
         // A chunk, and a token of every sequence: nothing is ever cut.
         batchSize: Math.min(chunkTokens, contextLength) + 1 + sequences,
@@ -124,8 +128,13 @@ export class LlamaModel {
       })
       const slots = takeSequences(context, sequences)
       await verifyStates(weights, geometry, slots)
-      const id = await identify(path, weights.fileInfo)
-      const layout = modelLayout(geometry, id, pageTokens, pages)
+      const settings = cacheSettings(
+        parts,
+        contextLength,
+        weights.trainContextSize,
+        llama.llamaCppRelease.release,
+      )
+      const layout = modelLayout(geometry, id, pageTokens, pages, settings)
       const bytes = layout.tensors.reduce((sum, tensor) => sum + pages * tensor.pageBytes, 0)
       const pool = pages > 0 ? allocate(bytes) : undefined
       return new LlamaModel(llama, weights, {
@@ -313,20 +322,6 @@ async function verifyStates(
     )
   }
   await slot.sequence.clearHistory()
-}
-
-/** Digest of the header, which names every tensor, and the size of the file: cheap, and stable. */
-async function identify(path: string, info: GgufFileInfo): Promise<string> {
-  const length = info.infoEndOffset ?? info.metadataSize
-  const header = Buffer.alloc(length)
-  const file = await open(path, 'r')
-  try {
-    await file.read(header, 0, length, 0)
-  } finally {
-    await file.close()
-  }
-  const { size } = await stat(path)
-  return createHash('sha256').update(header).update(String(size)).digest('hex')
 }
 
 function vocabularySize(weights: Weights): number {

@@ -6,7 +6,7 @@ import type { RunningWorker } from '@kvx/server'
 import { drainFlag, drainMs, logLevelFlag, logLevels, type Command } from '../command.ts'
 import { Flags } from '../flags.ts'
 import { hasParent, runUntilStopped, tellParent } from '../lifetime.ts'
-import { pullProgress } from '../progress.ts'
+import { pullProgress, readProgress } from '../progress.ts'
 import { resolveToken } from '../token.ts'
 import { UsageError } from '../usage.ts'
 
@@ -149,7 +149,14 @@ export const serve: Command = {
       const { instance } = options
       const log = makeLog(logLevel, { role: mode, ...(instance !== undefined && { instance }) })
       const model = await resolveModel(flags.string('model') ?? 'smollm2', pullProgress())
-      return startWorker({ ...options, log, token, model: model.path, modelName: model.name })
+      return startWorker({
+        ...options,
+        log,
+        token,
+        model: model.path,
+        modelName: model.name,
+        onModelRead: readProgress(),
+      })
     }
     return runUntilStopped(
       start,

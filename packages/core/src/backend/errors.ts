@@ -178,10 +178,12 @@ export const errorTable = {
     advice: 'Give both sides the same `--transfer-backend`, in versions that fit.',
   },
   ERR_KVX_LAYOUT_MISMATCH: {
-    summary: 'The layouts of both sides do not fit: layers, heads, dtype or order.',
+    summary:
+      'The layouts of both sides do not fit: model, settings of the cache, layers, heads, dtype or order.',
     retryable: false,
     phases: ['bootstrap', 'hello'],
-    advice: 'Load the same model, with the same dtype of the cache, on both sides.',
+    advice:
+      'Load the same model, with the same settings of the cache, on both sides. The message names what differs.',
   },
   ERR_KVX_PAGE_SIZE_MISMATCH: {
     summary: 'Both sides use different page sizes.',

@@ -1,7 +1,9 @@
 /** Where the bytes of one rank's cache lie. Plain data: it travels in `hello` and `welcome`. */
 export interface Layout {
-  /** Identifies the weights. Both sides must name the same. */
+  /** Identifies the weights, best by a digest of their content. Both sides must name the same. */
   readonly model: string
+  /** What else decides the numbers in a cache, by name: both sides must have the same. At most 64. */
+  readonly settings?: Readonly<Record<string, string>>
   /** Tokens per page. */
   readonly pageTokens: number
   /** Layers of the whole model. */
@@ -35,6 +37,10 @@ export interface Tensor {
   /** Within a page: `token-major` is [token][head][dim], `head-major` is [head][dim][token]. */
   readonly order: 'token-major' | 'head-major'
 }
+
+/** Settings that a layout may have, and the characters of a name or value of one. */
+export const mostSettings = 64
+export const longestSetting = 200
 
 /** Pages of a component; 0 when there is no such component, also for names that every object has. */
 export function pageCount({ pages }: Layout, component: string): number {

@@ -1,5 +1,5 @@
 import { KvxError } from '../backend/errors.ts'
-import { pageCount, type Layout, type Tensor } from './layout.ts'
+import { longestSetting, mostSettings, pageCount, type Layout, type Tensor } from './layout.ts'
 
 /**
  * Is every tensor within its region, of the size that its heads give it, and apart from all others?
@@ -14,6 +14,7 @@ export function checkLayout(layout: Layout, regionBytes: readonly number[]): voi
   for (const [component, pages] of Object.entries(layout.pages)) {
     integer(`pages of the component '${component}'`, pages, 1, 2 ** 31 - 1)
   }
+  checkSettings(layout.settings ?? {})
   if (layout.tensors.length === 0) throw invalid('it has no tensors')
   for (const tensor of layout.tensors) checkTensor(layout, tensor, regionBytes)
 
@@ -50,6 +51,25 @@ function checkTensor(layout: Layout, tensor: Tensor, regionBytes: readonly numbe
   const size = regionBytes[tensor.region] ?? 0
   if (end > size) {
     throw invalid(`${what} ends at byte ${end} of region ${tensor.region}, which has ${size}`)
+  }
+}
+
+function checkSettings(settings: Readonly<Record<string, unknown>>): void {
+  const entries = Object.entries(settings)
+  if (entries.length > mostSettings) {
+    throw invalid(`it has ${entries.length} settings, more than ${mostSettings}`)
+  }
+  for (const [setting, value] of entries) {
+    if (typeof value !== 'string' || value.length > longestSetting) {
+      throw invalid(
+        `the setting '${setting}' is not a text of at most ${longestSetting} characters`,
+      )
+    }
+    if (setting.length > longestSetting) {
+      throw invalid(
+        `a setting has a name of ${setting.length} characters, more than ${longestSetting}`,
+      )
+    }
   }
 }
 

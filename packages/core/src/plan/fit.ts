@@ -10,7 +10,7 @@ import { byKey, tensorKey } from './lanes.ts'
  *   names both values
  */
 export function checkFit(source: Layout, destination: Layout): void {
-  same('ERR_KVX_LAYOUT_MISMATCH', 'The models differ', source.model, destination.model)
+  checkModel(source, destination)
   same(
     'ERR_KVX_PAGE_SIZE_MISMATCH',
     'The page sizes differ',
@@ -41,6 +41,30 @@ export function checkFit(source: Layout, destination: Layout): void {
       )
     }
   }
+}
+
+/** Equal shapes prove nothing: other weights, or another setting, and the numbers mean something else. */
+function checkModel(source: Layout, destination: Layout): void {
+  if (source.model !== destination.model) {
+    const [prefill, decode] = [source.model, destination.model].map(shortened)
+    throw new KvxError(
+      'ERR_KVX_LAYOUT_MISMATCH',
+      `The models differ: prefill has ${prefill}, decode has ${decode}. Load the same model on both sides; a file that should be the same is damaged on one of them.`,
+      { phase: 'hello' },
+    )
+  }
+  const [ours, theirs] = [source.settings ?? {}, destination.settings ?? {}].map(
+    (settings) => new Map(Object.entries(settings)),
+  ) as [Map<string, string>, Map<string, string>]
+  for (const name of new Set([...ours.keys(), ...theirs.keys()])) {
+    const [prefill, decode] = [ours.get(name) ?? 'none', theirs.get(name) ?? 'none']
+    same('ERR_KVX_LAYOUT_MISMATCH', `The setting '${name}' differs`, prefill, decode)
+  }
+}
+
+/** Digests are told by their first digits; names are told whole. */
+function shortened(model: string): string {
+  return /^[0-9a-f]{32,}$/.test(model) ? `${model.slice(0, 12)}…` : model
 }
 
 /**

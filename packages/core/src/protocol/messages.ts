@@ -5,7 +5,7 @@
  */
 import * as v from 'valibot'
 import { isErrorCode, KvxError, type ErrorCode, type Phase } from '../backend/index.ts'
-import type { Layout } from '../layout/index.ts'
+import { longestSetting, mostSettings, type Layout } from '../layout/index.ts'
 import { maxRanks, rankObjection } from './rank.ts'
 
 export const protocolVersion = 1
@@ -74,8 +74,15 @@ const tensor = v.object({
   order: v.picklist(['token-major', 'head-major']),
 })
 
+const settingText = v.pipe(v.string(), v.maxLength(longestSetting))
+const settings = v.pipe(
+  v.record(settingText, settingText),
+  v.check((map) => Object.keys(map).length <= mostSettings),
+)
+
 const layoutObject = v.object({
   model: shortText,
+  settings: v.exactOptional(settings),
   pageTokens: natural,
   layers: v.pipe(natural, v.maxValue(maxLayers)),
   heads: natural,

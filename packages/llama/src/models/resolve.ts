@@ -1,6 +1,6 @@
 import { basename, resolve } from 'node:path'
 import { knownModel, unknownModel } from './catalogue.ts'
-import { checkHeader } from './gguf.ts'
+import { readModel } from './parts.ts'
 import { pullModel, type PullOptions } from './pull.ts'
 
 export interface ResolvedModel {
@@ -25,6 +25,6 @@ export async function resolveModel(
   }
   if (!/[/\\]/.test(nameOrPath) && !/\.gguf$/i.test(nameOrPath)) throw unknownModel(nameOrPath)
   const path = resolve(nameOrPath)
-  await checkHeader(path)
+  await readModel(path)
   return { name: basename(path).replace(/\.gguf$/i, ''), path }
 }

@@ -9,7 +9,7 @@ import {
   type Limits,
 } from '@kvx/core'
 import { KvxError, silentLog, type Backend, type Log } from '@kvx/core/backend'
-import { LlamaModel } from '@kvx/llama'
+import { LlamaModel, type LoadOptions } from '@kvx/llama'
 import { Admission, within } from '../http/drain.ts'
 import { listen, urlHost, type Draining, type Listening } from '../http/server.ts'
 import type { Call } from './call.ts'
@@ -60,6 +60,8 @@ export interface WorkerOptions {
   readonly deadlines?: Partial<Deadlines> | undefined
   readonly limits?: Partial<Limits> | undefined
   readonly log?: Log | undefined
+  /** Told while the model file is read whole, to identify it: once for each file, until it changes. */
+  readonly onModelRead?: LoadOptions['onProgress']
   /** Told of everything that happens to requests, in order. */
   readonly onEvent?: ((event: WorkerEvent) => void) | undefined
 }
@@ -115,6 +117,7 @@ async function open(
     pageTokens,
     pages: mode === 'null' ? 0 : maxRunningRequests * Math.ceil(longest / pageTokens),
     log,
+    onProgress: options.onModelRead,
   })
   cleanup.add(() => model.dispose())
   const transfer = mode === 'null' ? undefined : await openTransfer(options, mode, model, cleanup)
