@@ -34,7 +34,7 @@ export function decode(model: LlamaModel, request: DecodeRequest): Generation {
   const { tokens, pages, firstToken, maxTokens, signal } = request
   model.checkRequest(tokens, maxTokens)
   checkPages(model, tokens.length, pages)
-  const sampling = resolveSampling(request.sampling)
+  const sampling = resolveSampling(request.sampling, model.vocabularySize)
   return generation(async function* (progress) {
     let slot: Slot | undefined
     const open = async (): Promise<Slot> => {
@@ -43,7 +43,7 @@ export function decode(model: LlamaModel, request: DecodeRequest): Generation {
       request.onLoaded?.()
       return opened
     }
-    const rest = { promptTokens: tokens.length, maxTokens, sampling, signal }
+    const rest = { prompt: tokens, maxTokens, sampling, signal }
     try {
       yield* answer(model, progress, firstToken, rest, open)
     } finally {

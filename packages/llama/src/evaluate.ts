@@ -1,8 +1,8 @@
-import type { ControlledEvaluateInputItem, Token } from 'node-llama-cpp'
 import { KvxError } from '@kvx/core/backend'
 import { throwIfAborted } from './abort.ts'
+import { History } from './history.ts'
 import type { LlamaModel, Slot } from './model.ts'
-import { seedAt, type ResolvedSampling } from './sampling.ts'
+import type { ResolvedSampling } from './sampling.ts'
 
 /**
  * Cuts a prompt into chunks, as token positions where each ends. No chunk has one token, unless the
@@ -15,31 +15,6 @@ export function chunkEnds(tokens: number, chunkTokens: number): number[] {
     ends.push(end)
   }
   return ends
-}
-
-/**
- * Evaluates tokens behind what the sequence holds, and samples the one that comes at `position`.
- * A call of its own for each token, since the seed belongs to the position.
- */
-export async function evaluate(
-  slot: Slot,
-  tokens: readonly number[],
-  sampling: ResolvedSampling,
-  position: number,
-): Promise<number> {
-  const { temperature, topK, topP, seed } = sampling
-  const options = { temperature, topK, topP, seed: seedAt(seed, position) }
-  const input = tokens.map((token, index): ControlledEvaluateInputItem =>
-    index === tokens.length - 1
-      ? [token as Token, { generateNext: { token: true, options } }]
-      : (token as Token),
-  )
-  const output = await slot.sequence.controlledEvaluate(input)
-  const next = output.at(-1)?.next.token
-  if (next === undefined || next === null) {
-    throw new KvxError('ERR_KVX_MODEL', 'llama.cpp could not sample a token.', { phase: 'decode' })
-  }
-  return next
 }
 
 /**
@@ -60,6 +35,7 @@ export async function evaluatePrompt(
   afterChunk?: (start: number, end: number) => Promise<void>,
 ): Promise<number> {
   const { tokens, chunkTokens, sampling, signal } = request
+  const history = new History(tokens, 0)
   const turn = await model.prefillTurn.acquire(signal)
   try {
     let start = 0
@@ -68,8 +44,8 @@ export async function evaluatePrompt(
       throwIfAborted(signal)
       const chunk = tokens.slice(start, end)
       first = await model.gate.exclusive(async () => {
-        if (end === tokens.length) return evaluate(slot, chunk, sampling, end)
-        await slot.sequence.evaluateWithoutGeneratingNewTokens(chunk as Token[])
+        if (end === tokens.length) return slot.sampler.next(chunk, sampling, history)
+        await slot.sampler.evaluate(chunk)
         return undefined
       })
       await afterChunk?.(start, end)

@@ -19,13 +19,13 @@ export interface GenerateRequest {
 export function generate(model: LlamaModel, request: GenerateRequest): Generation {
   const { tokens, maxTokens, signal } = request
   model.checkRequest(tokens, maxTokens)
-  const sampling = resolveSampling(request.sampling)
+  const sampling = resolveSampling(request.sampling, model.vocabularySize)
   return generation(async function* (progress) {
     const slot = await model.slots.acquire(signal)
     try {
       const prompt = { tokens, chunkTokens: model.chunkTokens, sampling, signal }
       const first = await evaluatePrompt(model, slot, prompt)
-      const rest = { promptTokens: tokens.length, maxTokens, sampling, signal }
+      const rest = { prompt: tokens, maxTokens, sampling, signal }
       yield* answer(model, progress, first, rest, () => Promise.resolve(slot))
     } finally {
       await release(model, slot)

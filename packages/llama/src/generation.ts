@@ -1,5 +1,5 @@
 import { throwIfAborted } from './abort.ts'
-import { evaluate } from './evaluate.ts'
+import { History } from './history.ts'
 import type { LlamaModel, Slot } from './model.ts'
 import type { ResolvedSampling } from './sampling.ts'
 
@@ -49,31 +49,30 @@ export async function* answer(
   progress: Progress,
   first: number,
   request: {
-    promptTokens: number
+    prompt: readonly number[]
     maxTokens: number
     sampling: ResolvedSampling
     signal: AbortSignal | undefined
   },
   open: () => Promise<Slot>,
 ): AsyncGenerator<number, void> {
-  const { promptTokens, maxTokens, sampling, signal } = request
+  const { prompt, maxTokens, sampling, signal } = request
+  const history = new History(prompt, maxTokens)
   let slot: Slot | undefined
-  let token = first
-  for (let generated = 0; ;) {
-    if (model.isEog(token)) {
+  for (let token = first; ;) {
+    if (model.endsAnswer(token, sampling)) {
       progress.finishReason = 'stop'
       return
     }
-    generated++
+    history.push(token)
+    const last = history.generated === maxTokens
     // Set before the token is given out: whoever takes the last one may not come back for more.
-    if (generated === maxTokens) progress.finishReason = 'length'
+    if (last) progress.finishReason = 'length'
     yield token
-    if (generated === maxTokens) return
+    if (last) return
     throwIfAborted(signal)
-    const sequence = (slot ??= await open())
-    token = await model.gate.shared(() =>
-      evaluate(sequence, [token], sampling, promptTokens + generated),
-    )
+    const { sampler } = (slot ??= await open())
+    token = await model.gate.shared(() => sampler.next([token], sampling, history))
     progress.evaluatedTokens++
   }
 }

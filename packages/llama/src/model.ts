@@ -18,6 +18,8 @@ import { readModel } from './models/parts.ts'
 import { checkUnchanged } from './models/remember.ts'
 import { cacheSettings, cellsFor } from './models/settings.ts'
 import { Slots } from './queue.ts'
+import { Sampler } from './sampler.ts'
+import type { ResolvedSampling } from './sampling.ts'
 import { checkState, stateShape, type Place } from './state/blob.ts'
 import { geometryOf, unsupported, type Geometry } from './state/geometry.ts'
 import { saveState } from './state/scratch.ts'
@@ -46,6 +48,8 @@ export interface LoadOptions {
 /** One sequence of the context: what a request holds while it computes. */
 export interface Slot {
   readonly sequence: LlamaContextSequence
+  /** What evaluates in this sequence. */
+  readonly sampler: Sampler
   readonly place: Place
 }
 
@@ -70,6 +74,7 @@ export class LlamaModel {
   readonly #llama: Llama
   readonly #weights: Weights
   readonly #pool: (Memory & { free(): void }) | undefined
+  readonly #samplers: readonly Sampler[]
   #disposed: Promise<void> | undefined
 
   /**
@@ -126,7 +131,7 @@ export class LlamaModel {
         threads,
         failedCreationRemedy: false,
       })
-      const slots = takeSequences(context, sequences)
+      const slots = takeSequences(weights, context, sequences)
       await verifyStates(weights, geometry, slots)
       const settings = cacheSettings(
         parts,
@@ -178,6 +183,7 @@ export class LlamaModel {
     this.chunkTokens = parts.chunkTokens
     this.vocabularySize = vocabularySize(weights)
     this.slots = new Slots(parts.slots)
+    this.#samplers = parts.slots.map(({ sampler }) => sampler)
     this.#pool = parts.pool
   }
 
@@ -209,9 +215,17 @@ export class LlamaModel {
     return new StreamingDetokenizer((tokens) => this.detokenize(tokens))
   }
 
-  /** Whether the token ends the answer. */
+  /** Whether the model ends its answers with this token. */
   isEog(token: number): boolean {
     return this.#weights.isEogToken(token as Token)
+  }
+
+  /** Whether the token ends the answer to a request. */
+  endsAnswer(
+    token: number,
+    { stopTokenIds, ignoreEos }: Pick<ResolvedSampling, 'stopTokenIds' | 'ignoreEos'>,
+  ): boolean {
+    return stopTokenIds.has(token) || (!ignoreEos && this.isEog(token))
   }
 
   /**
@@ -235,6 +249,11 @@ export class LlamaModel {
     if (!Number.isSafeInteger(maxTokens) || maxTokens < 1) {
       refuse(`max_tokens is ${String(maxTokens)}, but must be a whole number of at least 1.`)
     }
+    if (tokens.length >= this.contextLength) {
+      refuse(
+        `The prompt has ${String(tokens.length)} tokens, and the context length is ${String(this.contextLength)}: there is no room for an answer. Shorten the prompt.`,
+      )
+    }
     if (tokens.length + maxTokens > this.contextLength) {
       refuse(
         `The prompt has ${String(tokens.length)} tokens, and max_tokens is ${String(maxTokens)}: together more than the context length of ${String(this.contextLength)}. Shorten the prompt or lower max_tokens.`,
@@ -251,6 +270,7 @@ export class LlamaModel {
       this.slots.close()
       this.prefillTurn.close()
       await this.gate.close()
+      for (const sampler of this.#samplers) sampler.dispose()
       await this.#llama.dispose()
       this.#pool?.free()
     })()
@@ -294,12 +314,18 @@ function contextOf(weights: Weights, wanted: number | undefined): number {
   return length
 }
 
-function takeSequences(context: LlamaContext, sequences: number): Slot[] {
+function takeSequences(weights: Weights, context: LlamaContext, sequences: number): Slot[] {
+  const ids = Array.from({ length: vocabularySize(weights) }, (_, id) => id)
+  const endIds = ids.filter((id) => weights.isEogToken(id as Token))
   // A context hands out its sequences in the order of their numbers, and each has a stream of its own.
-  return Array.from({ length: sequences }, (_, index) => ({
-    sequence: context.getSequence(),
-    place: { streams: sequences, stream: index, sequence: index },
-  }))
+  return Array.from({ length: sequences }, (_, index) => {
+    const sequence = context.getSequence()
+    return {
+      sequence,
+      sampler: new Sampler(weights, sequence, endIds),
+      place: { streams: sequences, stream: index, sequence: index },
+    }
+  })
 }
 
 /** Two tokens are computed and saved, to see that states really are as this package reads and writes them. */
@@ -310,8 +336,8 @@ async function verifyStates(
 ): Promise<void> {
   const slot = slots.at(-1)
   if (!slot) return
-  const tokens = [0, 0] as Token[]
-  await slot.sequence.evaluateWithoutGeneratingNewTokens(tokens)
+  const tokens = [0, 0]
+  await slot.sampler.evaluate(tokens)
   const blob = await saveState(slot.sequence, stateShape(geometry, 2, slot.place).bytes)
   try {
     checkState(blob, geometry, tokens, slot.place)

@@ -57,7 +57,7 @@ export async function prefill(model: LlamaModel, request: PrefillRequest): Promi
       `A prefill chunk of ${String(chunkTokens)} tokens: 2 to ${String(model.chunkTokens)} are possible.`,
     )
   }
-  const sampling = resolveSampling(request.sampling)
+  const sampling = resolveSampling(request.sampling, model.vocabularySize)
   const { pageTokens } = model.layout
   let sent = 0
   let chunks = 0

@@ -1,9 +1,10 @@
+import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { isKvxError } from '@kvx/core/backend'
 import { httpError } from '../src/http/errors.ts'
 import { parseJson, parseJsonVerbatim, toJson } from '../src/http/json.ts'
-import { parseCompletionRequest } from '../src/http/request.ts'
+import { fieldNames, parseCompletionRequest } from '../src/http/request.ts'
 
 const refusal = (body: unknown) => {
   try {
@@ -18,19 +19,30 @@ test('a request with nothing but a prompt gets the defaults of the OpenAI interf
   const request = parseCompletionRequest({ prompt: 'Hello' })
   expect(request).toMatchObject({
     prompt: 'Hello',
-    maxTokens: 16,
-    temperature: 1,
-    topP: 1,
+    maxTokens: undefined,
+    sampling: {
+      temperature: 1,
+      topK: 0,
+      topP: 1,
+      minP: 0,
+      presencePenalty: 0,
+      frequencyPenalty: 0,
+      repetitionPenalty: 1,
+      logitBias: undefined,
+      minTokens: 0,
+      ignoreEos: false,
+      stopTokenIds: [],
+    },
     stop: [],
     stream: false,
     includeUsage: false,
     returnTokenIds: false,
     bootstrap: { host: undefined, port: undefined, room: undefined },
   })
-  expect(Number.isInteger(request.seed)).toBe(true)
+  expect(Number.isInteger(request.sampling.seed)).toBe(true)
 })
 
-test('null is the same as absent, and fields that are not ours are passed over', () => {
+test('null is the same as absent, and so is a field that is not known and asks for nothing', () => {
   expect(() =>
     parseCompletionRequest({
       prompt: [1, 2],
@@ -42,8 +54,89 @@ test('null is the same as absent, and fields that are not ours are passed over',
       bootstrap_port: null,
       no_stop_trim: false,
       lora_path: null,
+      bad_words: [],
+      vllm_xargs: {},
     }),
   ).not.toThrow()
+})
+
+/** A value of each field that is honoured, and what becomes of it. */
+test('every field that is honoured arrives with its value', () => {
+  const request = parseCompletionRequest({
+    prompt: 'x',
+    max_completion_tokens: 40,
+    temperature: 0.5,
+    top_p: 0.9,
+    top_k: 20,
+    min_p: 0.1,
+    presence_penalty: -2,
+    frequency_penalty: 2,
+    repetition_penalty: 1.3,
+    logit_bias: { '50256': -100, '7': 1.5 },
+    seed: 9,
+    min_tokens: 4,
+    ignore_eos: true,
+    stop_token_ids: [5, 6],
+    stop: 'end',
+    stream: true,
+    stream_options: { include_usage: true },
+    return_token_ids: true,
+  })
+  expect(request).toMatchObject({
+    maxTokens: 40,
+    sampling: {
+      temperature: 0.5,
+      topP: 0.9,
+      topK: 20,
+      minP: 0.1,
+      presencePenalty: -2,
+      frequencyPenalty: 2,
+      repetitionPenalty: 1.3,
+      logitBias: new Map([
+        [50256, -100],
+        [7, 1.5],
+      ]),
+      seed: 9,
+      minTokens: 4,
+      ignoreEos: true,
+      stopTokenIds: [5, 6],
+    },
+    stop: ['end'],
+    stream: true,
+    includeUsage: true,
+    returnTokenIds: true,
+  })
+})
+
+test.each([
+  ['what SGLang sends for its bench', { best_of: 1, temperature: 0.0, ignore_eos: true }],
+  [
+    'what the router of SGLang adds',
+    {
+      echo: false,
+      n: 1,
+      no_stop_trim: false,
+      skip_special_tokens: true,
+      return_hidden_states: false,
+    },
+  ],
+  ['top_k of -1, which is all', { top_k: -1 }],
+  ['two names of one number', { max_tokens: 3, max_completion_tokens: 3 }],
+  ['notes about who asks', { user: 'somebody', metadata: { a: 'b' }, rid: '7' }],
+])('%s is accepted', (_, fields) => {
+  expect(() => parseCompletionRequest({ prompt: 'x', ...fields })).not.toThrow()
+})
+
+test('a prompt in a list of one is that prompt', () => {
+  expect(parseCompletionRequest({ prompt: ['hello'] }).prompt).toBe('hello')
+  expect(parseCompletionRequest({ prompt: [[5, 6, 7]] }).prompt).toEqual([5, 6, 7])
+  expect(parseCompletionRequest({ prompt: [5] }).prompt).toEqual([5])
+})
+
+test('every field that is known stands in the page about the HTTP interface', () => {
+  const page = readFileSync(new URL('../../../docs/http-api.md', import.meta.url), 'utf8')
+  const named = new Set([...page.matchAll(/`([a-z_]+)`/g)].map(([, name]) => name))
+  expect(fieldNames.filter((name) => !named.has(name))).toEqual([])
 })
 
 test.each([
@@ -51,19 +144,84 @@ test.each([
   ['{"prompt":[]}', 'The prompt is empty: it must hold at least one token.'],
   ['{}', 'prompt is missing.'],
   ['{"prompt":7}', 'prompt must be a string or a list of token ids.'],
-  ['{"prompt":["a", "b"]}', 'prompt must be a string or a list of token ids.'],
+  ['{"prompt":["a", "b"]}', 'prompt holds several prompts: send one request for each.'],
+  ['{"prompt":[[1], [2]]}', 'prompt holds several prompts: send one request for each.'],
+  ['{"prompt":[""]}', 'The prompt is empty: it must hold at least one token.'],
+  ['{"prompt":[[]]}', 'The prompt is empty: it must hold at least one token.'],
+  ['{"prompt":[[[1]]]}', 'prompt must be a string or a list of token ids.'],
   ['{"prompt":[1, -1]}', 'prompt must be a string or a list of token ids.'],
   ['{"prompt":"x", "max_tokens":0}', 'max_tokens must be at least 1.'],
   ['{"prompt":"x", "max_tokens":-3}', 'max_tokens must be at least 1.'],
   ['{"prompt":"x", "max_tokens":1.5}', 'max_tokens must be an integer.'],
   ['{"prompt":"x", "max_tokens":"8"}', 'max_tokens must be a number.'],
-  ['{"prompt":"x", "temperature":-1}', 'temperature must not be negative.'],
+  ['{"prompt":"x", "temperature":-1}', 'temperature must be at least 0.'],
   ['{"prompt":"x", "top_p":0}', 'top_p must be greater than 0.'],
-  ['{"prompt":"x", "stop":""}', 'a stop string must not be empty.'],
+  [
+    '{"prompt":"x", "stop":""}',
+    'stop has an empty string: a stop string has at least one character.',
+  ],
+  [
+    '{"prompt":"x", "stop":["a", ""]}',
+    'stop has an empty string: a stop string has at least one character.',
+  ],
+  [
+    `{"prompt":"x", "stop":["${'é'.repeat(513)}"]}`,
+    'stop has a string that is too long: 1024 bytes are possible.',
+  ],
+  [
+    `{"prompt":"x", "stop":${JSON.stringify(Array.from({ length: 17 }, () => 'a'))}}`,
+    'stop has too many strings: 16 are possible.',
+  ],
+  ['{"prompt":"x", "stop":7}', 'stop must be a string or a list of strings.'],
   ['{"prompt":"x", "stop":["a", 3]}', 'stop must be a string or a list of strings.'],
   ['{"prompt":"x", "stream":"yes"}', 'stream must be true or false.'],
   ['{"prompt":"x", "n":2}', 'n greater than 1 is not supported: send one request per answer.'],
-  ['{"prompt":"x", "echo":true}', 'echo is not supported.'],
+  ['{"prompt":"x", "n":0}', 'n must be at least 1.'],
+  ['{"prompt":"x", "best_of":-1}', 'best_of must be at least 1.'],
+  [
+    '{"prompt":"x", "echo":true}',
+    'echo is not supported: join the prompt and its answer yourself.',
+  ],
+  ['{"prompt":"x", "logprobs":1}', 'logprobs is not supported: leave it out.'],
+  ['{"prompt":"x", "logprobs":0}', 'logprobs is not supported: leave it out.'],
+  ['{"prompt":"x", "suffix":"y"}', 'suffix is not supported: leave it out.'],
+  [
+    '{"prompt":"x", "skip_special_tokens":false}',
+    'skip_special_tokens false is not supported: ask for return_token_ids.',
+  ],
+  [
+    '{"prompt":"x", "guided_regex":"a+"}',
+    'guided_regex is no field that this server knows: leave it out, or the answer would not be what it asks for.',
+  ],
+  [
+    '{"prompt":"x", "max_new_tokens":5}',
+    'max_new_tokens is no field that this server knows: leave it out, or the answer would not be what it asks for.',
+  ],
+  ['{"prompt":"x", "frequency_penalty":2.5}', 'frequency_penalty must be at most 2.'],
+  ['{"prompt":"x", "presence_penalty":"1"}', 'presence_penalty must be a number.'],
+  ['{"prompt":"x", "repetition_penalty":0}', 'repetition_penalty must be greater than 0.'],
+  ['{"prompt":"x", "top_k":-2}', 'top_k must be at least -1.'],
+  ['{"prompt":"x", "min_p":2}', 'min_p must be at most 1.'],
+  ['{"prompt":"x", "min_tokens":5, "max_tokens":4}', 'min_tokens is greater than max_tokens.'],
+  [
+    '{"prompt":"x", "max_tokens":5, "max_completion_tokens":4}',
+    'max_tokens and max_completion_tokens differ: give one of them.',
+  ],
+  [
+    '{"prompt":"x", "logit_bias":{"the":1}}',
+    'logit_bias must map token ids to numbers, as {"50256": -100}.',
+  ],
+  ['{"prompt":"x", "logit_bias":{"5":200}}', 'logit_bias must be at most 100.'],
+  [
+    '{"prompt":"x", "logit_bias":[1]}',
+    'logit_bias must map token ids to numbers, as {"50256": -100}.',
+  ],
+  ['{"prompt":"x", "stop_token_ids":"5"}', 'stop_token_ids must be a list of token ids.'],
+  ['{"prompt":"x", "stop_token_ids":[0.5]}', 'stop_token_ids must be a list of token ids.'],
+  [
+    '{"prompt":"x", "stream_options":{"include_everything":true}}',
+    'include_everything is no field that this server knows: leave it out, or the answer would not be what it asks for.',
+  ],
   ['{"prompt":"x", "bootstrap_room":-1}', 'bootstrap_room must not be negative.'],
   [
     '{"prompt":"x", "bootstrap_room":9223372036854775808}',
@@ -99,7 +257,7 @@ test('routers may send the bootstrap fields as lists of one', () => {
 
 test('any 64-bit seed is taken and becomes 32 bits', () => {
   for (const seed of [0, -1, 2n ** 63n - 1n, -(2n ** 63n)]) {
-    const value = parseCompletionRequest({ prompt: 'x', seed }).seed
+    const value = parseCompletionRequest({ prompt: 'x', seed }).sampling.seed ?? -1
     expect(value).toBeGreaterThanOrEqual(0)
     expect(value).toBeLessThan(2 ** 32)
   }

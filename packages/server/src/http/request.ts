@@ -2,6 +2,7 @@
 import * as v from 'valibot'
 import { isHost } from '@kvx/core'
 import { KvxError } from '@kvx/core/backend'
+import type { Sampling } from '@kvx/llama'
 
 const integer = (what: string, least: number, most: number) =>
   v.pipe(
@@ -40,110 +41,209 @@ const room = v.pipe(
   v.maxValue(maxRoom, 'bootstrap_room must be less than 2^63'),
 )
 
-const stopString = v.pipe(
-  v.string('stop must be a string or a list of strings'),
-  v.minLength(1, 'a stop string must not be empty'),
+const number = (what: string, least: number, most: number) =>
+  v.pipe(
+    v.number(`${what} must be a number`),
+    v.minValue(least, `${what} must be at least ${String(least)}`),
+    v.maxValue(most, `${what} must be at most ${String(most)}`),
+  )
+
+const positive = (what: string, most: number) =>
+  v.pipe(
+    v.number(`${what} must be a number`),
+    v.gtValue(0, `${what} must be greater than 0`),
+    v.maxValue(most, `${what} must be at most ${String(most)}`),
+  )
+
+const tokenIds = (message: string) =>
+  v.array(
+    v.pipe(
+      v.number(message),
+      v.integer(message),
+      v.minValue(0, message),
+      v.maxValue(2 ** 31 - 1, message),
+    ),
+    message,
+  )
+
+/** What one request may ask to be looked for in its answer. */
+const maxStops = 16
+const maxStopBytes = 1024
+
+/** Some clients send one string, some a list of them. */
+const stop = v.pipe(
+  v.unknown(),
+  v.transform((value): unknown => (typeof value === 'string' ? [value] : value)),
+  v.pipe(
+    v.array(
+      v.pipe(
+        v.string('stop must be a string or a list of strings'),
+        v.minLength(1, 'stop has an empty string: a stop string has at least one character'),
+        v.maxBytes(
+          maxStopBytes,
+          `stop has a string that is too long: ${String(maxStopBytes)} bytes are possible`,
+        ),
+      ),
+      'stop must be a string or a list of strings',
+    ),
+    v.maxLength(maxStops, `stop has too many strings: ${String(maxStops)} are possible`),
+  ),
 )
 
-/** A request we would answer wrongly if we ignored the field is refused instead. */
-const onlyOne = (what: string) =>
-  v.nullish(v.literal(1, `${what} greater than 1 is not supported: send one request per answer`))
-const unsupported = (what: string, ...harmless: readonly unknown[]) =>
-  v.optional(v.custom((value) => harmless.includes(value), `${what} is not supported`))
+/** A prompt may come as a list of one, as clients that think in batches send it. */
+const prompt = v.pipe(
+  v.unknown(),
+  v.check(
+    (value) => !(Array.isArray(value) && value.length > 1 && typeof value[0] !== 'number'),
+    'prompt holds several prompts: send one request for each',
+  ),
+  v.transform((value): unknown =>
+    Array.isArray(value) && value.length === 1 && typeof value[0] !== 'number' ? value[0] : value,
+  ),
+  v.union([v.string(), tokenIds('')], 'prompt must be a string or a list of token ids'),
+)
 
-const schema = v.object(
-  {
-    model: v.nullish(v.string('model must be a string')),
-    prompt: v.union(
-      [
-        v.string(),
-        v.array(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(2 ** 31 - 1))),
-      ],
-      'prompt must be a string or a list of token ids',
+const biasMessage = 'logit_bias must map token ids to numbers, as {"50256": -100}'
+const logitBias = v.pipe(
+  v.unknown(),
+  // A list is an object to JavaScript.
+  v.check((value) => !Array.isArray(value), biasMessage),
+  v.record(
+    v.pipe(v.string(), v.regex(/^\d{1,10}$/, biasMessage)),
+    number('logit_bias', -100, 100),
+    biasMessage,
+  ),
+  v.transform((entries) => new Map(Object.entries(entries).map(([id, by]) => [Number(id), by]))),
+)
+
+const oneAnswer = (what: string) =>
+  v.nullish(
+    v.pipe(
+      integer(what, 1, Infinity),
+      v.maxValue(1, `${what} greater than 1 is not supported: send one request per answer`),
     ),
-    max_tokens: v.nullish(integer('max_tokens', 1, 2 ** 31 - 1), 16),
-    temperature: v.nullish(
-      v.pipe(
-        v.number('temperature must be a number'),
-        v.minValue(0, 'temperature must not be negative'),
-        v.maxValue(2, 'temperature must be at most 2'),
-      ),
-      1,
+  )
+
+/** Taken only with a value that changes nothing. A field that would be ignored otherwise is refused instead. */
+const only = (name: string, what: string, ...neutral: readonly unknown[]) =>
+  v.optional(
+    v.custom(
+      (value) => value === null || neutral.includes(value),
+      `${name} is not supported: ${what}`,
     ),
-    top_p: v.nullish(
-      v.pipe(
-        v.number('top_p must be a number'),
-        v.gtValue(0, 'top_p must be greater than 0'),
-        v.maxValue(1, 'top_p must be at most 1'),
-      ),
-      1,
-    ),
-    seed: v.nullish(
-      v.pipe(
-        v.union(
-          [
-            v.bigint(),
-            v.pipe(
-              v.number(),
-              v.integer(),
-              v.transform((value) => BigInt(value)),
-            ),
-          ],
-          'seed must be an integer',
-        ),
-        // Clients send any 64-bit value; a sampler takes 32 bits.
-        v.transform((value) => Number(BigInt.asUintN(32, value))),
-      ),
-    ),
-    stop: v.nullish(
+  )
+
+/** Says something about the request that has no bearing on its answer. */
+const note = v.optional(v.unknown())
+
+const streamFields = {
+  include_usage: boolean('stream_options.include_usage'),
+  // Pads events against who counts their bytes on the way; nothing here is padded.
+  include_obfuscation: note,
+} as const
+
+/** Every field that is known: honoured, harmless with the value that means nothing, or a note. */
+const fields = {
+  model: v.nullish(v.string('model must be a string')),
+  prompt,
+  max_tokens: v.nullish(integer('max_tokens', 1, 2 ** 31 - 1)),
+  max_completion_tokens: v.nullish(integer('max_completion_tokens', 1, 2 ** 31 - 1)),
+  min_tokens: v.nullish(integer('min_tokens', 0, 2 ** 31 - 1), 0),
+  temperature: v.nullish(number('temperature', 0, 2), 1),
+  top_p: v.nullish(positive('top_p', 1), 1),
+  // -1 and 0 both mean all: clients of vLLM and SGLang send either.
+  top_k: v.nullish(integer('top_k', -1, 2 ** 31 - 1), 0),
+  min_p: v.nullish(number('min_p', 0, 1), 0),
+  presence_penalty: v.nullish(number('presence_penalty', -2, 2), 0),
+  frequency_penalty: v.nullish(number('frequency_penalty', -2, 2), 0),
+  repetition_penalty: v.nullish(positive('repetition_penalty', 10), 1),
+  logit_bias: v.nullish(logitBias),
+  seed: v.nullish(
+    v.pipe(
       v.union(
         [
+          v.bigint(),
           v.pipe(
-            stopString,
-            v.transform((text) => [text]),
+            v.number(),
+            v.integer(),
+            v.transform((value) => BigInt(value)),
           ),
-          v.pipe(v.array(stopString), v.maxLength(16, 'at most 16 stop strings are allowed')),
         ],
-        (issue) => issue.issues?.[0]?.message ?? 'stop must be a string or a list of strings',
+        'seed must be an integer',
       ),
-      [],
+      // Clients send any 64-bit value; a sampler takes 32 bits.
+      v.transform((value) => Number(BigInt.asUintN(32, value))),
     ),
-    stream: boolean('stream'),
-    stream_options: v.nullish(
-      v.object(
-        { include_usage: boolean('stream_options.include_usage') },
-        'stream_options must be an object',
+  ),
+  stop: v.nullish(stop, []),
+  stop_token_ids: v.nullish(
+    v.pipe(
+      tokenIds('stop_token_ids must be a list of token ids'),
+      v.maxLength(256, 'stop_token_ids has too many token ids: 256 are possible'),
+    ),
+    [],
+  ),
+  ignore_eos: boolean('ignore_eos'),
+  stream: boolean('stream'),
+  stream_options: v.nullish(v.object(streamFields, 'stream_options must be an object')),
+  return_token_ids: boolean('return_token_ids'),
+  bootstrap_host: v.optional(
+    single(
+      v.pipe(
+        v.string('bootstrap_host must be a string'),
+        v.check(isHost, 'bootstrap_host must be a host name or an IP address'),
       ),
     ),
-    return_token_ids: boolean('return_token_ids'),
-    n: onlyOne('n'),
-    best_of: onlyOne('best_of'),
-    echo: unsupported('echo', null, false),
-    logprobs: unsupported('logprobs', null, false, 0),
-    suffix: unsupported('suffix', null, ''),
-    bootstrap_host: v.optional(
-      single(
-        v.pipe(
-          v.string('bootstrap_host must be a string'),
-          v.check(isHost, 'bootstrap_host must be a host name or an IP address'),
-        ),
-      ),
-    ),
-    bootstrap_port: v.optional(single(integer('bootstrap_port', 1, 65535))),
-    bootstrap_room: v.optional(single(room)),
-  },
-  'the body must be a JSON object',
-)
+  ),
+  bootstrap_port: v.optional(single(integer('bootstrap_port', 1, 65535))),
+  bootstrap_room: v.optional(single(room)),
+
+  n: oneAnswer('n'),
+  best_of: oneAnswer('best_of'),
+  echo: only('echo', 'join the prompt and its answer yourself', false),
+  logprobs: only('logprobs', 'leave it out', false),
+  prompt_logprobs: only('prompt_logprobs', 'leave it out'),
+  suffix: only('suffix', 'leave it out', ''),
+  skip_special_tokens: only('skip_special_tokens false', 'ask for return_token_ids', true),
+  add_special_tokens: only('add_special_tokens false', 'send the prompt as token ids', true),
+  length_penalty: only('length_penalty', 'there is no beam search', 1, 0),
+
+  user: note,
+  metadata: note,
+  service_tier: note,
+  safety_identifier: note,
+  prompt_cache_key: note,
+  rid: note,
+  request_id: note,
+  // Only says where blanks go between special tokens, which have no text here.
+  spaces_between_special_tokens: note,
+  log_metrics: note,
+  no_logs: note,
+} as const
+
+/** What a client may ask for, by name: for the page that lists it. */
+export const fieldNames: readonly string[] = Object.keys(fields)
+
+const schema = v.object(fields, 'the body must be a JSON object')
+
+/** @returns the first field that is not known and might mean something */
+function unknownField(body: object, known: object): string | undefined {
+  for (const [name, value] of Object.entries(body) as [string, unknown][]) {
+    if (Object.hasOwn(known, name) || value === null || value === false || value === '') continue
+    // An empty list or object asks for nothing either.
+    if (typeof value === 'object' && Object.keys(value).length === 0) continue
+    return name
+  }
+  return undefined
+}
 
 export interface CompletionRequest {
   readonly model: string | undefined
   /** Text, or token ids. */
   readonly prompt: string | readonly number[]
-  readonly maxTokens: number
-  readonly temperature: number
-  readonly topP: number
-  /** 32 bits. Drawn at random when the client gave none. */
-  readonly seed: number
+  /** Undefined: 16, or as many as the context has room for. */
+  readonly maxTokens: number | undefined
+  readonly sampling: Sampling
   readonly stop: readonly string[]
   readonly stream: boolean
   readonly includeUsage: boolean
@@ -161,27 +261,50 @@ export function parseCompletionRequest(body: unknown): CompletionRequest {
   const result = v.safeParse(schema, Array.isArray(body) ? null : body, { abortEarly: true })
   if (!result.success) {
     const [issue] = result.issues
-    const message =
+    throw refuse(
       issue.kind === 'schema' && issue.type === 'object' && issue.received === 'undefined'
         ? `${v.getDotPath(issue) ?? 'a field'} is missing`
-        : issue.message
-    throw new KvxError('ERR_KVX_INVALID_ARGUMENT', sentence(message), { phase: 'open' })
+        : issue.message,
+    )
   }
   const request = result.output
-  if (request.prompt.length === 0) {
-    throw new KvxError(
-      'ERR_KVX_INVALID_ARGUMENT',
-      'The prompt is empty: it must hold at least one token.',
-      { phase: 'open' },
+  const unknown =
+    unknownField(body as object, fields) ??
+    unknownField((body as { stream_options?: object | null }).stream_options ?? {}, streamFields)
+  if (unknown !== undefined) {
+    throw refuse(
+      `${unknown.slice(0, 64)} is no field that this server knows: leave it out, or the answer would not be what it asks for`,
     )
+  }
+  if (request.prompt.length === 0) {
+    throw refuse('The prompt is empty: it must hold at least one token')
+  }
+  const { max_tokens, max_completion_tokens } = request
+  const maxTokens = max_tokens ?? max_completion_tokens ?? undefined
+  if (maxTokens !== (max_completion_tokens ?? maxTokens)) {
+    throw refuse('max_tokens and max_completion_tokens differ: give one of them')
+  }
+  if (request.min_tokens > (maxTokens ?? Infinity)) {
+    throw refuse('min_tokens is greater than max_tokens')
   }
   return {
     model: request.model ?? undefined,
     prompt: request.prompt,
-    maxTokens: request.max_tokens,
-    temperature: request.temperature,
-    topP: request.top_p,
-    seed: request.seed ?? Math.floor(Math.random() * 2 ** 32),
+    maxTokens,
+    sampling: {
+      temperature: request.temperature,
+      topK: Math.max(0, request.top_k),
+      topP: request.top_p,
+      minP: request.min_p,
+      seed: request.seed ?? Math.floor(Math.random() * 2 ** 32),
+      presencePenalty: request.presence_penalty,
+      frequencyPenalty: request.frequency_penalty,
+      repetitionPenalty: request.repetition_penalty,
+      logitBias: request.logit_bias ?? undefined,
+      minTokens: request.min_tokens,
+      ignoreEos: request.ignore_eos,
+      stopTokenIds: request.stop_token_ids,
+    },
     stop: request.stop,
     stream: request.stream,
     includeUsage: request.stream_options?.include_usage ?? false,
@@ -193,6 +316,9 @@ export function parseCompletionRequest(body: unknown): CompletionRequest {
     },
   }
 }
+
+const refuse = (message: string) =>
+  new KvxError('ERR_KVX_INVALID_ARGUMENT', sentence(message), { phase: 'open' })
 
 /** Field names keep their case, so the first letter stays as it is. */
 const sentence = (text: string) => (text.endsWith('.') ? text : `${text}.`)

@@ -1,7 +1,6 @@
 /** An answer in OpenAI's shape, from the tokens of whatever computes it. */
 import { randomBytes } from 'node:crypto'
 import { StopMatcher, type FinishReason, type StreamingDetokenizer } from '@kvx/llama'
-import type { CompletionRequest } from '../http/request.ts'
 
 /** The tokens of one answer as they come; the rest is known once they have come, or were left early. */
 export interface Run extends AsyncIterable<number> {
@@ -96,9 +95,4 @@ export function kvxFacts(
     evaluated_tokens: run.evaluatedTokens,
     ...(run.transfer && { transfer: run.transfer }),
   }
-}
-
-/** How the tokens are chosen: the same on both sides of a transfer. */
-export function sampling({ temperature, topP, seed }: CompletionRequest) {
-  return { temperature, topP, seed }
 }

@@ -1,7 +1,7 @@
 /** The HTTP face of a worker. */
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { toKvxError, type Log } from '@kvx/core/backend'
-import type { LlamaModel } from '@kvx/llama'
+import { resolveSampling, type LlamaModel } from '@kvx/llama'
 import type { Admission } from '../http/drain.ts'
 import { httpError } from '../http/errors.ts'
 import { parseJson } from '../http/json.ts'
@@ -76,12 +76,15 @@ async function complete(worker: Worker, c: AppContext): Promise<Response> {
   const request = parseCompletionRequest(parseJson(await c.req.text()))
   const tokens =
     typeof request.prompt === 'string' ? model.tokenize(request.prompt) : request.prompt
-  model.checkRequest(tokens, request.maxTokens)
+  // Who does not say how long the answer may be is not refused for it.
+  const room = Math.max(1, model.contextLength - tokens.length)
+  const maxTokens = request.maxTokens ?? Math.min(16, room)
+  model.checkRequest(tokens, maxTokens)
+  const sampling = resolveSampling(request.sampling, model.vocabularySize)
   const head = heading(worker.modelName)
-  const { room } = request.bootstrap
-  const events = worker.events.of(head.id, room)
+  const events = worker.events.of(head.id, request.bootstrap.room)
   const signal = clientGone(c)
-  const call: Call = { request, tokens, signal, events }
+  const call: Call = { request, tokens, maxTokens, sampling, signal, events }
 
   metrics.requestBegan()
   events('request.received', { tokens: tokens.length, stream: request.stream })
@@ -100,7 +103,10 @@ async function complete(worker: Worker, c: AppContext): Promise<Response> {
     metrics.requestEnded('failed')
     const { code, phase, peer, rank, message } = error
     events('request.failed', { code, phase, peer, rank })
-    log.warn({ request: head.id, room: room?.toString(), code, err: cause }, message)
+    log.warn(
+      { request: head.id, room: request.bootstrap.room?.toString(), code, err: cause },
+      message,
+    )
     if (!c.env.outgoing.headersSent) throw error
     metrics.failed(error)
     return RESPONSE_ALREADY_SENT
@@ -113,10 +119,10 @@ async function answer(
   call: Call,
   head: Heading,
 ): Promise<Response> {
-  const { request, tokens } = call
+  const { request, tokens, sampling } = call
   if (compute.kind === 'prefill') {
     const { firstToken, transfer } = await compute.run(call)
-    const text = model.isEog(firstToken) ? '' : model.detokenize([firstToken])
+    const text = model.endsAnswer(firstToken, sampling) ? '' : model.detokenize([firstToken])
     const first = { text, tokens: [firstToken], finishReason: 'length' } as const
     return json(c, {
       ...head,

@@ -2,7 +2,7 @@
 import { promptDigest, type KVManager, type PagePool } from '@kvx/core'
 import { KvxError, toKvxError } from '@kvx/core/backend'
 import { decode, type Generation, type LlamaModel } from '@kvx/llama'
-import { sampling, type Run, type Transferred } from './answer.ts'
+import type { Run, Transferred } from './answer.ts'
 import type { Call } from './call.ts'
 import { returnPages } from './pages.ts'
 import type { WorkerMetrics } from './metrics.ts'
@@ -22,7 +22,7 @@ export interface DecodeSide {
  */
 export function receivePrompt(
   { model, manager, pool, metrics, queueMs }: DecodeSide,
-  { request, tokens, signal, events }: Call,
+  { tokens, maxTokens, sampling, signal, events }: Call,
   room: bigint,
   from: string,
 ): Run {
@@ -87,8 +87,8 @@ export function receivePrompt(
           tokens,
           pages: lease.pages,
           firstToken,
-          maxTokens: request.maxTokens,
-          sampling: sampling(request),
+          maxTokens,
+          sampling,
           onLoaded: giveBack,
           signal,
         })

@@ -2,7 +2,7 @@
 import { promptDigest, type KVManager, type PagePool } from '@kvx/core'
 import { toKvxError } from '@kvx/core/backend'
 import { prefill, type LlamaModel } from '@kvx/llama'
-import { sampling, type Transferred } from './answer.ts'
+import type { Transferred } from './answer.ts'
 import type { Call } from './call.ts'
 import { returnPages } from './pages.ts'
 import type { WorkerMetrics } from './metrics.ts'
@@ -22,7 +22,7 @@ export interface PrefillSide {
  */
 export async function sendPrompt(
   { model, manager, pool, metrics, queueMs }: PrefillSide,
-  { request, tokens, signal, events }: Call,
+  { tokens, sampling, signal, events }: Call,
   room: bigint,
 ): Promise<{ firstToken: number; transfer: Transferred }> {
   const digest = promptDigest(tokens)
@@ -46,7 +46,7 @@ export async function sendPrompt(
       const { firstToken } = await prefill(model, {
         tokens,
         pages: lease.pages,
-        sampling: sampling(request),
+        sampling,
         signal: either,
         onTurn: () => {
           sender.started()
