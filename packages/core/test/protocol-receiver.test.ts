@@ -171,13 +171,7 @@ const rows: readonly Row[] = [
   ['reserving', 'failed', 'failed', ['ack'], ['failed(TRANSFER_FAILED)']],
   ['reserving', 'drained', gone, [], ['failed(OUTCOME_LOST)', 'settled']],
   ['reserving', 'the host aborts', 'failed', ['abort(ABORTED)'], ['failed(ABORTED)']],
-  [
-    'reserving',
-    'the host reserves',
-    'failed',
-    ['abort(INVALID_ARGUMENT)'],
-    ['failed(INVALID_ARGUMENT)'],
-  ],
+  ['reserving', 'the host reserves', 'reserving', [], ['rejected(INVALID_STATE)']],
   ['reserving', 'the connection is made again', 'reserving', ['hello', 'query'], []],
   ['reserving', 'prefill is silent for half as long', 'reserving', ['query'], []],
   [
@@ -210,7 +204,7 @@ const rows: readonly Row[] = [
   ['receiving', 'accept(parked)', 'receiving', [], []],
   ['receiving', 'accept(paired)', 'receiving', [], []],
   ['receiving', 'ready', 'receiving', ['pages'], []],
-  ['receiving', 'progress', 'receiving', [], []],
+  ['receiving', 'progress', 'receiving', [], ['transferring']],
   ['receiving', 'complete', gone, ['ack'], ['done', 'settled']],
   ['receiving', 'status(complete)', gone, ['ack'], ['done', 'settled']],
   [
@@ -226,13 +220,7 @@ const rows: readonly Row[] = [
   ['receiving', 'status(over)', gone, [], ['failed(OUTCOME_LOST)', 'settled']],
   ['receiving', 'drained', gone, [], ['failed(OUTCOME_LOST)', 'settled']],
   ['receiving', 'the host aborts', 'failed', ['abort(ABORTED)'], ['failed(ABORTED)']],
-  [
-    'receiving',
-    'the host provides pages',
-    'failed',
-    ['abort(INVALID_ARGUMENT)'],
-    ['failed(INVALID_ARGUMENT)'],
-  ],
+  ['receiving', 'the host provides pages', 'receiving', [], ['rejected(INVALID_STATE)']],
   ['receiving', 'the connection is lost', 'receiving', [], []],
   ['receiving', 'the connection is made again', 'receiving', ['hello', 'query'], []],
   ['receiving', 'the connection is refused', 'failed', [], ['failed(UNAUTHORIZED)']],
@@ -385,10 +373,11 @@ const wrongPages: [string, (d: DecodeSide) => DecodeSide][] = [
   ['a state page twice', (d) => d.reserve(1, int32(5, 6, 7), 0, { mamba: int32(1, 1) })],
 ]
 test.each(wrongPages)(
-  'a host that reserves %s is told at once, and prefill hears nothing',
+  'a host that reserves %s is told at once, and nothing has changed',
   (_what, reserve) => {
     const d = reserve(places.open().clear())
-    expect(d.take()).toMatchObject({ sent: [], told: ['failed(INVALID_ARGUMENT)', 'settled'] })
+    expect(d.take()).toMatchObject({ sent: [], told: ['rejected(INVALID_ARGUMENT)'] })
+    expect(d.reserve().take().sent).toEqual(['reserve'])
   },
 )
 

@@ -49,6 +49,7 @@ const events = {
   'the host aborts': (p: PrefillSide) => p.hostAbort(),
   'the write is done': (p: PrefillSide) => p.done(),
   'the write fails': (p: PrefillSide) => p.failed(),
+  'the write does not end in time': (p: PrefillSide) => p.tick(deadlines.transfer),
   'the write settles': (p: PrefillSide) => p.settled(),
   'the write lands': (p: PrefillSide) => p.landed(),
   'the connection is lost': (p: PrefillSide) =>
@@ -109,13 +110,7 @@ const rows: readonly Row[] = [
   ['paired', 'ack', 'paired', [], []],
   ['paired', 'the host asks for pages', 'paired', [], []],
   ['paired', 'the host writes', 'paired, unsettled', [], ['posted(1)']],
-  [
-    'paired',
-    'the host finishes',
-    'failed',
-    ['failed(INVALID_ARGUMENT)', 'drained'],
-    ['failed(INVALID_ARGUMENT)', 'settled'],
-  ],
+  ['paired', 'the host finishes', 'paired', [], ['rejected(INVALID_ARGUMENT)']],
   [
     'paired',
     'the host aborts',
@@ -178,6 +173,13 @@ const rows: readonly Row[] = [
   ['writing', 'the write is done', 'paired, unsettled', ['progress(3)'], []],
   ['writing', 'the write lands', 'paired', ['progress(3)'], []],
   ['writing', 'the write fails', failing, ['failed(TRANSFER_FAILED)'], ['failed(TRANSFER_FAILED)']],
+  [
+    'writing',
+    'the write does not end in time',
+    failing,
+    ['failed(TRANSFER_TIMEOUT)'],
+    ['failed(TRANSFER_TIMEOUT)'],
+  ],
   ['writing', 'the host finishes', 'paired, unsettled', [], []],
   ['writing', 'the host aborts', failing, ['failed(ABORTED)'], ['failed(ABORTED)']],
   ['writing', 'the connection is lost', 'paired, unsettled', [], []],
@@ -506,7 +508,7 @@ test('a write of a failed request is refused with the first cause', () => {
   ])
 })
 
-test('finish names the first page and layer that were never written, and fails the request', () => {
+test('finish names the first page and layer that were never written, and changes nothing', () => {
   const p = places
     .paired()
     .write(0, int32(0, 1))
@@ -515,8 +517,12 @@ test('finish names the first page and layer that were never written, and fails t
     .landed()
     .clear()
     .finish()
-  const failed = p.take().effects.find((effect) => effect.do === 'sender.failed')
-  expect(failed?.error.message).toMatch(/page 2 of layer 1 was never written/)
+  const { effects } = p.take()
+  const rejected = effects.find((effect) => effect.do === 'sender.rejected')
+  expect(rejected?.error.message).toMatch(/page 2 of layer 1 was never written/)
+  expect(effects).toHaveLength(1)
+  p.write(2, int32(2), 3, [1, 2]).landed().finish()
+  expect(p.take().sent).toContain('complete')
 })
 
 test('complete is not said before every write has settled, and finish may come before that', () => {
@@ -536,7 +542,7 @@ test('complete waits for the last of several writes, in whatever order they sett
   expect(p.take().sent).toEqual(['progress(3)', 'complete'])
 })
 
-test('the aux goes with complete, and an aux larger than agreed fails the request on both sides', () => {
+test('the aux goes with complete, and an aux larger than agreed is refused and changes nothing', () => {
   const aux = {
     firstToken: 42,
     logprob: -1,
@@ -553,9 +559,10 @@ test('the aux goes with complete, and an aux larger than agreed fails the reques
     .clear()
     .finish({ blob: new Uint8Array(limits.auxBytes + 1) })
   expect(p.take()).toMatchObject({
-    sent: ['failed(INVALID_ARGUMENT)', 'drained'],
-    told: ['failed(INVALID_ARGUMENT)', 'settled'],
+    sent: [],
+    told: ['rejected(INVALID_ARGUMENT)'],
   })
+  expect(p.finish(aux).take().sent).toEqual(['complete'])
 })
 
 test('state components go with finish, and complete waits for them', () => {
@@ -581,7 +588,7 @@ test.each([
   ['fewer than decode reserved', {}],
   ['more than decode reserved', { mamba: int32(0, 1) }],
   ['of a component that there is not', { mamba: int32(0), swa: int32(0) }],
-])('state pages %s fail the request', (_what, state) => {
+])('state pages %s are refused and change nothing', (_what, state) => {
   const p = connected()
     .send()
     .reserve(d1, 1, { state: { mamba: packed(2) } })
@@ -589,10 +596,11 @@ test.each([
     .landed()
     .clear()
     .finish({}, state)
-  expect(p.take().told).toEqual(['failed(INVALID_ARGUMENT)', 'settled'])
+  expect(p.take()).toMatchObject({ sent: [], told: ['rejected(INVALID_ARGUMENT)'], engine: [] })
+  expect(p.finish({}, { mamba: int32(0) }).take().engine).toEqual(['post'])
 })
 
-test('a state page of prefill that does not exist fails the request', () => {
+test('a state page of prefill that does not exist is refused and changes nothing', () => {
   const p = connected()
     .send()
     .reserve(d1, 1, { state: { mamba: packed(2) } })
@@ -600,7 +608,8 @@ test('a state page of prefill that does not exist fails the request', () => {
     .landed()
     .clear()
     .finish({}, { mamba: int32(99) })
-  expect(p.take()).toMatchObject({ told: ['failed(INVALID_ARGUMENT)', 'settled'], engine: [] })
+  expect(p.take()).toMatchObject({ told: ['rejected(INVALID_ARGUMENT)'], engine: [] })
+  expect(p.finish({}, { mamba: int32(0) }).take().engine).toEqual(['post'])
 })
 
 test('late allocation: state pages are compared when they are known, before or after finish', () => {

@@ -40,10 +40,14 @@ export const deadlines: readonly Mutant[] = [
     invariant: 5,
     says: 'Neither prefill nor decode bounds how long a write may take.',
     edits: [
-      ...inFile('protocol/prefill/pieces.ts', [
-        `deadlineMs: piece.sender.deadlines.transfer,`,
-        `deadlineMs: Infinity,`,
-      ]),
+      ...inFile(
+        'protocol/prefill/pieces.ts',
+        [`deadlineMs: piece.sender.deadlines.transfer,`, `deadlineMs: Infinity,`],
+        [
+          `piece.deadline = step.now + piece.sender.deadlines.transfer`,
+          `piece.deadline = Infinity`,
+        ],
+      ),
       ...inFile(
         requests,
         [

@@ -293,7 +293,7 @@ export class Checks {
         unless(!ended && leg.unanswered.has(news.write))
         return
       case 'sender.rejected':
-        this.world.violate('proper write rejected', `${host.name}: ${news.error.message}`)
+        this.world.violate('proper call rejected', `${host.name}: ${news.error.message}`)
         return
       case 'sender.finished':
         unless(phase === 'finishing' && leg.unanswered.size === 0)
@@ -332,6 +332,13 @@ export class Checks {
       case 'receiver.wanted':
         // `ready` may overtake an `accept` that was lost with its connection.
         unless((phase === 'reserving' || phase === 'accepted') && !leg.wanted && job.late)
+        return
+      case 'receiver.transferring':
+        // One prefill rank may have written before another has answered.
+        unless(phase === 'reserving' || phase === 'accepted')
+        return
+      case 'receiver.rejected':
+        world.violate('proper call rejected', `${host.name}: ${news.error.message}`)
         return
       case 'receiver.done':
         unless(phase === 'accepted')

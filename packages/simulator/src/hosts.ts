@@ -158,7 +158,6 @@ export function tellSender(host: PrefillRank, news: SenderNews): void {
       leg.unanswered.delete(news.write)
       return
     case 'sender.rejected':
-      leg.unanswered.delete(news.write)
       return
     case 'sender.finished':
       leg.phase = 'success'
@@ -379,6 +378,9 @@ export function tellReceiver(host: DecodeRank, news: ReceiverNews): void {
     case 'receiver.wanted':
       leg.wanted = true
       provideSoon(leg, world.random.between(0, 60))
+      return
+    case 'receiver.transferring':
+    case 'receiver.rejected':
       return
     case 'receiver.done':
       leg.phase = 'success'

@@ -1,8 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { KvxError } from '../backend/index.ts'
 import type { Layout } from '../layout/index.ts'
-import { maxPromptPages } from '../protocol/index.ts'
-import type { SendRequest } from './types.ts'
+import { maxPromptPages, roomKey } from '../protocol/index.ts'
+import { KVPoll, type KVReceiver, type KVSender, type SendRequest } from './types.ts'
 
 /** @throws KvxError `ERR_KVX_CLOSED`, `ERR_KVX_DRAINING` */
 export function checkOpen(draining: boolean, closed: boolean): void {
@@ -10,6 +10,17 @@ export function checkOpen(draining: boolean, closed: boolean): void {
   if (draining) {
     throw new KvxError('ERR_KVX_DRAINING', 'The manager takes no new requests: it is about to end.')
   }
+}
+
+/**
+ * Once a request has ended nobody would answer.
+ * @throws KvxError why it failed, or `ERR_KVX_INVALID_STATE` after its success
+ */
+export function checkLive(leg: KVSender | KVReceiver): void {
+  if (leg.error) throw leg.error
+  if (leg.poll() !== KVPoll.Success) return
+  const key = roomKey(leg.room, leg.index)
+  throw new KvxError('ERR_KVX_INVALID_STATE', `Room ${key} has ended with success.`)
 }
 
 /** @throws KvxError `ERR_KVX_INVALID_ARGUMENT` */

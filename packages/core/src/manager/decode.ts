@@ -9,7 +9,7 @@ import {
   type DecodeEvent,
   type DecodeState,
 } from '../protocol/index.ts'
-import { checkOpen, checkRequest, until } from './check.ts'
+import { checkLive, checkOpen, checkRequest, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
 import { DecodeEffects, type DecodeNews } from './effects.ts'
 import type { Engine } from './engine.ts'
@@ -71,13 +71,13 @@ export class DecodeManager implements KVManager {
     const key = roomKey(room, index)
     const objection = receiveObjection(this.state, key)
     if (objection) throw objection
+    const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline')
     const id = this.#nextReceiver++
     const receiver = new Receiver(room, index, (event) => {
       this.#loop.dispatch({ ...event, request: id })
     })
     this.#receivers.set(id, receiver)
     const { from, tokens, digest } = request
-    const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline')
     this.#loop.dispatch({
       type: 'host.receive',
       request: id,
@@ -162,6 +162,8 @@ class Receiver implements KVReceiver {
   readonly #wanted = new Deferred<void>()
   readonly #done = new Deferred<{ aux: Aux; report: TransferSummary }>()
   readonly #settled = new Deferred<void>()
+  /** Why the call that is being made was wrong. */
+  readonly #rejected: KvxError[] = []
   #poll: KVPoll = KVPoll.Bootstrapping
 
   constructor(room: bigint, index: number, emit: (event: ReceiverEvent) => void) {
@@ -183,12 +185,20 @@ class Receiver implements KVReceiver {
     { signal }: WaitOptions = {},
   ): Promise<{ prefixTokens: number }> {
     const { pages, prefixTokens = 0, state = {} } = destination
-    this.#emit({ type: 'host.reserve', prefixTokens, pages, state })
+    this.#call({ type: 'host.reserve', prefixTokens, pages, state })
     return orAborted(this.#accepted.promise, signal)
   }
 
   provide(destination: { pages: Int32Array; state?: Readonly<Record<string, Int32Array>> }): void {
-    this.#emit({ type: 'host.provide', pages: destination.pages, state: destination.state ?? {} })
+    this.#call({ type: 'host.provide', pages: destination.pages, state: destination.state ?? {} })
+  }
+
+  /** Throws what is wrong with the call; then nothing has changed. */
+  #call(event: ReceiverEvent): void {
+    checkLive(this)
+    this.#emit(event)
+    const rejection = this.#rejected.pop()
+    if (rejection) throw rejection
   }
 
   abort(reason: string | KvxError = 'aborted by the host'): void {
@@ -205,12 +215,18 @@ class Receiver implements KVReceiver {
         this.#reached.resolve()
         return
       case 'receiver.accepted':
-        this.#poll = KVPoll.WaitingForInput
+        if (this.#poll < KVPoll.WaitingForInput) this.#poll = KVPoll.WaitingForInput
         this.#reached.resolve()
         this.#accepted.resolve({ prefixTokens: news.prefixTokens })
         return
       case 'receiver.wanted':
         this.#wanted.resolve()
+        return
+      case 'receiver.transferring':
+        this.#poll = KVPoll.Transferring
+        return
+      case 'receiver.rejected':
+        this.#rejected.push(news.error)
         return
       case 'receiver.done':
         this.#poll = KVPoll.Success

@@ -33,13 +33,19 @@ interface OpenLink {
   readonly planner: Planner
 }
 
+/** A piece that the protocol has posted; the engine gets it in a later turn. */
+interface Posted {
+  transfer: Transfer | undefined
+  cancelled: boolean
+}
+
 export class PrefillEffects {
   readonly #memory: readonly Memory[]
   readonly #log: Log
   readonly #emit: (event: PrefillEvent) => void
   readonly #engine: Engine
   readonly #links = new Map<string, OpenLink>()
-  readonly #transfers = new Map<number, Transfer>()
+  readonly #posted = new Map<number, Posted>()
   readonly #connections = new Map<string, Connection>()
 
   constructor(options: {
@@ -101,7 +107,7 @@ export class PrefillEffects {
         this.#post(effect).catch(defect(this.#log))
         return
       case 'cancel':
-        this.#transfers.get(effect.piece)?.cancel()
+        this.#cancel(effect.piece)
         return
       case 'recycle':
         this.#recycle().catch(defect(this.#log))
@@ -169,6 +175,8 @@ export class PrefillEffects {
 
   async #post(effect: PrefillEffect & { do: 'post' }): Promise<void> {
     const { piece } = effect
+    const posted: Posted = { transfer: undefined, cancelled: false }
+    this.#posted.set(piece, posted)
     try {
       const open = this.#links.get(linkKey(effect.peer, effect.generation))
       if (!open)
@@ -176,9 +184,12 @@ export class PrefillEffects {
           phase: 'transfer',
         })
       const plan = open.planner.plan(effect.parts)
-      const transfer = (await open.link).write(plan, { deadlineMs: effect.deadlineMs })
-      this.#transfers.set(piece, transfer)
-      await transfer.done.then(
+      const link = await open.link
+      if (posted.cancelled) throw new KvxError('ERR_KVX_ABORTED', 'The write was cancelled.')
+      const transfer = link.write(plan, { deadlineMs: effect.deadlineMs })
+      posted.transfer = transfer
+      // Not awaited: it may never end, and the protocol has a deadline of its own.
+      void transfer.done.then(
         () => {
           this.#emit({ type: 'piece.done', piece })
         },
@@ -190,8 +201,15 @@ export class PrefillEffects {
     } catch (cause) {
       this.#emit({ type: 'piece.failed', piece, error: transferError(cause) })
     }
-    this.#transfers.delete(piece)
+    this.#posted.delete(piece)
     this.#emit({ type: 'piece.settled', piece })
+  }
+
+  #cancel(piece: number): void {
+    const posted = this.#posted.get(piece)
+    if (!posted) return
+    posted.cancelled = true
+    posted.transfer?.cancel()
   }
 
   #checksum(effect: PrefillEffect & { do: 'checksum' }): void {

@@ -12,7 +12,7 @@ import {
   type PrefillEvent,
   type PrefillState,
 } from '../protocol/index.ts'
-import { checkOpen, checkRequest, until } from './check.ts'
+import { checkLive, checkOpen, checkRequest, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
 import { PrefillEffects, type PrefillNews } from './effects.ts'
 import type { Engine } from './engine.ts'
@@ -84,12 +84,12 @@ export class PrefillManager implements KVManager {
     const key = roomKey(room, index)
     const objection = sendObjection(this.state, key)
     if (objection) throw objection
+    const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline')
     const id = this.#nextSender++
     const sender = new Sender(room, index, (event) => {
       this.#loop.dispatch({ ...event, sender: id })
     })
     this.#senders.set(id, sender)
-    const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline')
     this.#loop.dispatch({
       type: 'host.send',
       sender: id,
@@ -178,6 +178,8 @@ class Sender implements KVSender {
   readonly #settled = new Deferred<void>()
   readonly #writes = new Map<number, Deferred<void>>()
   #nextWrite = 1
+  /** Why the call that is being made was wrong. */
+  readonly #rejected: KvxError[] = []
   #poll: KVPoll = KVPoll.Bootstrapping
 
   constructor(room: bigint, index: number, emit: (event: SenderEvent) => void) {
@@ -192,7 +194,7 @@ class Sender implements KVSender {
   }
 
   ready(): void {
-    this.#emit({ type: 'host.ready' })
+    this.#call({ type: 'host.ready' })
   }
 
   queued(): void {
@@ -204,13 +206,17 @@ class Sender implements KVSender {
   }
 
   async write(chunk: Chunk, { signal }: WaitOptions = {}): Promise<void> {
-    this.#checkLive()
+    const { start, pages, layers } = chunk
     const write = this.#nextWrite++
     const posted = new Deferred<void>()
     this.#writes.set(write, posted)
+    try {
+      this.#call({ type: 'host.write', write, start, pages, layers })
+    } catch (error) {
+      this.#writes.delete(write)
+      throw error
+    }
     if (this.#poll === KVPoll.WaitingForInput) this.#poll = KVPoll.Transferring
-    const { start, pages, layers } = chunk
-    this.#emit({ type: 'host.write', write, start, pages, layers })
     await orAborted(posted.promise, signal)
   }
 
@@ -218,16 +224,16 @@ class Sender implements KVSender {
     last: { state?: Readonly<Record<string, Int32Array>>; aux?: Aux } = {},
     { signal }: WaitOptions = {},
   ): Promise<TransferSummary> {
-    this.#checkLive()
-    this.#emit({ type: 'host.finish', state: last.state ?? {}, aux: last.aux ?? {} })
+    this.#call({ type: 'host.finish', state: last.state ?? {}, aux: last.aux ?? {} })
     return orAborted(this.#finished.promise, signal)
   }
 
-  /** Once a request has ended nobody would answer. */
-  #checkLive(): void {
-    if (this.error) throw this.error
-    if (this.#poll !== KVPoll.Success) return
-    throw new KvxError('ERR_KVX_INVALID_STATE', `Room ${roomKey(this.room, this.index)} has ended.`)
+  /** Throws what is wrong with the call; then nothing has changed. */
+  #call(event: SenderEvent): void {
+    checkLive(this)
+    this.#emit(event)
+    const rejection = this.#rejected.pop()
+    if (rejection) throw rejection
   }
 
   abort(reason: string | KvxError = 'aborted by the host'): void {
@@ -249,8 +255,7 @@ class Sender implements KVSender {
         this.#writes.delete(news.write)
         return
       case 'sender.rejected':
-        this.#writes.get(news.write)?.reject(news.error)
-        this.#writes.delete(news.write)
+        this.#rejected.push(news.error)
         return
       case 'sender.finished':
         this.#poll = KVPoll.Success

@@ -5,12 +5,15 @@ import type { Rank } from '../protocol/rank.ts'
 
 /**
  * State of a request for schedulers that poll. The numeric order is SGLang's: the least value over
- * all ranks is the state of the whole request.
+ * all ranks is the state of the whole request. A request only goes up in it, or to `Failed`.
  */
 export const KVPoll = {
   Failed: 0,
+  /** The sides are finding each other. */
   Bootstrapping: 1,
+  /** prefill: decode has reserved. decode: prefill has answered the reserve. */
   WaitingForInput: 2,
+  /** prefill: something was written. decode: something has landed. */
   Transferring: 3,
   Success: 4,
 } as const
@@ -149,6 +152,12 @@ export interface Aux {
   blob?: Uint8Array
 }
 
+/**
+ * A wrong call throws at once, or rejects when it is asynchronous, and changes nothing: the right one may follow. A
+ * host that does not go on must `abort`, so that the other side need not wait for its deadline. Wrong are arguments
+ * (`ERR_KVX_INVALID_ARGUMENT`) and calls out of order (`ERR_KVX_INVALID_STATE`). Once a request has failed every
+ * call but `abort` throws its error.
+ */
 export interface KVSender {
   readonly room: bigint
   readonly index: number
@@ -197,6 +206,7 @@ export interface Chunk {
   layers?: readonly [number, number]
 }
 
+/** Wrong calls throw and change nothing, as those of `KVSender`. */
 export interface KVReceiver {
   readonly room: bigint
   readonly index: number
@@ -240,6 +250,10 @@ export interface TransferSummary {
   bytes: number
   /** Number of `write` calls of prefill that moved something. */
   chunks: number
-  /** From the first write to the last acknowledgement, on the prefill side. */
+  /**
+   * How long bytes of it were on their way: from each write's being posted until it has landed, writes at the same time
+   * counted once. Time in which prefill computed and nothing was on its way is not in it. Both sides report
+   * the same number; of several decode or prefill ranks it is that of the slowest.
+   */
   ms: number
 }

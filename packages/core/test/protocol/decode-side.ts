@@ -316,6 +316,10 @@ function news(effect: DecodeEffect): string[] {
       return [`failed(${effect.error.code.replace('ERR_KVX_', '')})`]
     case 'receiver.settled':
       return ['settled']
+    case 'receiver.transferring':
+      return ['transferring']
+    case 'receiver.rejected':
+      return [`rejected(${effect.error.code.replace('ERR_KVX_', '')})`]
     default:
       return []
   }

@@ -36,6 +36,8 @@ export class Loopback {
   readonly opened: string[] = []
   readonly closed: string[] = []
   readonly fenced: string[] = []
+  writes = 0
+  cancelled = 0
   readonly #regions = new Map<string, Memory>()
   readonly fence: FenceKind
 
@@ -113,6 +115,7 @@ export class Loopback {
     destinations: readonly string[],
     closed: Promise<void>,
   ): Transfer {
+    this.writes++
     const cancelled = new AbortController()
     const run = async (): Promise<TransferReport> => {
       await this.faults.beforeWrite?.()
@@ -133,6 +136,7 @@ export class Loopback {
       done,
       settled: Promise.race([settled.then(() => undefined), closed]),
       cancel: () => {
+        this.cancelled++
         cancelled.abort(new KvxError('ERR_KVX_ABORTED', 'cancelled'))
       },
     }

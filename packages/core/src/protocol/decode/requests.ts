@@ -1,5 +1,5 @@
 /** The receiving leg of a request: from the host's first call until its pages are free. */
-import { KvxError, type Phase } from '../../backend/index.ts'
+import { KvxError, type ErrorCode, type Phase } from '../../backend/index.ts'
 import { pageCount } from '../../layout/index.ts'
 import { checkCovered } from '../../plan/index.ts'
 import { hostReason, toldError } from '../keys.ts'
@@ -51,6 +51,7 @@ export function onReceive(step: DecodeStep, event: DecodeEvent & { type: 'host.r
     destination: undefined,
     acceptedTold: false,
     wantedTold: false,
+    transferringTold: false,
     error: undefined,
   }
   step.state.requests.set(request.id, request)
@@ -63,26 +64,28 @@ export function onReserve(step: DecodeStep, event: DecodeEvent & { type: 'host.r
   if (!request || request.error) return
   const { pageTokens, pages } = step.state.self.layout
   const prefixTokens = Math.floor(event.prefixTokens / pageTokens) * pageTokens
-  const wrong = request.destination
-    ? 'reserve() was called twice.'
-    : (pagesObjection(event.pages, request.tokens - prefixTokens, pageTokens, pages.kv ?? 0) ??
-      stateObjection(step, event.state) ??
-      (event.prefixTokens < 0 || event.prefixTokens > request.tokens
-        ? 'the prefix is longer than the prompt.'
-        : undefined))
+  if (request.destination) {
+    reject(step, request, 'ERR_KVX_INVALID_STATE', 'reserve() may be called only once.')
+    return
+  }
+  const wrong =
+    event.prefixTokens < 0 || event.prefixTokens > request.tokens
+      ? `prefixTokens must be from 0 to the ${String(request.tokens)} tokens of the prompt, got ${String(event.prefixTokens)}.`
+      : (pagesObjection(event.pages, request.tokens - prefixTokens, pageTokens, pages.kv ?? 0) ??
+        stateObjection(step, event.state))
   if (wrong) {
-    failRequest(
-      step,
-      request,
-      new KvxError('ERR_KVX_INVALID_ARGUMENT', `reserve() of room ${request.key}: ${wrong}`, {
-        phase: 'reserve',
-      }),
-    )
+    reject(step, request, 'ERR_KVX_INVALID_ARGUMENT', `reserve(): ${wrong}`)
     return
   }
   request.destination = { prefixTokens, pages: event.pages, state: event.state }
   if (request.phase === 'open') request.deadline = step.now + request.deadlines.reserve
   advance(step, request)
+}
+
+/** A wrong call of the host changes nothing: the right one may follow. */
+function reject(step: DecodeStep, { id, key }: Request, code: ErrorCode, text: string): void {
+  const error = new KvxError(code, `Room ${key}: ${text}`, { phase: 'reserve' })
+  step.out.push({ do: 'receiver.rejected', request: id, error })
 }
 
 function pagesObjection(
@@ -103,7 +106,9 @@ function stateObjection(
   state: Readonly<Record<string, Int32Array>>,
 ): string | undefined {
   for (const [component, pages] of Object.entries(state)) {
-    const wrong = boundsObjection(pages, pageCount(step.state.self.layout, component))
+    const total = pageCount(step.state.self.layout, component)
+    if (component === 'kv' || total === 0) return `there is no state component '${component}'.`
+    const wrong = boundsObjection(pages, total)
     if (wrong) return `of component '${component}' ${wrong}`
   }
   return undefined
@@ -231,25 +236,23 @@ export function onReady(step: DecodeStep, leg: Leg): void {
 
 export function onProvide(step: DecodeStep, event: DecodeEvent & { type: 'host.provide' }): void {
   const request = step.state.requests.get(event.request)
-  if (!request?.destination || request.error) return
+  if (!request || request.error) return
+  if (!request.destination) {
+    reject(step, request, 'ERR_KVX_INVALID_STATE', 'provide() needs reserve() without pages first.')
+    return
+  }
   const { pageTokens, pages } = step.state.self.layout
   const { destination } = request
-  const wrong = destination.pages
-    ? 'the pages were already given.'
-    : (pagesObjection(
-        event.pages,
-        request.tokens - destination.prefixTokens,
-        pageTokens,
-        pages.kv ?? 0,
-      ) ?? stateObjection(step, event.state))
+  if (destination.pages) {
+    reject(step, request, 'ERR_KVX_INVALID_STATE', 'its pages were given before.')
+    return
+  }
+  const tokens = request.tokens - destination.prefixTokens
+  const wrong =
+    pagesObjection(event.pages, tokens, pageTokens, pages.kv ?? 0) ??
+    stateObjection(step, event.state)
   if (wrong) {
-    failRequest(
-      step,
-      request,
-      new KvxError('ERR_KVX_INVALID_ARGUMENT', `provide() of room ${request.key}: ${wrong}`, {
-        phase: 'reserve',
-      }),
-    )
+    reject(step, request, 'ERR_KVX_INVALID_ARGUMENT', `provide(): ${wrong}`)
     return
   }
   destination.pages = event.pages
@@ -269,9 +272,15 @@ function sendPages(step: DecodeStep, leg: Leg): void {
   })
 }
 
-export function onProgress(step: DecodeStep, leg: Leg, pages: number): void {
-  if (leg.request.error) return
+/** `landed`: something has; it may be some layers only, and no whole page yet. */
+export function onProgress(step: DecodeStep, leg: Leg, pages: number, landed: boolean): void {
+  const { request } = leg
+  if (request.error) return
   onAccept(step, leg, 'paired')
+  if (landed && !request.transferringTold) {
+    request.transferringTold = true
+    step.out.push({ do: 'receiver.transferring', request: request.id })
+  }
   // More than was reserved would be a way to extend the deadline for ever.
   const most = leg.request.destination?.pages?.length ?? 0
   if (pages <= leg.landedPages || pages > most || leg.request.phase !== 'receiving') return
@@ -421,7 +430,7 @@ export function onStatus(step: DecodeStep, leg: Leg, message: MessageOf<'status'
   if (message.outcome?.k === 'complete') onComplete(step, leg, message.outcome)
   else if (message.outcome?.k === 'failed') onFailed(step, leg, message.outcome)
   else if (message.state === 'parked') onAccept(step, leg, 'parked', message.consumed)
-  else if (message.state === 'paired') onProgress(step, leg, message.pages)
+  else if (message.state === 'paired') onProgress(step, leg, message.pages, message.pages > 0)
   else if (message.state === 'over') {
     if (leg.phase === 'reserving' && tryAgain(step, leg)) return
     const error = about(

@@ -143,6 +143,7 @@ export interface Request {
   destination: Destination | undefined
   acceptedTold: boolean
   wantedTold: boolean
+  transferringTold: boolean
   error: KvxError | undefined
 }
 
@@ -221,6 +222,10 @@ export type DecodeEffect =
   | { do: 'receiver.reached'; request: number }
   | { do: 'receiver.accepted'; request: number; prefixTokens: number }
   | { do: 'receiver.wanted'; request: number }
+  /** A part of it has landed. */
+  | { do: 'receiver.transferring'; request: number }
+  /** A call that was wrong: it has changed nothing. */
+  | { do: 'receiver.rejected'; request: number; error: KvxError }
   | { do: 'receiver.done'; request: number; aux: Aux; report: TransferSummary }
   | { do: 'receiver.failed'; request: number; error: KvxError }
   | { do: 'receiver.settled'; request: number }

@@ -167,7 +167,7 @@ function onLegMessage(step: DecodeStep, leg: Leg, message: Message): void {
       onReady(step, leg)
       return
     case 'progress':
-      onProgress(step, leg, message.pages)
+      onProgress(step, leg, message.pages, true)
       return
     case 'complete':
       onComplete(step, leg, message)

@@ -8,13 +8,14 @@ import { drain } from './transfers.ts'
 
 export function enqueue(
   step: PrefillStep,
-  piece: Omit<Piece, 'id' | 'credit' | 'status' | 'failedAt' | 'abandoned'>,
+  piece: Omit<Piece, 'id' | 'credit' | 'status' | 'deadline' | 'failedAt' | 'abandoned'>,
 ): void {
   const queued: Piece = {
     ...piece,
     id: step.state.nextPiece++,
     credit: 0,
     status: 'queued',
+    deadline: Infinity,
     failedAt: undefined,
     abandoned: false,
   }
@@ -37,6 +38,8 @@ export function pump(step: PrefillStep, peer: Peer): void {
     piece.credit = piece.bytes
     peer.inFlight += piece.credit
     piece.status = 'posted'
+    piece.deadline = step.now + piece.sender.deadlines.transfer
+    takeOff(step, piece.transfer)
     step.out.push({
       do: 'post',
       piece: piece.id,
@@ -47,6 +50,14 @@ export function pump(step: PrefillStep, peer: Peer): void {
     })
     posted(step, piece)
   }
+}
+
+function takeOff(step: PrefillStep, { airtime }: Transfer): void {
+  if (airtime.posted++ === 0) airtime.since = step.now
+}
+
+function land(step: PrefillStep, { airtime }: Transfer): void {
+  if (--airtime.posted === 0) airtime.ms += step.now - airtime.since
 }
 
 function posted(step: PrefillStep, piece: Piece): void {
@@ -65,6 +76,7 @@ export function onPieceDone(step: PrefillStep, id: number): void {
   if (piece?.status !== 'posted') return
   piece.status = 'done'
   const { transfer } = piece
+  land(step, transfer)
   for (const { component, pages, bytes } of piece.moved) {
     const part = (transfer.landed[component] ??= { units: 0, bytes: 0 })
     part.units += pages
@@ -84,7 +96,26 @@ export function onPieceFailed(step: PrefillStep, id: number, error: KvxError): v
   if (piece?.status !== 'posted') return
   piece.status = 'failed'
   piece.failedAt = step.now
+  land(step, piece.transfer)
   failSender(step, piece.sender, named(piece.transfer.peer, error))
+}
+
+/**
+ * Every write ends at its deadline, also over an engine that does not keep it. Its pages stay taken and its credit
+ * held until it has settled.
+ */
+export function watchPieces(step: PrefillStep): void {
+  for (const piece of [...step.state.pieces.values()]) {
+    if (piece.status !== 'posted' || step.now < piece.deadline) continue
+    step.out.push({ do: 'cancel', piece: piece.id })
+    const ms = String(piece.sender.deadlines.transfer)
+    const error = new KvxError(
+      'ERR_KVX_TRANSFER_TIMEOUT',
+      `A write of room ${piece.sender.key} did not end within ${ms} ms.`,
+      { phase: 'transfer' },
+    )
+    onPieceFailed(step, piece.id, error)
+  }
 }
 
 /** Engines know addresses; who is concerned is known here. */

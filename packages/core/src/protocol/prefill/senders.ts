@@ -51,7 +51,6 @@ export function onSend(step: PrefillStep, event: PrefillEvent & { type: 'host.se
     prefixPages: 0,
     coverage: new Coverage(pages, state.self.kvLayers),
     chunks: 0,
-    firstWrite: step.now,
     writes: new Map(),
     unsettled: 0,
     last: undefined,
@@ -65,9 +64,14 @@ export function onSend(step: PrefillStep, event: PrefillEvent & { type: 'host.se
   if (checkPrompts(step, room, sender)) pair(step, room)
 }
 
+/** A wrong call of the host changes nothing: the right one may follow. */
+function reject(step: PrefillStep, sender: Sender, error: KvxError): void {
+  step.out.push({ do: 'sender.rejected', sender: sender.id, error })
+}
+
 export function onReady(step: PrefillStep, id: number): void {
   const sender = step.state.senders.get(id)
-  if (!sender) return
+  if (!sender || sender.error) return
   sender.wantsPages = true
   for (const target of sender.targets) askForPages(step, target)
 }
@@ -111,10 +115,9 @@ export function onWrite(step: PrefillStep, event: PrefillEvent & { type: 'host.w
   const layers = event.layers ?? [0, step.state.self.layout.layers]
   const wrong = writeObjection(step, sender, event.start, event.pages, layers)
   if (wrong) {
-    step.out.push({ do: 'sender.rejected', sender: sender.id, write: event.write, error: wrong })
+    reject(step, sender, wrong)
     return
   }
-  if (sender.chunks === 0) sender.firstWrite = step.now
   let pieces = 0
   for (const target of sender.targets) {
     const from = Math.max(event.start, target.prefixPages)
@@ -223,7 +226,7 @@ export function onFinish(step: PrefillStep, event: PrefillEvent & { type: 'host.
   if (!sender || sender.error) return
   const wrong = finishObjection(step, sender, event)
   if (wrong) {
-    failSender(step, sender, wrong)
+    reject(step, sender, wrong)
     return
   }
   sender.phase = 'finishing'
@@ -279,7 +282,7 @@ function finishObjection(
     )
   }
   for (const [name, pages] of Object.entries(event.state)) {
-    if (!sender.targets.some((target) => isShared(target, name)))
+    if (name === 'kv' || !sender.targets.some((target) => isShared(target, name)))
       return invalid(`there is no state component '${name}' that both sides hold.`)
     const held = pageCount(step.state.self.layout, name)
     if (pages.some((page) => page < 0 || page >= held)) {
@@ -382,7 +385,7 @@ function complete(
     manifest: {
       parts,
       chunks: sender.chunks,
-      ms: step.now - sender.firstWrite,
+      ms: target.airtime.ms,
       ...(checksums === undefined
         ? {}
         : {
@@ -414,7 +417,7 @@ export function onAcked(step: PrefillStep, sender: Sender): void {
       pages: Math.max(...sender.targets.map(landedPages)),
       bytes: landed.reduce((sum, bytes) => sum + bytes, 0),
       chunks: sender.chunks,
-      ms: step.now - sender.firstWrite,
+      ms: Math.max(...sender.targets.map(({ airtime }) => airtime.ms)),
     },
   })
   release(step, sender)

@@ -112,6 +112,8 @@ export interface Transfer {
   outcome: (Message & { k: 'complete' | 'failed' }) | undefined
   acked: boolean
   drainedSent: boolean
+  /** How long bytes of it have been on their way, writes at the same time counted once. */
+  readonly airtime: { posted: number; since: number; ms: number }
 }
 
 /** What shares a room and index: at most one sender, and one transfer per decode rank. */
@@ -143,7 +145,6 @@ export interface Sender {
   prefixPages: number
   readonly coverage: Coverage
   chunks: number
-  firstWrite: number
   /** Writes of the host that are not yet wholly posted, by write number. */
   readonly writes: Map<number, number>
   unsettled: number
@@ -166,6 +167,8 @@ export interface Piece {
   /** Bytes of its peer's limit that it holds. */
   credit: number
   status: 'queued' | 'posted' | 'done' | 'failed'
+  /** posted: when it fails, whatever the engine does. */
+  deadline: number
   /** When it failed or was cancelled; it may still land until it settles. */
   failedAt: number | undefined
   /** Its engine was closed, and could not promise that the target has read everything. Its source is free. */
@@ -240,7 +243,8 @@ export type PrefillEffect =
     }
   | { do: 'sender.reserved'; sender: number; prefixTokens: number }
   | { do: 'sender.posted'; sender: number; write: number }
-  | { do: 'sender.rejected'; sender: number; write: number; error: KvxError }
+  /** A call that was wrong: it has changed nothing. */
+  | { do: 'sender.rejected'; sender: number; error: KvxError }
   | { do: 'sender.finished'; sender: number; summary: TransferSummary }
   | { do: 'sender.failed'; sender: number; error: KvxError }
   | { do: 'sender.settled'; sender: number }

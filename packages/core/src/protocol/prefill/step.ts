@@ -2,7 +2,7 @@
 import { count, roomKey } from '../keys.ts'
 import type { Message } from '../messages.ts'
 import { onHello, onLinkFailed, onLinkOpen, onPing, speaker, watchPeers } from './peers.ts'
-import { onPieceDone, onPieceFailed, onPieceSettled } from './pieces.ts'
+import { onPieceDone, onPieceFailed, onPieceSettled, watchPieces } from './pieces.ts'
 import {
   onChecksums,
   onChecksumsFailed,
@@ -95,6 +95,7 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
       watchSenders(step)
       watchTransfers(step)
       watchPeers(step)
+      watchPieces(step)
       watchStuck(step)
       return
   }

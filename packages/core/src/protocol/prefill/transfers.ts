@@ -64,6 +64,7 @@ export function onReserve(
     outcome: undefined,
     acked: false,
     drainedSent: false,
+    airtime: { posted: 0, since: 0, ms: 0 },
   }
   peer.transfers.set(message.ep, transfer)
   room.transfers.add(transfer)
