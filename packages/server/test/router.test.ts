@@ -1,4 +1,9 @@
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import {
+  createServer,
+  request as httpRequest,
+  type IncomingMessage,
+  type ServerResponse,
+} from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { once } from 'node:events'
 import { afterEach, expect, test } from 'vitest'
@@ -501,4 +506,109 @@ test('a drain ends at its deadline', async () => {
   expect(await router.drain(20)).toBe(false)
   await router.close()
   await expect(running).rejects.toThrow()
+})
+
+/** Status and text of an answer, asked for without `fetch`, whose own limits a test may have changed. */
+function post(url: string, body = '{}'): Promise<{ status: number; text: string }> {
+  return new Promise((resolve, reject) => {
+    const request = httpRequest(`${url}/v1/completions`, { method: 'POST' }, (response) => {
+      let text = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => (text += chunk))
+      response.on('error', reject)
+      response.on('end', () => {
+        resolve({ status: response.statusCode ?? 0, text })
+      })
+    })
+    request.on('error', reject)
+    request.end(body)
+  })
+}
+
+/** Writes an answer one byte at a time, each in a packet of its own. */
+async function byteByByte(response: ServerResponse, text: string): Promise<void> {
+  response.socket?.setNoDelay()
+  for (const byte of Buffer.from(text)) {
+    await new Promise((written) => response.write(Uint8Array.of(byte), written))
+    await new Promise((turn) => setImmediate(turn))
+  }
+}
+
+test('an error as first event is found however the stream is cut, also within a character', async () => {
+  const message = 'kein Prefill da: 没有 🙁'
+  const decode = await worker((_, response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8' })
+    const event = `: a comment\n\ndata: ${errorJson(message, 'ERR_KVX_BOOTSTRAP_UNREACHABLE')}\n\n`
+    void byteByByte(response, event)
+  })
+  const response = await ask(await route([await worker(silent)], [decode], 1), '{"stream":true}')
+  expect(response.status).toBe(503)
+  expect(await response.json()).toMatchObject({ error: { message } })
+})
+
+test('a stream that is cut anywhere arrives byte for byte, also when error is a word in it', async () => {
+  const text = 'data: {"text":"{\\"error\\":"}\n\ndata: {"error":"Übel 🙁"}\r\n\r\ndata: [DONE]\n\n'
+  const decode = await worker((_, response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    void byteByByte(response, text).then(() => response.end())
+  })
+  const answer = await post(await route([await worker(succeed)], [decode], 1))
+  expect(answer).toEqual({ status: 200, text })
+})
+
+test('a stream without an event is passed on as it is', async () => {
+  const decode = await worker((_, response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    response.end('data: never ended')
+  })
+  const answer = await post(await route([await worker(succeed)], [decode], 1))
+  expect(answer).toEqual({ status: 200, text: 'data: never ended' })
+})
+
+test('a client that reads slowly gets all of a long answer, and leaves no listener behind', async () => {
+  const warnings: Error[] = []
+  const onWarning = (warning: Error) => warnings.push(warning)
+  process.on('warning', onWarning)
+  const piece = Buffer.alloc(64 * 1024, 'x')
+  const pieces = 400
+  const decode = await worker((_, response) => {
+    const write = (left: number): void => {
+      if (left === 0) response.end()
+      else response.write(piece, () => write(left - 1))
+    }
+    write(pieces)
+  })
+  try {
+    const response = await ask(await route([await worker(succeed)], [decode], 1), '{}')
+    let bytes = 0
+    for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+      bytes += chunk.byteLength
+      await new Promise((turn) => setTimeout(turn, 1))
+    }
+    expect(bytes).toBe(pieces * piece.byteLength)
+    expect(warnings).toEqual([])
+  } finally {
+    process.off('warning', onWarning)
+  }
+})
+
+test("a leg that queues for longer than fetch's own limits is waited for", async () => {
+  await fetch(await worker(succeed)) // Node makes its dispatcher with the first call.
+  const key = Symbol.for('undici.globalDispatcher.1')
+  const globals = globalThis as unknown as Record<symbol, { close(): Promise<void> }>
+  const before = globals[key]
+  const Agent = before?.constructor as new (options: object) => { close(): Promise<void> }
+  const hurried = new Agent({ headersTimeout: 100, bodyTimeout: 100 })
+  globals[key] = hurried
+  try {
+    // 300 s as a rule; here they are over after about one, and the legs answer later.
+    const queue: Handler = (_, response) => {
+      setTimeout(() => response.end('{"queued":true}'), 3_000)
+    }
+    const router = await route([await worker(queue)], [await worker(queue)], 1)
+    expect(await post(router)).toEqual({ status: 200, text: '{"queued":true}' })
+  } finally {
+    if (before) globals[key] = before
+    await hurried.close()
+  }
 })

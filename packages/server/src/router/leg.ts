@@ -8,15 +8,16 @@ import {
   type HttpError,
 } from '../http/errors.ts'
 import { parseJson } from '../http/json.ts'
+import { readBeginning } from './first-event.ts'
+import { bytesOf, post } from './post.ts'
 import type { Worker } from './workers.ts'
 
-/** An answer of a worker that is passed on as it came: status, content type, and the first bytes. */
+/** An answer of a worker that is passed on as it came. */
 export interface Answer {
   readonly status: number
   readonly contentType: string
-  readonly first: Uint8Array | undefined
-  /** What follows `first`. */
-  readonly rest: ReadableStreamDefaultReader<Uint8Array>
+  /** From the first byte on. */
+  readonly body: AsyncGenerator<Uint8Array, void>
 }
 
 /** A leg that failed, with what the client is to be told. */
@@ -39,7 +40,7 @@ export class LegFailure extends Error {
 }
 
 /**
- * Sends a leg and waits for the first byte of its answer.
+ * Sends a leg and waits for the first byte of its answer, or the first event of a stream.
  * @throws LegFailure when the worker cannot be reached, refuses, or fails before it has answered anything
  */
 export async function openLeg(
@@ -49,22 +50,43 @@ export async function openLeg(
   signal: AbortSignal,
 ): Promise<Answer> {
   try {
-    const response = await fetch(`${worker.url}/v1/completions`, {
-      ...{ method: 'POST', body, headers, signal },
-    })
-    if (!response.ok || response.body === null) {
-      throw answered(worker, workerError(worker, response.status, await response.text()))
+    const response = await post(`${worker.url}/v1/completions`, body, headers, signal)
+    const { statusCode: status = 0 } = response
+    const chunks = bytesOf(response, signal)
+    if (status < 200 || status > 299) {
+      throw answered(worker, workerError(worker, status, await textOf(chunks)))
     }
-    // Node's types leave the chunks of a response open.
-    const rest = (response.body as ReadableStream<Uint8Array>).getReader()
-    const { value: first } = await rest.read()
-    const failed = first === undefined ? undefined : eventError(first)
-    if (failed !== undefined) throw answered(worker, failed)
-    const contentType = response.headers.get('content-type') ?? 'application/octet-stream'
-    return { status: response.status, contentType, first, rest }
+    const contentType = response.headers['content-type'] ?? 'application/octet-stream'
+    const { bytes, event } = await readBeginning(contentType, chunks)
+    const failed = event === undefined ? undefined : eventError(event)
+    if (failed !== undefined) {
+      response.destroy()
+      throw answered(worker, failed)
+    }
+    return { status, contentType, body: joined(bytes, chunks) }
   } catch (cause) {
     throw legFailure(worker, cause)
   }
+}
+
+async function* joined(
+  first: readonly Uint8Array[],
+  rest: AsyncGenerator<Uint8Array, void>,
+): AsyncGenerator<Uint8Array, void> {
+  yield* first
+  yield* rest
+}
+
+/** Of a refusal; what is longer is not one of ours. */
+async function textOf(chunks: AsyncIterable<Uint8Array>): Promise<string> {
+  const bytes: Uint8Array[] = []
+  let length = 0
+  for await (const chunk of chunks) {
+    bytes.push(chunk)
+    length += chunk.byteLength
+    if (length > 64 * 1024) break
+  }
+  return Buffer.concat(bytes).toString()
 }
 
 /**
@@ -73,7 +95,7 @@ export async function openLeg(
  */
 export async function drain(worker: Worker, answer: Answer): Promise<void> {
   try {
-    while (!(await answer.rest.read()).done);
+    while (!(await answer.body.next()).done);
   } catch (cause) {
     throw legFailure(worker, cause)
   }
@@ -87,21 +109,18 @@ const neverConnected = new Set([
   'EHOSTDOWN',
   'ENOTFOUND',
   'EAI_AGAIN',
-  'UND_ERR_CONNECT_TIMEOUT',
 ])
 
 /** What was thrown while a worker was asked, as the failure of its leg. */
 export function legFailure(worker: Worker, cause: unknown): LegFailure {
   if (cause instanceof LegFailure) return cause
   if (isKvxError(cause)) return new LegFailure(worker, httpError(cause))
-  // fetch hides the system's reason one level down.
-  const { code = '', message } =
-    (cause as { cause?: { code?: string; message?: string } }).cause ?? {}
-  const refused = neverConnected.has(code)
+  const { code = '', syscall, message } = systemError(cause)
+  const refused = neverConnected.has(code) || (code === 'ETIMEDOUT' && syscall === 'connect')
   const how = refused ? 'could not be reached' : 'broke off'
   // The message of several refused addresses is empty.
   const said = [message, code].find((text) => text !== undefined && text !== '')
-  const reason = said ?? (cause instanceof Error ? cause.message : String(cause))
+  const reason = said ?? String(cause)
   const error = new KvxError(
     refused ? 'ERR_KVX_CONNECT_FAILED' : 'ERR_KVX_PEER_LOST',
     `T${worker.name.slice(1)} ${how}: ${reason}.`,
@@ -112,6 +131,12 @@ export function legFailure(worker: Worker, cause: unknown): LegFailure {
     },
   )
   return new LegFailure(worker, httpError(error), refused ? 'worker' : undefined)
+}
+
+/** What the system said; fetch hides it one level down. */
+function systemError(cause: unknown): Partial<NodeJS.ErrnoException> {
+  const { cause: inner } = cause as { cause?: unknown }
+  return (inner ?? cause) as NodeJS.ErrnoException
 }
 
 /** A worker that is about to end says so itself, without naming a peer, or of its partner, which it names. */
@@ -134,10 +159,9 @@ function workerError(worker: Worker, status: number, text: string): HttpError {
  * The failure in a stream whose very first event is one. Decode sends its headers before it knows
  * the outcome; as long as the client has seen nothing, it gets the failure's own status.
  */
-function eventError(first: Uint8Array): HttpError | undefined {
-  const text = new TextDecoder().decode(first)
-  if (!text.startsWith('data: {"error":')) return undefined
-  const error = errorOf(text.slice('data: '.length, text.indexOf('\n')))
+function eventError(event: string): HttpError | undefined {
+  if (!event.startsWith('{"error":')) return undefined
+  const error = errorOf(event)
   if (error === undefined) return undefined
   const status = isErrorCode(error.code) ? statusOf(new KvxError(error.code, '')) : 500
   return { status, body: { error } }

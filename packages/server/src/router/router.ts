@@ -1,6 +1,6 @@
 /** One address in front of prefill and decode workers: a completion becomes two legs with one fate. */
-import { once } from 'node:events'
 import { randomBytes } from 'node:crypto'
+import { pipeline } from 'node:stream/promises'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Counter, Gauge, Registry } from 'prom-client'
 import { KvxError, silentLog, toKvxError, type Log } from '@kvx/core/backend'
@@ -234,16 +234,10 @@ function pair(
   })
 }
 
-async function passOn(c: AppContext, answer: Answer): Promise<void> {
+async function passOn(c: AppContext, { status, contentType, body }: Answer): Promise<void> {
   const { outgoing } = c.env
-  outgoing.writeHead(answer.status, { 'content-type': answer.contentType })
-  let bytes = answer.first
-  while (bytes !== undefined) {
-    if (!outgoing.write(bytes))
-      await Promise.race([once(outgoing, 'drain'), once(outgoing, 'close')])
-    bytes = (await answer.rest.read()).value
-  }
-  outgoing.end()
+  outgoing.writeHead(status, { 'content-type': contentType })
+  await pipeline(body, outgoing)
 }
 
 /** Headers that identify or authorise a request end to end. */
