@@ -24,6 +24,7 @@ import { checkState, stateShape, type Place } from './state/blob.ts'
 import { geometryOf, unsupported, type Geometry } from './state/geometry.ts'
 import { saveState } from './state/scratch.ts'
 import { StreamingDetokenizer } from './text/detokenizer.ts'
+import { Vocabulary } from './text/vocabulary.ts'
 
 export interface LoadOptions {
   /** A GGUF file. */
@@ -65,7 +66,7 @@ export class LlamaModel {
   readonly layout: Layout
   readonly contextLength: number
   readonly chunkTokens: number
-  readonly vocabularySize: number
+  readonly vocabulary: Vocabulary
   /** For `prefill`, `decode` and `generate`. */
   readonly slots: Slots<Slot>
   readonly gate = new Gate()
@@ -181,10 +182,14 @@ export class LlamaModel {
     this.layout = parts.layout
     this.contextLength = parts.contextLength
     this.chunkTokens = parts.chunkTokens
-    this.vocabularySize = vocabularySize(weights)
+    this.vocabulary = new Vocabulary(weights)
     this.slots = new Slots(parts.slots)
     this.#samplers = parts.slots.map(({ sampler }) => sampler)
     this.#pool = parts.pool
+  }
+
+  get vocabularySize(): number {
+    return this.vocabulary.size
   }
 
   /**
@@ -206,13 +211,17 @@ export class LlamaModel {
     return shouldPrependBosToken && bos !== null && tokens[0] !== bos ? [bos, ...tokens] : tokens
   }
 
-  /** Special tokens have no text. */
+  /** Special tokens have no text. A blank that the tokenizer puts before every text is not given back. */
   detokenize(tokens: readonly number[]): string {
-    return this.#weights.detokenize(tokens as readonly Token[])
+    const detokenizer = this.detokenizer()
+    return tokens.map((token) => detokenizer.push(token)).join('') + detokenizer.flush()
   }
 
-  detokenizer(): StreamingDetokenizer {
-    return new StreamingDetokenizer((tokens) => this.detokenize(tokens))
+  /** For what follows these tokens: the text of both together is that of these tokens and what it gives. */
+  detokenizer(before: readonly number[] = []): StreamingDetokenizer {
+    const bytesOf = (token: number) => this.vocabulary.bytes(token)
+    const first = !before.some((token) => bytesOf(token).length > 0)
+    return new StreamingDetokenizer(bytesOf, first && this.vocabulary.addsBlank)
   }
 
   /** Whether the model ends its answers with this token. */

@@ -4,10 +4,10 @@ import { StreamingDetokenizer } from '../src/text/detokenizer.ts'
 import { StopMatcher } from '../src/text/stop.ts'
 
 /** A tokenizer with one token per byte. */
-const ofBytes = (tokens: readonly number[]): string => Buffer.from(tokens).toString('utf8')
+const ofByte = (token: number): Uint8Array => Uint8Array.of(token)
 
 function stream(tokens: Iterable<number>): string[] {
-  const detokenizer = new StreamingDetokenizer(ofBytes)
+  const detokenizer = new StreamingDetokenizer(ofByte, false)
   const pieces = [...tokens].map((token) => detokenizer.push(token))
   return [...pieces, detokenizer.flush()]
 }

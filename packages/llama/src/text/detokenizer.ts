@@ -1,40 +1,32 @@
-const replacement = '\ufffd'
-
 /**
  * Turns tokens into text one by one. A character may be spread over several tokens: its text comes with
  * the last of them.
  */
 export class StreamingDetokenizer {
-  readonly #detokenize: (tokens: readonly number[]) => string
-  // Tokens that are detokenized together with new ones, because a tokenizer may join them; `#known` is
-  // their text, which has been given out.
-  #context: number[] = []
-  #known = ''
-  #pending: number[] = []
+  readonly #bytesOf: (token: number) => Uint8Array
+  readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+  #dropsBlank: boolean
 
-  constructor(detokenize: (tokens: readonly number[]) => string) {
-    this.#detokenize = detokenize
+  /**
+   * @param bytesOf the bytes of a token
+   * @param dropsBlank the first text begins with a blank that the tokenizer put there
+   */
+  constructor(bytesOf: (token: number) => Uint8Array, dropsBlank: boolean) {
+    this.#bytesOf = bytesOf
+    this.#dropsBlank = dropsBlank
   }
 
   /** @returns the text that is complete with this token; may be empty */
   push(token: number): string {
-    this.#pending.push(token)
-    const text = this.#detokenize([...this.#context, ...this.#pending])
-    return text.endsWith(replacement) ? '' : this.#give(text)
+    const bytes = this.#bytesOf(token)
+    if (bytes.length === 0) return ''
+    const from = this.#dropsBlank && bytes[0] === 0x20 ? 1 : 0
+    this.#dropsBlank = false
+    return this.#decoder.decode(bytes.subarray(from), { stream: true })
   }
 
   /** The text of an incomplete character at the end: U+FFFD. */
   flush(): string {
-    return this.#pending.length === 0
-      ? ''
-      : this.#give(this.#detokenize([...this.#context, ...this.#pending]))
-  }
-
-  #give(text: string): string {
-    const delta = text.slice(this.#known.length)
-    this.#context = this.#pending
-    this.#pending = []
-    this.#known = this.#detokenize(this.#context)
-    return delta
+    return this.#decoder.decode()
   }
 }

@@ -1,15 +1,26 @@
+/** A stop string, and how much of its beginning the text that has come so far ends with. */
+interface Watched {
+  readonly stop: string
+  /** For each length: that of the next shorter beginning that a beginning of this length ends with. */
+  readonly shorter: Uint32Array
+  matched: number
+}
+
 /**
  * Finds stop strings in text that arrives in pieces. Text that may be the beginning of a stop string is
- * held back, so nothing of one is ever given out.
+ * held back, so nothing of one is ever given out. Each character is looked at once for each stop string
+ * (Knuth, Morris and Pratt), however long these are.
  */
 export class StopMatcher {
-  readonly #stops: readonly string[]
+  readonly #watched: readonly Watched[]
   #held = ''
   #stopped = false
 
   /** Empty strings are ignored. */
   constructor(stops: readonly string[]) {
-    this.#stops = stops.filter((stop) => stop !== '')
+    this.#watched = stops
+      .filter((stop) => stop !== '')
+      .map((stop) => ({ stop, shorter: shorterBeginnings(stop), matched: 0 }))
   }
 
   /** Whether a stop string has been found: what follows it is dropped. */
@@ -21,17 +32,21 @@ export class StopMatcher {
   push(text: string): string {
     if (this.#stopped) return ''
     const all = this.#held + text
-    const first = this.#stops
-      .map((stop) => ({ start: all.indexOf(stop), length: stop.length }))
-      .filter(({ start }) => start >= 0)
-      // Whichever is complete first, however the text was cut into pieces; of two, the longer.
-      .sort((a, b) => a.start + a.length - b.start - b.length || a.start - b.start)[0]
-    if (first) {
-      this.#stopped = true
-      this.#held = ''
-      return all.slice(0, first.start)
+    for (let end = this.#held.length; end < all.length;) {
+      const unit = all.charCodeAt(end++)
+      let found = 0
+      for (const watched of this.#watched) {
+        advance(watched, unit)
+        // Whichever is complete first, however the text was cut into pieces; of two, the longer.
+        if (watched.matched === watched.stop.length) found = Math.max(found, watched.matched)
+      }
+      if (found > 0) {
+        this.#stopped = true
+        this.#held = ''
+        return all.slice(0, end - found)
+      }
     }
-    const keep = Math.max(0, ...this.#stops.map((stop) => overlap(all, stop)))
+    const keep = this.#watched.reduce((most, { matched }) => Math.max(most, matched), 0)
     this.#held = all.slice(all.length - keep)
     return all.slice(0, all.length - keep)
   }
@@ -44,10 +59,21 @@ export class StopMatcher {
   }
 }
 
-/** Length of the longest end of `text` that is a beginning of `stop`, and not the whole of it. */
-function overlap(text: string, stop: string): number {
-  for (let length = Math.min(stop.length - 1, text.length); length > 0; length--) {
-    if (text.endsWith(stop.slice(0, length))) return length
+function advance(watched: Watched, unit: number): void {
+  const { stop, shorter } = watched
+  let length = watched.matched
+  while (length > 0 && stop.charCodeAt(length) !== unit) length = shorter[length] ?? 0
+  watched.matched = stop.charCodeAt(length) === unit ? length + 1 : 0
+}
+
+function shorterBeginnings(stop: string): Uint32Array {
+  const shorter = new Uint32Array(stop.length + 1)
+  for (let end = 1, length = 0; end < stop.length; end++) {
+    while (length > 0 && stop.charCodeAt(end) !== stop.charCodeAt(length)) {
+      length = shorter[length] ?? 0
+    }
+    if (stop.charCodeAt(end) === stop.charCodeAt(length)) length++
+    shorter[end + 1] = length
   }
-  return 0
+  return shorter
 }

@@ -27,15 +27,22 @@ export interface Piece {
   readonly finishReason: FinishReason | null
 }
 
-/** Cuts the text at stop strings; leaves the run when one was found, which ends its computation. */
+/**
+ * Cuts the text at stop strings; leaves the run when one was found, which ends its computation.
+ *
+ * @param minTokens no stop string begins in the text of so many tokens
+ */
 export async function* pieces(
   run: Run,
   detokenizer: StreamingDetokenizer,
   stop: readonly string[],
+  minTokens: number,
 ): AsyncGenerator<Piece, void> {
   const matcher = new StopMatcher(stop)
+  let generated = 0
   for await (const token of run) {
-    const text = matcher.push(detokenizer.push(token))
+    const complete = detokenizer.push(token)
+    const text = ++generated <= minTokens ? complete : matcher.push(complete)
     if (matcher.stopped) {
       yield { text, tokens: [token], finishReason: 'stop' }
       return

@@ -122,7 +122,9 @@ async function answer(
   const { request, tokens, sampling } = call
   if (compute.kind === 'prefill') {
     const { firstToken, transfer } = await compute.run(call)
-    const text = model.endsAnswer(firstToken, sampling) ? '' : model.detokenize([firstToken])
+    const text = model.endsAnswer(firstToken, sampling)
+      ? ''
+      : model.detokenizer(tokens).push(firstToken)
     const first = { text, tokens: [firstToken], finishReason: 'length' } as const
     return json(c, {
       ...head,
@@ -141,14 +143,19 @@ async function answer(
 async function answerAtOnce(
   c: AppContext,
   run: Run,
-  { request, tokens }: Call,
+  { request, tokens, sampling }: Call,
   head: Heading,
   model: LlamaModel,
 ): Promise<Response> {
   let text = ''
   let finishReason: 'stop' | 'length' = 'length'
   const generated: number[] = []
-  for await (const piece of pieces(run, model.detokenizer(), request.stop)) {
+  for await (const piece of pieces(
+    run,
+    model.detokenizer(tokens),
+    request.stop,
+    sampling.minTokens,
+  )) {
     text += piece.text
     generated.push(...piece.tokens)
     finishReason = piece.finishReason ?? finishReason
@@ -164,14 +171,19 @@ async function answerAtOnce(
 async function answerInEvents(
   c: AppContext,
   run: Run,
-  { request, tokens, events }: Call,
+  { request, tokens, sampling, events }: Call,
   head: Heading,
   model: LlamaModel,
 ): Promise<Response> {
   const { stream, response } = openEventStream(c)
   let generated = 0
   try {
-    for await (const piece of pieces(run, model.detokenizer(), request.stop)) {
+    for await (const piece of pieces(
+      run,
+      model.detokenizer(tokens),
+      request.stop,
+      sampling.minTokens,
+    )) {
       generated += piece.tokens.length
       if (piece.tokens.length > 0) events('token', { position: generated })
       // A piece without text is news only to who asked for the ids, or when it ends the answer.

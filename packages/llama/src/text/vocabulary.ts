@@ -1,0 +1,122 @@
+import {
+  LlamaVocabularyType,
+  type LlamaModel as Weights,
+  type Token,
+  type TokenAttributes,
+} from 'node-llama-cpp'
+
+/** What llama.cpp knows about a token, as far as it says how its bytes are written. */
+export type Attributes = Pick<
+  TokenAttributes,
+  'unknown' | 'normal' | 'control' | 'userDefined' | 'byte'
+>
+
+/** How a tokenizer writes text into its vocabulary. */
+export type VocabularyKind = `${Weights['vocabularyType']}`
+
+const none = new Uint8Array()
+
+/**
+ * The bytes that each token stands for, as llama.cpp writes them, but token by token and with nothing left
+ * out: of a whole text llama.cpp drops the first blank, and blanks before some punctuation. An answer goes
+ * on where the prompt ended, so its text is that of its tokens.
+ */
+export class Vocabulary {
+  readonly size: number
+  readonly #weights: Weights
+  readonly #texts: readonly string[]
+  readonly #marksBlanks: boolean
+  /** The tokenizer puts a blank before a text that begins without one. */
+  readonly addsBlank: boolean
+
+  constructor(weights: Weights) {
+    this.#weights = weights
+    this.#texts = weights.fileInfo.metadata.tokenizer.ggml.tokens
+    this.size = this.#texts.length
+    this.#marksBlanks = marksBlanks(weights, this.#texts)
+    const [first] = weights.tokenize('a', false)
+    this.addsBlank = first !== undefined && this.bytes(first)[0] === 0x20
+  }
+
+  /** The text of a special token is empty. */
+  bytes(token: number): Uint8Array {
+    const text = this.#texts[token] ?? ''
+    const attributes = this.#weights.getTokenAttributes(token as Token)
+    return bytesOf(this.#weights.vocabularyType, text, attributes, this.#marksBlanks)
+  }
+}
+
+/** Whether a vocabulary of kind `bpe` writes blanks as `▁`, as SentencePiece does, and not as bytes. */
+function marksBlanks(weights: Weights, texts: readonly string[]): boolean {
+  if (weights.vocabularyType !== LlamaVocabularyType.bpe) return false
+  const marked = texts.findIndex(
+    (text, id) => text.includes('▁') && weights.getTokenAttributes(id as Token).normal,
+  )
+  // llama.cpp alone knows: it tells a letter that is no byte of the other alphabet in its own way.
+  return marked >= 0 && !weights.detokenize([marked as Token]).includes('[UNK_BYTE')
+}
+
+/**
+ * @param text as it stands in the vocabulary
+ * @param marked of `bpe` alone: blanks are written `▁`
+ */
+export function bytesOf(
+  kind: VocabularyKind,
+  text: string,
+  attributes: Attributes,
+  marked: boolean,
+): Uint8Array {
+  if (attributes.unknown || attributes.control) return none
+  switch (kind) {
+    case 'none':
+      return none
+    case 'rwkv':
+      return unescaped(text)
+    case 'plamo2':
+      return attributes.byte ? ofByteName(text) : Buffer.from(text)
+    case 'spm':
+    case 'wpm':
+    case 'ugm':
+    case 'bpe':
+      if (attributes.userDefined) return Buffer.from(text)
+      if (attributes.byte) return ofByteName(text)
+      if (!attributes.normal) return none
+      return kind === 'bpe' && !marked ? ofLetters(text) : Buffer.from(text.replaceAll('▁', ' '))
+  }
+}
+
+/** `<0x0A>`. */
+function ofByteName(text: string): Uint8Array {
+  const [, digits] = /^<0x([\da-f]{2})>$/i.exec(text) ?? []
+  return digits === undefined ? Buffer.from(text) : Uint8Array.of(parseInt(digits, 16))
+}
+
+/** The alphabet of GPT-2: printable bytes are themselves, the others letters from U+0100 on. */
+const byteOf = new Map<string, number>()
+for (let byte = 0, next = 256; byte < 256; byte++) {
+  const printable =
+    (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || (byte >= 174 && byte <= 255)
+  byteOf.set(String.fromCodePoint(printable ? byte : next++), byte)
+}
+
+function ofLetters(text: string): Uint8Array {
+  const bytes: number[] = []
+  for (const letter of text) {
+    const byte = byteOf.get(letter)
+    if (byte === undefined) bytes.push(...Buffer.from(letter))
+    else bytes.push(byte)
+  }
+  return Uint8Array.from(bytes)
+}
+
+/** With `\n`, `\r`, `\t` and `\x0a`, as in Python. */
+function unescaped(text: string): Uint8Array {
+  const named: Record<string, string> = { n: '\n', r: '\r', t: '\t' }
+  const parts = [...text.matchAll(/\\x([\da-f]{2})|\\([^])|[^\\]+/g)]
+  return Buffer.concat(
+    parts.map(([whole, hex, letter]) => {
+      if (hex !== undefined) return Uint8Array.of(parseInt(hex, 16))
+      return Buffer.from(letter === undefined ? whole : (named[letter] ?? letter))
+    }),
+  )
+}
