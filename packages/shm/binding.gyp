@@ -10,6 +10,7 @@
         'native/copier.cc',
         'native/door.cc',
         'native/shm_driver.cc',
+        'native/watch.cc',
       ],
     },
   ],

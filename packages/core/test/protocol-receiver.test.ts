@@ -115,6 +115,10 @@ const events = {
       error: new KvxError('ERR_KVX_UNAUTHORIZED', 'another token'),
     }),
   'prefill is silent for too long': (d: DecodeSide) => d.tick(deadlines.peerSilent + 1),
+  'the engine of prefill is gone': (d: DecodeSide) =>
+    d.step({ type: 'peer.gone', generation: p1.writer, reason: 'Its process has exited.' }),
+  'the engine of another is gone': (d: DecodeSide) =>
+    d.step({ type: 'peer.gone', generation: 'e'.repeat(32), reason: 'Its process has exited.' }),
   'prefill is silent for half as long': (d: DecodeSide) => d.tick(deadlines.peerSilent / 2),
   'prefill was replaced': (d: DecodeSide) => d.read(prefiller(2)),
   'the hello deadline passes': (d: DecodeSide) => d.pass(deadlines.hello),
@@ -157,6 +161,7 @@ const rows: readonly Row[] = [
   ['open', 'the connection is lost', 'open', [], []],
   ['open', 'the connection is made again', 'open', ['hello'], []],
   ['open', 'prefill is silent for too long', gone, [], ['failed(PEER_LOST)', 'settled']],
+  ['open', 'the engine of prefill is gone', gone, [], ['failed(PEER_LOST)', 'settled']],
   ['open', 'the progress deadline passes', 'open', [], []],
 
   ['reserving', 'accept(parked)', 'accepted', [], ['accepted(0)']],
@@ -232,6 +237,14 @@ const rows: readonly Row[] = [
     ['abort(PEER_LOST)'],
     ['failed(PEER_LOST)'],
   ],
+  [
+    'receiving',
+    'the engine of prefill is gone',
+    'failed',
+    ['abort(PEER_LOST)'],
+    ['failed(PEER_LOST)'],
+  ],
+  ['receiving', 'the engine of another is gone', 'receiving', [], []],
   ['receiving', 'prefill was replaced', 'failed', ['abort(PEER_LOST)'], ['failed(PEER_LOST)']],
 
   ['receiving without pages', 'ready', 'receiving', [], ['wanted']],
@@ -274,6 +287,7 @@ const rows: readonly Row[] = [
   ['aborted', 'the connection is made again', 'failed', ['hello', 'abort(ABORTED)'], []],
   ['aborted', 'prefill is silent for half as long', 'failed', ['abort(ABORTED)'], []],
   ['aborted', 'prefill is silent for too long', 'failed', [], []],
+  ['aborted', 'the engine of prefill is gone', 'failed', [], []],
   ['aborted', 'prefill was replaced', 'failed', [], []],
 
   ['failed', 'failed', 'failed', ['ack'], []],
@@ -913,6 +927,17 @@ test('pages of a replaced prefill come back when the old writer is fenced', () =
   expect(d.where()).toBe('failed')
   d.step({ type: 'fenced', writer: p1.writer })
   expect(d.take().told).toEqual(['settled'])
+})
+
+test('a prefill whose engine is gone is fenced at once, and its pages are free when that is done', () => {
+  const d = places.receiving().clear()
+  d.step({ type: 'link.down', endpoint: p1.endpoint })
+  d.step({ type: 'peer.gone', generation: p1.writer, reason: 'Its process has exited.' })
+  const { told, world } = d.take()
+  expect({ told, world }).toMatchObject({ told: ['failed(PEER_LOST)'], world: ['fence'] })
+  d.step({ type: 'peer.gone', generation: p1.writer, reason: 'Its process has exited.' })
+  expect(d.take()).toMatchObject({ told: [], world: [] })
+  expect(d.step({ type: 'fenced', writer: p1.writer }).take().told).toEqual(['settled'])
 })
 
 test('a fence of one writer frees nothing of another', () => {

@@ -60,6 +60,10 @@ const events = {
   'a new decode process says hello': (p: PrefillSide) =>
     p.hello(decoder(2, { instance: d1.instance })),
   'decode is silent for too long': (p: PrefillSide) => p.tick(deadlines.peerSilent + 1),
+  'the engine of decode is gone': (p: PrefillSide) =>
+    p.step({ type: 'peer.gone', generation: d1.gen, reason: 'Its process has exited.' }),
+  'the engine of another is gone': (p: PrefillSide) =>
+    p.step({ type: 'peer.gone', generation: name128('H', 9), reason: 'Its process has exited.' }),
   'the pairing deadline passes': (p: PrefillSide) => p.pass(deadlines.pairing, d1),
   'the progress deadline passes': (p: PrefillSide) => p.pass(deadlines.progress, d1),
   'the linger passes': (p: PrefillSide) => p.pass(deadlines.linger, d1),
@@ -129,6 +133,8 @@ const rows: readonly Row[] = [
   ],
   ['paired', 'a new decode process says hello', 'unknown', [], ['failed(PEER_LOST)', 'settled']],
   ['paired', 'decode is silent for too long', 'unknown', [], ['failed(PEER_LOST)', 'settled']],
+  ['paired', 'the engine of decode is gone', 'unknown', [], ['failed(PEER_LOST)', 'settled']],
+  ['paired', 'the engine of another is gone', 'paired', [], []],
   ['paired', 'the pairing deadline passes', 'paired', [], []],
 
   ['paired without pages', 'reserve of it', 'paired', ['status(paired)'], []],
@@ -187,6 +193,8 @@ const rows: readonly Row[] = [
   ['writing', 'decode says hello with a new generation', failing, [], ['failed(TRANSFER_FAILED)']],
   ['writing', 'a new decode process says hello', failing, [], ['failed(PEER_LOST)']],
   ['writing', 'decode is silent for too long', failing, [], ['failed(PEER_LOST)']],
+  ['writing', 'the engine of decode is gone', failing, [], ['failed(PEER_LOST)']],
+  ['writing', 'the engine of another is gone', 'paired, unsettled', [], []],
 
   ['failed, may still land', 'reserve of it', failing, ['status(failed)'], []],
   [

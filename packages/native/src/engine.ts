@@ -9,6 +9,7 @@ import {
   type MemoryKind,
   type OpenContext,
   type PeerAddress,
+  type PeerGoneListener,
   type Phase,
   type Region,
   type Transfer,
@@ -75,7 +76,7 @@ export interface EngineBinding {
   end(engine: EngineHandle): void
 }
 
-const eventKind = { done: 0, failed: 1, settled: 2 } as const
+const eventKind = { done: 0, failed: 1, settled: 2, peerGone: 3 } as const
 
 interface NativeEvent {
   readonly operation: number
@@ -85,6 +86,7 @@ interface NativeEvent {
   readonly bytes?: Uint8Array
   readonly code?: string
   readonly message?: string
+  readonly peer?: string
 }
 
 export interface NativeEngineInit {
@@ -141,6 +143,7 @@ class Calls {
   readonly opened: Promise<NativeEvent>
   readonly #binding: EngineBinding
   readonly #waiters = new Map<number, Waiter>()
+  #onPeerGone: PeerGoneListener = () => undefined
   #last = 0
   #unanswered = 0
   #ended = false
@@ -160,6 +163,10 @@ class Calls {
       for (const event of events) this.#take(event)
     })
     binding.hold(this.handle, true)
+  }
+
+  onPeerGone(listener: PeerGoneListener): void {
+    this.#onPeerGone = listener
   }
 
   /** Registers the waiter before the call: `start` may throw, then nobody waits. */
@@ -189,6 +196,10 @@ class Calls {
   }
 
   #take(event: NativeEvent): void {
+    if (event.kind === eventKind.peerGone) {
+      this.#onPeerGone(event.peer ?? '', event.message ?? '')
+      return
+    }
     const waiter = this.#waiters.get(event.operation)
     if (waiter === undefined) return
     if (waiter.settled === undefined || event.kind === eventKind.settled) {
@@ -341,6 +352,10 @@ class NativeEngine implements TransferEngine {
       )
       signal?.addEventListener('abort', abort, { once: true })
     })
+  }
+
+  onPeerGone(listener: PeerGoneListener): void {
+    this.#calls.onPeerGone(listener)
   }
 
   close(): Promise<void> {

@@ -19,6 +19,9 @@ namespace {
 
 constexpr size_t kMaxStrangers = 64;  // connections that have not said hello
 constexpr std::chrono::seconds kHelloTime{5};
+// A process closes its sockets before it counts as exited, and a writer that lives may close its
+// link: which of the two it was shows within this time.
+constexpr std::chrono::seconds kExitTime{5};
 
 void watch(int events, int fd, uint32_t mask, uint64_t mark) {
   epoll_event event{};
@@ -30,12 +33,10 @@ void watch(int events, int fd, uint32_t mask, uint64_t mark) {
 // While the process has no descriptor left, connections wait in the queue for so long.
 constexpr std::chrono::milliseconds kAcceptPause{50};
 
-// A pidfd is marked by the socket of its writer, so that both lead to the same entry.
-constexpr uint64_t kPidMark = 1ULL << 32;
-
 }  // namespace
 
-Door::Door(const Address& address) : generation_(address.generation) {
+Door::Door(const Address& address, std::function<void(const Generation&, pid_t)> exited)
+    : generation_(address.generation), exited_(std::move(exited)) {
   listener_ = Fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   stop_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   events_ = Fd(epoll_create1(EPOLL_CLOEXEC));
@@ -47,8 +48,8 @@ Door::Door(const Address& address) : generation_(address.generation) {
                       std::string("The socket that hands out memory could not be opened: ") +
                           std::strerror(errno) + ".");
   }
-  watch(events_.get(), listener_.get(), EPOLLIN, static_cast<uint64_t>(listener_.get()));
-  watch(events_.get(), stop_.get(), EPOLLIN, static_cast<uint64_t>(stop_.get()));
+  watch(events_.get(), listener_.get(), EPOLLIN, kListener);
+  watch(events_.get(), stop_.get(), EPOLLIN, kStop);
   thread_ = start_thread("kvx-shm-door", [this] { run(); });
 }
 
@@ -78,8 +79,8 @@ bool Door::fenced(const Generation& generation) {
   // Asked here and not left to the thread, so that the answer is never older than the question.
   const bool over = std::none_of(writers_.begin(), writers_.end(), [&](const auto& entry) {
     const Writer& writer = entry.second;
-    return writer.generation == generation && !has_exited(writer.process.pidfd.get()) &&
-           !has_ended(writer.socket.get());
+    return writer.generation == generation && writer.socket &&
+           !has_exited(writer.process.pidfd.get()) && !has_ended(writer.socket.get());
   });
   // A writer whose every connection has ended may come back: what it writes then is a new
   // agreement. One that was never here may still be on its way with an old one.
@@ -100,26 +101,35 @@ void Door::run() {
     const std::lock_guard lock(mutex_);
     if (paused_ && Clock::now() >= accept_again_) pause_accepting(false);
     for (int i = 0; i < count; i++) {
-      const auto number = static_cast<int>(ready[i].data.u64 & 0xffffffff);
-      const bool exited = (ready[i].data.u64 & kPidMark) != 0;
-      if (number == stop_.get()) return;
-      if (number == listener_.get()) {
+      const uint64_t mark = ready[i].data.u64;
+      if (mark == kStop) return;
+      if (mark == kListener) {
         accept_one();
         continue;
       }
-      const auto found = writers_.find(number);
+      const auto found = writers_.find(mark / 2);
       if (found == writers_.end()) continue;
-      if (exited || (ready[i].events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) != 0 ||
-          !take_hello(found->second)) {
-        drop(number);
+      Writer& writer = found->second;
+      if (mark % 2 == 1) {
+        if (!writer.generation.empty()) exited_(writer.generation, writer.process.id);
+        drop(mark / 2);
+      } else if ((ready[i].events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) != 0 ||
+                 !take_hello(writer)) {
+        if (writer.generation.empty()) {
+          drop(mark / 2);
+        } else {
+          let_go(writer);
+        }
       }
     }
     const auto now = Clock::now();
-    std::vector<int> silent;
-    for (const auto& [socket, writer] : writers_) {
-      if (writer.generation.empty() && now >= writer.deadline) silent.push_back(socket);
+    std::vector<uint64_t> over;
+    for (const auto& [number, writer] : writers_) {
+      if ((writer.generation.empty() || !writer.socket) && now >= writer.deadline) {
+        over.push_back(number);
+      }
     }
-    for (const int socket : silent) drop(socket);
+    for (const uint64_t number : over) drop(number);
   }
 }
 
@@ -145,10 +155,9 @@ void Door::accept_one() {
   Challenge challenge;
   challenge.nonce = writer.nonce;
   if (!send_message(socket.get(), &challenge, sizeof challenge)) return;
-  const int number = socket.get();
-  watch(events_.get(), number, EPOLLIN | EPOLLRDHUP, static_cast<uint64_t>(number));
-  watch(events_.get(), writer.process.pidfd.get(), EPOLLIN,
-        static_cast<uint64_t>(number) | kPidMark);
+  const uint64_t number = next_writer_++;
+  watch(events_.get(), socket.get(), EPOLLIN | EPOLLRDHUP, 2 * number);
+  watch(events_.get(), writer.process.pidfd.get(), EPOLLIN, 2 * number + 1);
   writer.socket = std::move(socket);
   writers_[number] = std::move(writer);
 }
@@ -158,8 +167,8 @@ void Door::pause_accepting(bool paused) {
   paused_ = paused;
   accept_again_ = Clock::now() + kAcceptPause;
   epoll_event event{};
-  event.events = paused ? 0 : EPOLLIN;
-  event.data.u64 = static_cast<uint64_t>(listener_.get());
+  event.events = paused ? 0U : static_cast<uint32_t>(EPOLLIN);
+  event.data.u64 = kListener;
   epoll_ctl(events_.get(), EPOLL_CTL_MOD, listener_.get(), &event);
 }
 
@@ -205,11 +214,18 @@ std::string Door::refusal(const Writer& writer, const Hello& hello) const {
   return "";
 }
 
-void Door::drop(int socket) {
-  const auto found = writers_.find(socket);
+void Door::let_go(Writer& writer) {
+  epoll_ctl(events_.get(), EPOLL_CTL_DEL, writer.socket.get(), nullptr);
+  writer.socket = Fd();
+  writer.deadline = Clock::now() + kExitTime;
+}
+
+void Door::drop(uint64_t number) {
+  const auto found = writers_.find(number);
   if (found == writers_.end()) return;
-  epoll_ctl(events_.get(), EPOLL_CTL_DEL, socket, nullptr);
-  epoll_ctl(events_.get(), EPOLL_CTL_DEL, found->second.process.pidfd.get(), nullptr);
+  Writer& writer = found->second;
+  if (writer.socket) epoll_ctl(events_.get(), EPOLL_CTL_DEL, writer.socket.get(), nullptr);
+  epoll_ctl(events_.get(), EPOLL_CTL_DEL, writer.process.pidfd.get(), nullptr);
   writers_.erase(found);
 }
 

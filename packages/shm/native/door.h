@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <set>
@@ -17,8 +18,9 @@ namespace kvx::shm {
 
 class Door {
  public:
-  // Throws DriverError when the socket cannot be opened.
-  explicit Door(const Address& address);
+  // Throws DriverError when the socket cannot be opened. `exited` is told of writers whose process
+  // has ended, on the door's thread.
+  Door(const Address& address, std::function<void(const Generation&, pid_t)> exited);
   ~Door();
   Door(const Door&) = delete;
   Door& operator=(const Door&) = delete;
@@ -33,16 +35,20 @@ class Door {
 
  private:
   struct Writer {
-    Fd socket;
+    Fd socket;  // empty: it has let go. Its process, which may be about to end, is still watched
     PeerProcess process;
     Nonce nonce{};
-    Clock::time_point deadline;  // for its hello
+    Clock::time_point deadline;  // for its hello, or for its end after it has let go
     Generation generation;       // empty until it was let in
   };
   struct File {
     Fd fd;
     uint64_t bytes = 0;
   };
+
+  // What epoll tells of: the door's own two descriptors, and of each writer its socket (twice its
+  // number) and its process (one more).
+  static constexpr uint64_t kListener = 0, kStop = 1, kFirstWriter = 1;
 
   void run();
   void accept_one();
@@ -51,16 +57,19 @@ class Door {
   // Answers false when the connection must be closed.
   bool take_hello(Writer& writer);
   std::string refusal(const Writer& writer, const Hello& hello) const;
-  void drop(int socket);
+  void let_go(Writer& writer);
+  void drop(uint64_t number);
 
   const Generation generation_;
+  const std::function<void(const Generation&, pid_t)> exited_;
   Fd listener_, stop_, events_;
   bool paused_ = false;             // the thread's own, like the next
   Clock::time_point accept_again_;  // while it is paused
 
   std::mutex mutex_;  // guards what follows
   std::map<RegionId, File> files_;
-  std::map<int, Writer> writers_;  // by socket
+  std::map<uint64_t, Writer> writers_;
+  uint64_t next_writer_ = kFirstWriter;
   std::set<Generation> barred_;
   std::set<Generation> admitted_;  // that were let in at some time
 

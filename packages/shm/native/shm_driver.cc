@@ -57,8 +57,10 @@ void wait_readable(int socket, Clock::time_point deadline, const std::atomic<boo
 // Mapped from construction to destruction.
 class ShmDriver::Owner {
  public:
-  Owner(Fd socket, PeerProcess process)
-      : socket_(std::move(socket)), process_(std::move(process)) {}
+  Owner(Generation generation, Fd socket, PeerProcess process)
+      : generation(std::move(generation)),
+        socket_(std::move(socket)),
+        process_(std::move(process)) {}
   ~Owner() {
     for (const auto& [data, bytes] : mappings_) munmap(data, bytes);
     // Then the socket closes, which tells the owner that nothing more can land.
@@ -95,11 +97,14 @@ class ShmDriver::Owner {
     }
     if (has_ended(socket_.get())) {
       return "The process " + std::to_string(process_.id) +
-             " has closed the engine that owns the memory.";
+             " is ending, or has closed the engine that owns the memory.";
     }
     return "";
   }
 
+  int socket() const { return socket_.get(); }
+
+  const Generation generation;
   size_t waiting = 0;  // batches not yet copied; under the driver's lock
 
  private:
@@ -112,7 +117,12 @@ ShmDriver::ShmDriver(const Options& options, DriverContext context)
     : context_(std::move(context)),
       address_(address_here(context_.generation)),
       capabilities_(shm_capabilities()),
-      door_(address_),
+      door_(address_,
+            [this](const Generation& writer, pid_t process) {
+              context_.peer_gone(writer, "The process " + std::to_string(process) +
+                                             ", which wrote into this memory, is gone.");
+            }),
+      watch_([this](PeerId peer) { on_ended(peer); }),
       copier_(static_cast<size_t>(options.number("copyThreads", 1))) {}
 
 ShmDriver::~ShmDriver() = default;
@@ -229,18 +239,41 @@ PeerId ShmDriver::connect(const PeerAddress& peer, Clock::time_point deadline,
   }
   if (files.size() != sizes.size())
     refuse("The owner of the memory did not hand over every region.");
-  auto owner = std::make_shared<Owner>(std::move(socket), std::move(process));
+  auto owner = std::make_shared<Owner>(peer.generation, std::move(socket), std::move(process));
   for (size_t i = 0; i < files.size(); i++) {
     if (reply.bytes[i] != sizes[i])
       refuse("The owner's region has another size than its descriptor says.");
     owner->map(files[i], sizes[i]);
   }
-  const std::lock_guard lock(mutex_);
-  owners_[++last_peer_] = std::move(owner);
-  return last_peer_;
+  PeerId id = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    id = ++last_peer_;
+    owners_[id] = owner;
+  }
+  try {
+    watch_.add(id, owner->socket());
+  } catch (...) {
+    disconnect(id);
+    throw;
+  }
+  return id;
+}
+
+void ShmDriver::on_ended(PeerId peer) {
+  std::shared_ptr<Owner> owner;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = owners_.find(peer);
+    if (found == owners_.end()) return;
+    owner = found->second;
+  }
+  const std::string loss = owner->loss();
+  if (!loss.empty()) context_.peer_gone(owner->generation, loss);
 }
 
 void ShmDriver::disconnect(PeerId peer) {
+  watch_.remove(peer);
   std::shared_ptr<Owner> owner;  // unmapped outside the lock
   const std::lock_guard lock(mutex_);
   const auto found = owners_.find(peer);

@@ -15,6 +15,7 @@
 #include "copier.h"
 #include "door.h"
 #include "kvx/driver.h"
+#include "watch.h"
 
 namespace kvx::shm {
 
@@ -40,6 +41,8 @@ class ShmDriver : public Driver {
  private:
   class Owner;  // a peer whose memory is mapped here
 
+  void on_ended(PeerId peer);
+
   struct Posted {
     std::shared_ptr<Owner> owner;
     bool copied = false;
@@ -58,6 +61,7 @@ class ShmDriver : public Driver {
   PeerId last_peer_ = 0;
   TransferId last_transfer_ = 0;
 
+  Watch watch_;
   Copier copier_;  // the last member: its threads end first
 };
 

@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
+import type { TransferEngine } from '@kvx/core/backend'
 import { allocate } from '@kvx/native'
 import { expect, test } from 'vitest'
 import { forkOwner, forkWriter, newGeneration, open, pair, scattered } from './processes.ts'
@@ -68,6 +69,46 @@ test('an owner that has no descriptor left answers fences while somebody knocks,
   await (await connecting).write(whole).done
   await writer.close()
   await owner.kill()
+})
+
+/** What an engine tells of peers that are gone: all so far, and the next one. */
+function goners(engine: TransferEngine) {
+  const told: string[] = []
+  let resolve: (generation: string) => void = () => undefined
+  engine.onPeerGone?.((generation) => {
+    told.push(generation)
+    resolve(generation)
+  })
+  return { told, next: () => new Promise<string>((heard) => (resolve = heard)) }
+}
+
+test('a writer is told that its owner was killed, or has closed its engine, without asking', async () => {
+  const writer = await open()
+  await writer.register(allocate(bytes))
+  const gone = goners(writer)
+  for (const how of ['kill', 'close'] as const) {
+    const owner = await forkOwner(bytes)
+    await writer.connect(owner.peer)
+    const news = gone.next()
+    if (how === 'kill') await owner.kill()
+    else await owner.ask('close')
+    expect(await news).toBe(owner.peer.generation)
+    if (how === 'close') await owner.kill()
+  }
+  await writer.close()
+})
+
+test('an owner is told that its writer was killed, also while it writes, and not that a link was closed', async () => {
+  const { writer, owner, peer, close } = await pair(bytes)
+  const gone = goners(owner)
+  await (await writer.connect(peer)).close()
+  const killed = await forkWriter(peer, { bytes })
+  const news = gone.next()
+  await killed.kill()
+  expect(await news).toBe(killed.generation)
+  await owner.fence(killed.generation)
+  expect(gone.told).toEqual([killed.generation])
+  await close()
 })
 
 test('an owner that was killed is refused at connect', async () => {

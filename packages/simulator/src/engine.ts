@@ -322,6 +322,26 @@ export class Engines {
         if (this.world.shape.fence === 'exit') this.#writes.delete(write)
       }
     }
+    this.#tellGone(process)
+  }
+
+  /** Those that were connected with its engine may learn of its end from theirs, sooner or later: not every engine knows. */
+  #tellGone(process: PrefillRank | DecodeRank): void {
+    const { generation, name } = process
+    for (const { process: other } of this.world.slots) {
+      if (!other.alive || other.side === process.side || this.world.random.chance(0.5)) continue
+      const isConnected =
+        other.side === 'decode'
+          ? other.everConnected.has(generation)
+          : [...other.links.values()].some(
+              (link) => link.generation === generation && link.state === 'open',
+            )
+      if (!isConnected) continue
+      other.later(this.world.random.between(0, 400), () => {
+        this.world.log(() => `the engine of ${other.name} says that ${name} is gone`)
+        other.step({ type: 'peer.gone', generation, reason: 'Its process has exited.' })
+      })
+    }
   }
 
   // What the wire does

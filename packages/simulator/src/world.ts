@@ -143,6 +143,7 @@ export class World {
     if (!process.alive) return
     this.log(() => `${process.name} dies`)
     this.hit(slot)
+    slot.mask |= fault.restart
     process.alive = false
     for (const wire of [...this.wires.values()]) {
       if (wire.prefill === process) wire.end('server')

@@ -150,6 +150,13 @@ export interface TransferEngine {
    */
   fence(peerGeneration: string, options?: { signal?: AbortSignal }): Promise<void>
   /**
+   * Absent, or never called, when the engine cannot know. The listener, of which there is one, is told that the
+   * engine of a generation that this one was connected with, as writer or as owner, has ended: its process has exited,
+   * or it was closed. That must be true: nobody waits for such a peer any more. It says nothing about bytes on
+   * their way, which are a matter of `fence` and `settled`. The same may be told twice.
+   */
+  onPeerGone?(listener: PeerGoneListener): void
+  /**
    * Resolves when everything has settled. Idempotent.
    * @throws KvxError `ERR_KVX_UNSETTLED` when the engine is gone, and memory that was registered with it may be freed, but
    *   bytes that it sent may still land at a target until that closes its own engine. Any other code: the engine
@@ -157,6 +164,8 @@ export interface TransferEngine {
    */
   close(): Promise<void>
 }
+
+export type PeerGoneListener = (generation: string, reason: string) => void
 
 export interface PeerAddress {
   readonly generation: string

@@ -18,6 +18,7 @@ import {
   type DecodeEffect,
   type DecodeEvent,
   type Message,
+  type PeerGone,
   type PrefillEffect,
   type PrefillEvent,
   type Unreadable,
@@ -58,6 +59,7 @@ export class PrefillEffects {
     this.#memory = options.memory
     this.#log = options.log
     this.#emit = options.emit
+    listen(options.engine, options.emit)
   }
 
   /** Handlers for the control server. */
@@ -233,6 +235,12 @@ export class PrefillEffects {
   }
 }
 
+function listen(engine: Engine, emit: (event: PeerGone) => void): void {
+  engine.onPeerGone((generation, reason) => {
+    emit({ type: 'peer.gone', generation, reason })
+  })
+}
+
 /** The last resort: a reducer that throws must not end the process. */
 function defect(log: Log): (error: unknown) => void {
   return (error) => {
@@ -305,6 +313,7 @@ export class DecodeEffects {
     this.#memory = options.memory
     this.#log = options.log
     this.#emit = options.emit
+    listen(options.engine, options.emit)
   }
 
   /** Never throws, as on the prefill side. */

@@ -6,6 +6,7 @@ import {
   type Backend,
   type Log,
   type Memory,
+  type PeerGoneListener,
   type TransferEngine,
 } from '../backend/index.ts'
 import { until } from './check.ts'
@@ -30,17 +31,24 @@ export class Engine {
   #isOpening = false
   #opening: Promise<unknown> = Promise.resolve()
   #closing: Promise<void> | undefined
+  #onPeerGone: PeerGoneListener = () => undefined
   /** Why a generation could not be closed: it may touch the memory for as long as the process lives. */
   #unclosed: KvxError | undefined
 
   private constructor(options: EngineOptions, first: Generation) {
     this.#options = options
     this.#current = first
+    this.#listen(first)
   }
 
   /** @throws what the backend throws, and KvxError `ERR_KVX_MEMORY`; nothing stays open then */
   static async open(options: EngineOptions): Promise<Engine> {
     return new Engine(options, await openGeneration(options))
+  }
+
+  /** As `TransferEngine.onPeerGone`, of every generation. */
+  onPeerGone(listener: PeerGoneListener): void {
+    this.#onPeerGone = listener
   }
 
   get current(): Generation {
@@ -85,10 +93,17 @@ export class Engine {
         throw closed()
       }
       this.#current = next
+      this.#listen(next)
       return next
     } finally {
       this.#isOpening = false
     }
+  }
+
+  #listen({ engine }: Generation): void {
+    engine.onPeerGone?.((generation, reason) => {
+      this.#onPeerGone(generation, reason)
+    })
   }
 
   #isClosing(): boolean {

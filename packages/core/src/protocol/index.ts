@@ -1,5 +1,5 @@
 /** Who says what, and when: pure, shared by production and simulation. */
-export { roomKey } from './keys.ts'
+export { roomKey, type PeerGone } from './keys.ts'
 export * from './messages.ts'
 export * from './rank.ts'
 export * from './settings.ts'

@@ -44,6 +44,14 @@ export function hostReason(
   return new KvxError(code, message, { ...who, cause: reason, phase })
 }
 
+/** The transfer engine knows that the peer's engine of this generation has ended for good. */
+export interface PeerGone {
+  type: 'peer.gone'
+  generation: string
+  /** A sentence. */
+  reason: string
+}
+
 /** Counts something that changed nothing. */
 export function count(counts: Map<string, number>, what: string): void {
   counts.set(what, (counts.get(what) ?? 0) + 1)

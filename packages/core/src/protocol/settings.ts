@@ -111,7 +111,8 @@ export const deadlineTable = {
     unit: 'ms',
     side: 'both',
     perRequest: false,
-    summary: 'Nothing was heard of a peer, not even `pong`.',
+    summary:
+      'Nothing was heard of a peer, not even `pong`. Engines that learn sooner that a peer has ended say so (`shm` does), and nothing is waited for.',
     end: 'The peer is lost: all its requests fail with its name. After half of it decode asks `query`.',
     codes: ['ERR_KVX_PEER_LOST'],
   },

@@ -92,6 +92,9 @@ class EngineHost {
     if (event.kind == Event::Kind::kFailed) {
       object.Set("code", event.code);
       object.Set("message", event.message);
+    } else if (event.kind == Event::Kind::kPeerGone) {
+      object.Set("peer", event.peer);
+      object.Set("message", event.message);
     } else if (event.kind == Event::Kind::kDone) {
       object.Set("first", static_cast<double>(event.first));
       object.Set("second", static_cast<double>(event.second));

@@ -132,6 +132,10 @@ struct DriverContext {
   // A driver that never calls it is polled: the poll thread spins briefly, then sleeps in growing
   // steps.
   std::function<void()> wake;
+  // Tells that the engine of that generation, a writer or an owner that this one was connected
+  // with, has ended: its process has exited, or it was closed. It must be true. What a driver does
+  // not know it does not say. May be called from any thread, and more than once.
+  std::function<void(const Generation&, const std::string& reason)> peer_gone;
 };
 
 class Driver {

@@ -44,13 +44,14 @@ namespace kvx {
 using DriverFactory = std::function<std::unique_ptr<Driver>(const Options&, const DriverContext&)>;
 
 struct Event {
-  enum class Kind { kDone, kFailed, kSettled };
+  enum class Kind { kDone, kFailed, kSettled, kPeerGone };
   uint64_t operation = 0;
   Kind kind = Kind::kDone;
   uint64_t first = 0;   // register: the region's number; transfer: bytes
   uint64_t second = 0;  // transfer: segments
   Bytes bytes;          // register: the descriptor
   std::string code, message;
+  Generation peer;  // of kPeerGone, which belongs to no operation
 };
 
 class Engine : public std::enable_shared_from_this<Engine> {
@@ -207,7 +208,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
       const auto found = links_.find(link_id);
       if (found == links_.end() || found->second->state != Link::kOpen) {
         fail(operation, kClosed, "The link is closed.");
-        push({operation, Event::Kind::kSettled, 0, 0, {}, {}, {}});
+        push({operation, Event::Kind::kSettled, 0, 0, {}, {}, {}, {}});
         return;
       }
       link = found->second;
@@ -219,7 +220,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
         fail(operation, "ERR_KVX_PLAN_INVALID",
              "The transfer plan is invalid: source region " + std::to_string(id) +
                  " is not registered.");
-        push({operation, Event::Kind::kSettled, 0, 0, {}, {}, {}});
+        push({operation, Event::Kind::kSettled, 0, 0, {}, {}, {}, {}});
         return;
       }
       for (const RegionId id : transfer->regions) regions_[id].users++;
@@ -402,10 +403,10 @@ class Engine : public std::enable_shared_from_this<Engine> {
     if (events_.size() == 1) notify_();
   }
   void done(uint64_t operation, uint64_t first = 0, uint64_t second = 0, Bytes bytes = {}) {
-    push({operation, Event::Kind::kDone, first, second, std::move(bytes), {}, {}});
+    push({operation, Event::Kind::kDone, first, second, std::move(bytes), {}, {}, {}});
   }
   void fail(uint64_t operation, std::string code, std::string message) {
-    push({operation, Event::Kind::kFailed, 0, 0, {}, std::move(code), std::move(message)});
+    push({operation, Event::Kind::kFailed, 0, 0, {}, std::move(code), std::move(message), {}});
   }
 
   void poke() {
@@ -463,7 +464,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
   void settle(Transfer& transfer) {
     answer(transfer);
-    push({transfer.operation, Event::Kind::kSettled, 0, 0, {}, {}, {}});
+    push({transfer.operation, Event::Kind::kSettled, 0, 0, {}, {}, {}, {}});
     for (const RegionId id : transfer.regions) regions_[id].users--;
     transfer.link->live--;
     transfer.link->work.notify_all();
@@ -755,7 +756,13 @@ class Engine : public std::enable_shared_from_this<Engine> {
             const std::lock_guard lock(self->mutex_);
             self->poke();
           };
-          driver = factory_(options_, {generation_, wake});
+          const auto peer_gone = [self = shared_from_this()](const Generation& peer,
+                                                             const std::string& reason) {
+            const std::lock_guard lock(self->mutex_);
+            if (self->closing_) return;
+            self->push({0, Event::Kind::kPeerGone, 0, 0, {}, {}, reason, peer});
+          };
+          driver = factory_(options_, {generation_, wake, peer_gone});
           if (!driver) throw DriverError(kInternal, "The factory made no driver.");
           capabilities = driver->capabilities();
           address = driver->address();

@@ -1,7 +1,7 @@
 /** Prefill ranks: connected, greeted, watched, lost. */
 import { KvxError } from '../../backend/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
-import { count } from '../keys.ts'
+import { count, type PeerGone } from '../keys.ts'
 import { checkPeerLayout } from '../fit.ts'
 import { maxQueuedRooms, maxRegions, type Message, type MessageOf } from '../messages.ts'
 import { advance, failRequest, markDrained, revisit, undrainedLegs } from './requests.ts'
@@ -168,6 +168,14 @@ export function loseLink(step: DecodeStep, link: Link, error: KvxError): void {
     step.out.push({ do: 'fence', writer: link.writer })
   }
   forgetIfOver(step, link)
+}
+
+/** Its silence need not be waited for, nor its return. */
+export function onPeerGone(step: DecodeStep, { generation, reason }: PeerGone): void {
+  for (const link of [...step.state.links.values()]) {
+    if (link.writer !== generation || link.status === 'lost') continue
+    loseLink(step, link, about(link, 'ERR_KVX_PEER_LOST', 'transfer', `is gone. ${reason}`))
+  }
 }
 
 export function onFenced(step: DecodeStep, writer: string): void {

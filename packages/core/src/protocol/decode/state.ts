@@ -3,6 +3,7 @@ import type { FenceKind, KvxError } from '../../backend/index.ts'
 import type { Layout } from '../../layout/index.ts'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
 import type { Planner } from '../../plan/index.ts'
+import type { PeerGone } from '../keys.ts'
 import type { Message, MessageOf } from '../messages.ts'
 import type { Rank } from '../rank.ts'
 import type { Unreadable } from '../unreadable.ts'
@@ -197,6 +198,7 @@ export type DecodeEvent =
     }
   | { type: 'host.abort'; request: number; reason: string | KvxError }
   | { type: 'verified'; request: number; epoch: number; error: KvxError | undefined }
+  | PeerGone
   | { type: 'fenced'; writer: string }
   | { type: 'fence.failed'; writer: string }
   | { type: 'engine.recycled'; engine: EngineAddress }

@@ -7,6 +7,7 @@ import {
   onFenceFailed,
   onLinkDown,
   onLinkUp,
+  onPeerGone,
   onRefusedHello,
   onStranger,
   onWelcome,
@@ -78,6 +79,9 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
       return
     case 'verified':
       onVerified(step, event)
+      return
+    case 'peer.gone':
+      onPeerGone(step, event)
       return
     case 'fenced':
       onFenced(step, event.writer)

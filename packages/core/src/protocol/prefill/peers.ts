@@ -2,7 +2,7 @@
 import { KvxError, type ErrorCode } from '../../backend/index.ts'
 import { digest16, type Layout } from '../../layout/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
-import { count, sameBytes } from '../keys.ts'
+import { count, sameBytes, type PeerGone } from '../keys.ts'
 import { checkPeerLayout } from '../fit.ts'
 import { rankName, sameRank } from '../rank.ts'
 import { sends, topologyObjection } from '../topology.ts'
@@ -297,6 +297,14 @@ export function watchPeers(step: PrefillStep): void {
       losePeer(step, peer, `has been silent for ${String(self.deadlines.peerSilent)} ms`)
     }
     forgetPeerIfOver(step, peer)
+  }
+}
+
+/** Its silence need not be waited for. */
+export function onPeerGone(step: PrefillStep, { generation, reason }: PeerGone): void {
+  for (const peer of [...step.state.peers.values()]) {
+    if (peer.generation !== generation || peer.link === 'lost') continue
+    losePeer(step, peer, `is gone. ${reason.replace(/\.$/, '')}`)
   }
 }
 

@@ -6,6 +6,7 @@ import type { FenceKind, KvxError } from '../../backend/index.ts'
 import type { Layout } from '../../layout/index.ts'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
 import type { Planner, PlanPart } from '../../plan/index.ts'
+import type { PeerGone } from '../keys.ts'
 import type { Message } from '../messages.ts'
 import type { Rank } from '../rank.ts'
 import type { Unreadable } from '../unreadable.ts'
@@ -179,6 +180,7 @@ export type PrefillEvent =
   | { type: 'message'; connection: string; message: Message }
   | ({ type: 'unreadable'; connection: string } & Unreadable)
   | { type: 'disconnected'; connection: string }
+  | PeerGone
   | { type: 'link.open'; peer: string; generation: string }
   | { type: 'link.failed'; peer: string; generation: string; error: KvxError }
   | {

@@ -1,7 +1,15 @@
 /** The prefill side of the protocol: `step(state, event, now)` changes the state and answers what to do. */
 import { count, roomKey } from '../keys.ts'
 import type { Message } from '../messages.ts'
-import { onHello, onLinkFailed, onLinkOpen, onPing, speaker, watchPeers } from './peers.ts'
+import {
+  onHello,
+  onLinkFailed,
+  onLinkOpen,
+  onPeerGone,
+  onPing,
+  speaker,
+  watchPeers,
+} from './peers.ts'
 import { onPieceDone, onPieceFailed, onPieceSettled, watchPieces } from './pieces.ts'
 import {
   onChecksums,
@@ -48,6 +56,9 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
       return
     case 'link.failed':
       onLinkFailed(step, event)
+      return
+    case 'peer.gone':
+      onPeerGone(step, event)
       return
     case 'host.send':
       onSend(step, event)

@@ -1,0 +1,82 @@
+// A rank without a model, in a process of its own, in the middle of a request: prefill has written half of it, decode
+// waits for it. argv: role, bootstrap. Also what both sides of the test agree on.
+import { KVManager, promptDigest } from '@kvx/core'
+import { allocate } from '@kvx/native'
+import shm from '@kvx/shm'
+
+export const token = 'a token for tests'
+const room = 1n
+const pageTokens = 16
+const pages = 8
+const pageBytes = 4096
+const half = Int32Array.of(0, 1, 2, 3)
+const whole = Int32Array.of(0, 1, 2, 3, 4, 5, 6, 7)
+const request = {
+  tokens: whole.length * pageTokens,
+  digest: promptDigest(whole),
+}
+
+/** A manager whose every wait is longer than anybody waits. */
+export async function openRank(role, bootstrap) {
+  const day = 86_400_000
+  const memory = allocate(pages * pageBytes)
+  const manager = await KVManager.open({
+    role,
+    backend: shm,
+    layout: {
+      model: 'ranks',
+      pageTokens,
+      layers: 1,
+      heads: 1,
+      pages: { kv: pages },
+      tensors: [
+        {
+          component: 'kv',
+          layer: 0,
+          part: 'latent',
+          dtype: 'u8',
+          region: 0,
+          base: 0,
+          pageBytes,
+          heads: [0, 1],
+          headBytes: pageBytes / pageTokens,
+          order: 'token-major',
+        },
+      ],
+    },
+    memory: [memory],
+    token,
+    bootstrap,
+    deadlines: {
+      hello: day,
+      probe: day,
+      reserve: day,
+      pairing: day,
+      progress: day,
+      transfer: day,
+      linger: day,
+      peerSilent: day,
+    },
+  })
+  return { manager, memory }
+}
+
+export async function begin(manager) {
+  const sender = manager.send(room, request)
+  await sender.reserved()
+  return sender
+}
+
+export async function awaitPages(manager, from) {
+  const receiver = manager.receive(room, { ...request, from })
+  await receiver.reserve({ pages: whole })
+  return receiver
+}
+
+if (process.send !== undefined && import.meta.filename === process.argv[1]) {
+  const [, , role, bootstrap] = process.argv
+  const { manager } = await openRank(role, role === 'prefill' ? bootstrap : undefined)
+  if (role === 'prefill') await (await begin(manager)).write({ start: 0, pages: half })
+  else await awaitPages(manager, bootstrap)
+  process.send('there')
+}
