@@ -378,14 +378,23 @@ test.each([
   ['its partner that was told so', 'prefill', { ...draining, peer: 'decode-1', phase: 'reserve' }],
 ])('a request refused by %s goes to another pair', async (_, teller, error) => {
   // The first decode worker is the one that ends, whoever says it.
-  const ending = await worker(teller === 'decode' ? refuse(error) : silent, { health: () => 503 })
+  let hasRefused = false
+  const ending = await worker(
+    (body, response, request) => {
+      hasRefused = true
+      if (teller === 'decode') refuse(error)(body, response, request)
+    },
+    { health: () => (hasRefused ? 503 : 200) },
+  )
   const other = await counting()
   let first = true
   const prefill = await worker((body, response, request) => {
     const tells = teller === 'prefill' && first
     first = false
-    if (tells) refuse(error)(body, response, request)
-    else response.end('{}')
+    if (tells) {
+      hasRefused = true
+      refuse(error)(body, response, request)
+    } else response.end('{}')
   })
   const url = await route([prefill], [ending, other.url], 1)
   expect((await ask(url, '{}')).status).toBe(200)

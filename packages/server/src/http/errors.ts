@@ -7,7 +7,8 @@ import { toKvxError, type ErrorCode, type KvxError } from '@kvx/core/backend'
  */
 const statusTable = {
   ERR_KVX_INVALID_ARGUMENT: 400,
-  ERR_KVX_INVALID_OPTION: 400,
+  // Always the operator's, never the client's.
+  ERR_KVX_INVALID_OPTION: 502,
   ERR_KVX_INVALID_STATE: 500,
   ERR_KVX_UNSETTLED: 500,
   ERR_KVX_BACKEND_NOT_INSTALLED: 501,

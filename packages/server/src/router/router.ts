@@ -18,6 +18,7 @@ import {
   type Listening,
 } from '../http/server.ts'
 import { choose } from './balance.ts'
+import { misfit } from './fit.ts'
 import { drain, legFailure, LegFailure, openLeg, type Answer } from './leg.ts'
 import { ask, PrefillWorker, Worker } from './workers.ts'
 
@@ -37,7 +38,13 @@ export interface RouterOptions {
 /** @throws KvxError `ERR_KVX_INVALID_OPTION`, `ERR_KVX_ADDRESS_UNAVAILABLE` */
 export async function startRouter(options: RouterOptions): Promise<Listening & Draining> {
   const log = options.log ?? silentLog
-  const watched = { silentMs: options.workerSilentMs ?? 15_000, log }
+  const watched = {
+    silentMs: options.workerSilentMs ?? 15_000,
+    log,
+    onInfo: () => {
+      told = tell(problems(), told)
+    },
+  }
   const prefills = options.prefill.map(
     ({ url, bootstrapPort }) => new PrefillWorker(url, bootstrapPort, watched),
   )
@@ -49,6 +56,47 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
       'A router needs at least one prefill worker and one decode worker.',
     )
   }
+  /** What the log says is wrong at present. */
+  let told: readonly string[] = []
+
+  /** Why pairs of workers cannot work together, each reason once. */
+  function problems(): KvxError[] {
+    const found = new Map<string, KvxError>()
+    for (const prefill of prefills) {
+      for (const decode of decodes) {
+        const error = misfit(prefill, decode)
+        if (error !== undefined) found.set(error.message, error)
+      }
+    }
+    return [...found.values()]
+  }
+
+  function tell(found: readonly KvxError[], before: readonly string[]): string[] {
+    for (const { code, message } of found)
+      if (!before.includes(message)) log.error({ code }, message)
+    const after = found.map(({ message }) => message)
+    if (before.length > 0 && after.length === 0) log.info({}, 'all workers fit together now')
+    return after
+  }
+
+  /** Of the workers that are left: those that fit together, the least busy of each. */
+  function choosePair(refused: ReadonlySet<Worker>) {
+    const fits = (prefill: Worker, decode: Worker) =>
+      !refused.has(decode) && misfit(prefill, decode) === undefined
+    const prefill = choose(
+      prefills.filter((p) => decodes.some((d) => fits(p, d))),
+      turn,
+      refused,
+    )
+    if (prefill === undefined) return undefined
+    const decode = choose(
+      decodes.filter((d) => fits(prefill, d)),
+      turn,
+      refused,
+    )
+    return decode && { prefill, decode }
+  }
+
   const registry = new Registry()
   const requests = new Counter({
     name: 'kvx_router_requests_total',
@@ -94,13 +142,14 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
       })
     }
     const gone = clientGone(c)
+    await firstLooks
     const refused = new Set<Worker>()
     let refusal: unknown
     for (;;) {
-      const prefill = choose(prefills, turn, refused)
-      const decode = choose(decodes, turn, refused)
+      const chosen = choosePair(refused)
       turn++
-      if (prefill === undefined || decode === undefined) return failed(c, refusal)
+      if (chosen === undefined) return failed(c, refusal ?? problems()[0])
+      const { prefill, decode } = chosen
       if (refusal !== undefined) retries.inc()
       try {
         await pair(c, body, prefill, decode, gone)
@@ -140,10 +189,13 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
   }
 
   app.get('/v1/models', async (c) => {
+    await firstLooks
+    const problem = problems()[0]
+    if (choosePair(new Set()) === undefined && problem !== undefined) throw problem
     let last: unknown
     for (const { url } of decodes) {
       try {
-        return json(c, await ask(`${url}/v1/models`))
+        return json(c, withLeast(await ask(`${url}/v1/models`), workers))
       } catch (cause) {
         last = cause
       }
@@ -158,12 +210,19 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
         return { role, url, healthy: await worker.look() }
       }),
     )
-    const usable = (role: string) => states.some((state) => state.role === role && state.healthy)
-    const ready = usable('prefill') && usable('decode')
+    const ready = prefills.some(
+      (prefill) =>
+        prefill.healthy &&
+        decodes.some((decode) => decode.healthy && misfit(prefill, decode) === undefined),
+    )
     const status = admission.draining ? 'draining' : ready ? 'ok' : 'unavailable'
-    return json(c, { status, workers: states }, status === 'ok' ? 200 : 503)
+    const wrong = problems().map(({ code, message }) => ({ code, message }))
+    const body = { status, workers: states, ...(wrong.length > 0 && { problems: wrong }) }
+    return json(c, body, status === 'ok' ? 200 : 503)
   })
 
+  // What does not fit is in the log before the first request, if the workers are there.
+  const firstLooks = Promise.all(workers.map((worker) => worker.look()))
   const listening = await listen(app, {
     host: options.host ?? '127.0.0.1',
     port: options.port ?? 0,
@@ -179,6 +238,18 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
       await listening.close()
     },
   }
+}
+
+/** What decode tells of its models, with the length that every worker can take. */
+function withLeast(models: unknown, workers: readonly Worker[]): unknown {
+  const { data } = models as { data?: unknown }
+  if (!Array.isArray(data)) return models
+  const lengths = workers.flatMap(({ info }) => info?.contextLength ?? [])
+  const least = (model: { max_model_len?: number }) => ({
+    ...model,
+    max_model_len: Math.min(model.max_model_len ?? Infinity, ...lengths),
+  })
+  return { ...(models as object), data: lengths.length === 0 ? data : data.map(least) }
 }
 
 /** The worker that refused a request before anything was done for it, if that is why it failed. */

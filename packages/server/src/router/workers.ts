@@ -1,5 +1,6 @@
 /** The workers that a router knows, and which of them seem to be well. */
 import { KvxError, type Log } from '@kvx/core/backend'
+import { readInfo, type WorkerInfo } from './fit.ts'
 
 /** Milliseconds in which a worker answers a question that needs no model. */
 const askTimeoutMs = 5_000
@@ -12,6 +13,8 @@ export interface WorkerOptions {
   /** A worker that answers nothing for this long is given up, and what it worked on fails. */
   readonly silentMs: number
   readonly log: Log
+  /** Called when a worker has told of itself what it had not before: it is new, or was started again. */
+  readonly onInfo: () => void
 }
 
 export class Worker {
@@ -20,6 +23,7 @@ export class Worker {
   readonly #options: WorkerOptions
   #live = 0
   #healthy = true
+  #info: WorkerInfo | undefined
   #misses = 0
   #heardAt = 0
   #looking: Promise<boolean> | undefined
@@ -49,12 +53,17 @@ export class Worker {
     return this.#healthy
   }
 
+  /** What it told of itself when it was last well. */
+  get info(): WorkerInfo | undefined {
+    return this.#info
+  }
+
   /** Counts a request as its own. While it has any it is looked after: `lost` is aborted when it falls silent. */
   async during<T>(work: (lost: AbortSignal) => Promise<T>): Promise<T> {
     this.#live++
-    if (this.#live === 1 && this.#healthy) {
+    if (this.#live === 1) {
       this.#heardAt = performance.now()
-      this.#lookIn(this.#beatMs)
+      if (this.#healthy) this.#lookIn(this.#beatMs)
     }
     try {
       return await work(this.#lost.signal)
@@ -71,7 +80,8 @@ export class Worker {
 
   /**
    * Asks it how it is, at once, and whether that is well. It is asked again, ever more rarely, as long
-   * as it is not, and regularly while it works on something.
+   * as it is not, and regularly, more often while it works on something. One that is well is also asked what it is:
+   * it may have been started again with other options.
    */
   look(): Promise<boolean> {
     this.#looking ??= this.#look().finally(() => {
@@ -96,14 +106,15 @@ export class Worker {
     if (state !== 'silent') this.#heardAt = now
     else if (this.#live > 0 && now - this.#heardAt >= this.#options.silentMs) this.#giveUp()
     const healthy = state === 'well'
+    if (healthy) await this.#ask()
     this.#mark(healthy)
     this.#misses = healthy ? 0 : this.#misses + 1
     if (!healthy) {
       const pause = Math.min(pauseMs.most, pauseMs.least * 2 ** this.#misses)
       // Nobody else would notice in time that what it works on has stopped.
       this.#lookIn(Math.min(pause * (0.5 + Math.random() / 2), this.#beatMs))
-    } else if (this.#live > 0) {
-      this.#lookIn(this.#beatMs)
+    } else {
+      this.#lookIn(this.#live > 0 ? this.#beatMs : this.#options.silentMs)
     }
     return healthy
   }
@@ -122,6 +133,17 @@ export class Worker {
       return response.ok ? 'well' : 'unwell'
     } catch {
       return signal.aborted ? 'silent' : 'unwell'
+    }
+  }
+
+  async #ask(): Promise<void> {
+    try {
+      const info = readInfo(await ask(`${this.url}/server_info`, AbortSignal.timeout(lookMs)))
+      if (JSON.stringify(info) === JSON.stringify(this.#info)) return
+      this.#info = info
+      this.#options.onInfo()
+    } catch {
+      // A worker that does not tell what it is is not objected to: its partner will say what does not fit.
     }
   }
 

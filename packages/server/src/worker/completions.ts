@@ -79,7 +79,8 @@ async function complete(worker: Worker, c: AppContext): Promise<Response> {
   // Who does not say how long the answer may be is not refused for it.
   const room = Math.max(1, model.contextLength - tokens.length)
   const maxTokens = request.maxTokens ?? Math.min(16, room)
-  model.checkRequest(tokens, maxTokens)
+  // How long the answer may be is for decode to judge, whose context it fills.
+  model.checkRequest(tokens, worker.compute.kind === 'prefill' ? 1 : maxTokens)
   const sampling = resolveSampling(request.sampling, model.vocabularySize)
   const head = heading(worker.modelName)
   const events = worker.events.of(head.id, request.bootstrap.room)

@@ -138,6 +138,7 @@ async function open(
       bootstrap_port: bootstrapPort ?? null,
       transfer_backend: transfer?.manager.engine.backend ?? null,
       page_size: pageTokens,
+      kv_settings: model.layout.settings ?? {},
       context_length: model.contextLength,
       max_running_requests: maxRunningRequests,
       max_queued_requests: maxQueuedRequests,
