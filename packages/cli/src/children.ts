@@ -1,6 +1,5 @@
 /** A process of `kvx up`: the same command line, forked. */
 import { fork, type ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { KvxError } from '@kvx/core/backend'
 import type { Ready, Word } from './lifetime.ts'
@@ -9,6 +8,12 @@ import type { Ready, Word } from './lifetime.ts'
 const stopDeadlineMs = 5_000
 /** Lines of stderr that are kept until a child is ready, to be shown if it never is. */
 const keptLines = 20
+
+/** Children that run. They have no life of their own: whatever ends this process ends them. */
+const running = new Set<ChildProcess>()
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL')
+})
 
 export class Child {
   readonly name: string
@@ -39,10 +44,20 @@ export class Child {
         else if (held.length > keptLines) held.shift()
       })
     }
-    // 'close' comes when stderr has been read to its end as well.
-    this.gone = once(child, 'close').then(([code, signal]: (number | string | null)[]) => {
+    running.add(child)
+    this.gone = new Promise<string>((resolve) => {
+      // The listener stays: an error is also that a word did not reach a child that is just gone.
+      child.on('error', (error) => {
+        if (child.pid === undefined) resolve(error.message)
+      })
+      // 'close' comes when stderr has been read to its end as well.
+      child.once('close', (code, signal) => {
+        resolve(signal === null ? `exit code ${String(code)}` : `signal ${signal}`)
+      })
+    }).then((how) => {
+      running.delete(child)
       flush()
-      return signal === null ? `exit code ${String(code)}` : `signal ${String(signal)}`
+      return how
     })
     this.ready = Promise.race([
       new Promise<Ready>((resolve) => {

@@ -22,7 +22,8 @@ export class Flags {
   }
 
   /**
-   * @param lists flags that take several values, given one after another or by repeating the flag
+   * @param lists flags that take several values, given one after another or by repeating the flag; also of the
+   *   positional argument that may stand several times
    * @throws UsageError
    */
   static parse(rawArgs: readonly string[], args: ArgsDef, lists: readonly string[] = []): Flags {
@@ -66,7 +67,8 @@ export class Flags {
         list = repeatable ? given : undefined
       }
     }
-    const most = Object.values(args).filter(({ type }) => type === 'positional').length
+    const places = Object.keys(args).filter((name) => args[name]?.type === 'positional')
+    const most = places.some((name) => lists.includes(name)) ? Infinity : places.length
     const extra = positionals[most]
     if (extra !== undefined) throw new UsageError(`'${extra}' is one argument too many.`)
     return new Flags(values, positionals)

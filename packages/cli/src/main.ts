@@ -101,6 +101,23 @@ function describe(cause: unknown, argv: readonly string[]): string {
   return `an unexpected error: ${cause.message} (--log-level debug shows where)`
 }
 
+/** Where nothing holds it, a process ends by itself; what was forgotten must not keep it. */
+const lastResortMs = 3_000
+
+/** A folder that was removed would fail whoever asks for it, deep inside of libraries. */
+function leaveRemovedFolder(): void {
+  try {
+    process.cwd()
+  } catch {
+    process.chdir('/')
+    process.stderr.write('kvx: the working directory is gone: relative paths are taken from /\n')
+  }
+}
+
+// Whoever reads what is said here may go away: that ends neither this process nor what it has started.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
+leaveRemovedFolder()
 process.exitCode = await run(process.argv.slice(2))
 // The channel to a parent would keep a process alive that has nothing left to do.
 if (process.connected) process.disconnect()
+setTimeout(() => process.exit(), lastResortMs).unref()

@@ -216,7 +216,9 @@ test('an unknown backend and a misspelt option of a known one are named', async 
     decodeWith('--transfer-backend-options', 'copyThread=2'),
   ])
   expect(unknown.code).toBe(1)
-  expect(unknown.lastWords).toContain("The transfer backend 'nixie' is not installed.")
+  expect(unknown.lastWords).toContain(
+    "There is no transfer backend 'nixie': kvx has shm, mooncake, mori, and no package",
+  )
   expect(misspelt.code).toBe(1)
   expect(misspelt.lastWords).toContain('copyThread')
 })

@@ -48,14 +48,22 @@ test('a backend object is taken as it is', async () => {
 })
 
 test.each([
-  ['missing', 'absent', 'ERR_KVX_BACKEND_NOT_INSTALLED', 'npm install @kvx/absent'],
-  ['a module of Node itself', 'zlib', 'ERR_KVX_BACKEND_NOT_INSTALLED', 'npm install @kvx/zlib'],
+  ["kvx's own and missing", 'mori', 'ERR_KVX_BACKEND_NOT_INSTALLED', 'npm install @kvx/mori'],
+  ['missing', 'absent', 'ERR_KVX_BACKEND_NOT_INSTALLED', 'kvx has shm, mooncake, mori'],
+  ['a path to nothing', './none.mjs', 'ERR_KVX_BACKEND_NOT_INSTALLED', 'no such file as seen from'],
+  ['a module of Node itself', 'zlib', 'ERR_KVX_BACKEND_NOT_INSTALLED', "no package '@kvx/zlib'"],
   ['no backend', 'no-engine', 'ERR_KVX_BACKEND_INVALID', "Symbol.for('@kvx/backend')"],
   ['of another contract version', 'old-engine', 'ERR_KVX_BACKEND_INVALID', 'version 7'],
   ['broken', 'broken-engine', 'ERR_KVX_BACKEND_UNAVAILABLE', 'libfast.so is missing'],
 ])('a package that is %s is refused with what to do', async (_what, name, code, text) => {
   const failure = await loadBackend(name, { from: host }).catch((error: unknown) => error)
   expect(failure).toMatchObject({ code, message: expect.stringContaining(text) as string })
+})
+
+test('nobody is told to install a package that does not exist', async () => {
+  for (const name of ['absent', 'zlib', './none.mjs', '@them/engine']) {
+    await expect(loadBackend(name, { from: host })).rejects.toThrow(/^(?!.*npm install)/)
+  }
 })
 
 test('an error of another copy of the package is known by its name and code', () => {

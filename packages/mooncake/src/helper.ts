@@ -28,3 +28,5 @@ async function examine({ options, library }: Task): Promise<Verdict> {
 process.once('message', (task: Task) => {
   void examine(task).then((verdict) => process.send?.(verdict))
 })
+// Whoever asked is gone.
+process.once('disconnect', () => process.exit(1))

@@ -46,8 +46,14 @@ export async function preflight(task: Task): Promise<Verdict> {
       verdict = message
       helper.kill('SIGKILL') // what it made is not worth being taken down
     })
+    // A helper that is busy in the library would not notice that this process has ended.
+    const endHelper = (): void => {
+      helper.kill('SIGKILL')
+    }
+    process.once('exit', endHelper)
     const end = (how: string): void => {
       clearTimeout(deadline)
+      process.off('exit', endHelper)
       const reason = `A helper process that tried the library ${how}; this process was spared.${reasonIn(output)}`
       resolve(verdict ?? { reason })
     }

@@ -94,8 +94,14 @@ function runHelper(task: Task, deadlineMs: number): Promise<Findings & { died?: 
         outcome = new KvxError(code, message.message, { phase: 'open' })
       }
     })
+    // A helper that is busy in the library would not notice that this process has ended.
+    const endHelper = (): void => {
+      helper.kill('SIGKILL')
+    }
+    process.once('exit', endHelper)
     const end = (how: string): void => {
       clearTimeout(deadline)
+      process.off('exit', endHelper)
       if (outcome === 'ok') resolve({ dependencies, rocmSmi })
       else if (outcome !== undefined) resolve({ dependencies, rocmSmi, failure: outcome })
       else {

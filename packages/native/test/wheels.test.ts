@@ -1,5 +1,17 @@
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chmod, mkdir, mkdtemp, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmod,
+  mkdir,
+  mkdtemp,
+  readFile,
+  readdir,
+  rm,
+  stat,
+  utimes,
+  writeFile,
+} from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { crc32 } from 'node:zlib'
@@ -165,6 +177,52 @@ test('a wheel that lacks a wanted file is refused by the name of that file', asy
     'engine/other.so',
   )
   expect(await findInstalled(spec, { cache })).toBeUndefined()
+})
+
+test.each([
+  ['a pipe', (path: string) => execFileSync('mkfifo', [path])],
+  ['a folder', (path: string) => mkdirSync(path)],
+  ['a device', (path: string) => symlinkSync('/dev/zero', path)],
+])('a wheel that is %s is refused at once', async (_, make) => {
+  const file = join(folder, 'some.whl')
+  make(file)
+  await expect(installWheel(spec, { cache, wheelFile: file })).rejects.toMatchObject({
+    code: 'ERR_KVX_BACKEND_UNAVAILABLE',
+    message: `${file} is no regular file.`,
+  })
+  expect(await leftovers()).toEqual([])
+})
+
+test('what is unpacked is what was checked, also when the file is swapped between', async () => {
+  const file = await wheelFile()
+  const other = zip({ 'engine/lib.so': { text: 'trojan!' }, 'engine/tool': { text: 'x' } })
+  const installed = await installWheel(spec, {
+    cache,
+    wheelFile: file,
+    onProgress: ({ step }) => {
+      if (step === 'unpack' || step === 'verify') writeFileSync(file, other)
+    },
+  })
+  expect(installed.sha256).toBe(digest)
+  expect(await readFile(join(installed.folder, 'engine/lib.so'), 'utf8')).toBe('library')
+})
+
+test('what a killed installation left is swept, and one that may be living is not', async () => {
+  const parent = join(cache, 'backends', 'engine')
+  const [dead, living] = ['.partial-dead', '.partial-living'].map((name) => join(parent, name))
+  for (const path of [dead!, living!]) await mkdir(join(path, 'download'), { recursive: true })
+  const twoHoursAgo = new Date(Date.now() - 7_200_000)
+  await utimes(dead!, twoHoursAgo, twoHoursAgo)
+  await installWheel(spec, { cache, wheelFile: await wheelFile() })
+  expect(await leftovers()).toEqual(['.partial-living'])
+})
+
+test('a cache that cannot be written is named, with the variable that chooses another', async () => {
+  await writeFile(cache, 'no folder')
+  await expect(installWheel(spec, { cache, wheelFile: await wheelFile() })).rejects.toMatchObject({
+    code: 'ERR_KVX_BACKEND_UNAVAILABLE',
+    message: expect.stringMatching(/could not be installed in \S+: ENOTDIR.*KVX_CACHE/) as string,
+  })
 })
 
 test('installations that run at the same time all succeed and leave one whole wheel', async () => {

@@ -1,16 +1,15 @@
 /** `kvx backend`: the transfer backends of this installation, and fetching their vendors' libraries. */
-import { isKvxError, loadBackend, type Backend, type Probe } from '@kvx/core/backend'
+import { isKvxError, publishedBackends, type Backend, type Probe } from '@kvx/core/backend'
+import { findBackend } from '../backends.ts'
 import type { Command } from '../command.ts'
 import { Flags } from '../flags.ts'
-import { nearest, UsageError } from '../usage.ts'
-
-/** The backends that kvx is released with; others are found by the name of their package. */
-export const knownBackends = ['shm', 'mooncake', 'mori'] as const
+import { runToEnd } from '../lifetime.ts'
+import { UsageError } from '../usage.ts'
 
 const installArgs = {
   name: {
     type: 'positional',
-    description: 'Name of the backend: mori or mooncake',
+    description: 'A backend: mori, mooncake, a package or a path',
     required: true,
   },
   version: {
@@ -41,7 +40,15 @@ const install: Command = {
     const flags = Flags.parse(rawArgs, installArgs)
     const [name] = flags.positionals
     if (name === undefined) throw new UsageError('Which backend? mori or mooncake.')
-    const backend = await find(name)
+    return runToEnd((signal) => installLibrary(name, flags, signal))
+  },
+}
+
+/** @returns 0 once the library is installed, also where it cannot run, as where images are built; else 2 */
+async function installLibrary(name: string, flags: Flags, signal: AbortSignal): Promise<number> {
+  let backend: Backend
+  try {
+    backend = await findBackend(name)
     if (backend.library === undefined) {
       process.stdout.write(`${name} needs no library of a vendor: it is ready with its package.\n`)
       return 0
@@ -51,17 +58,30 @@ const install: Command = {
       flavour: flags.string('flavour'),
       file: flags.string('wheel'),
       onProgress: libraryProgress(),
+      signal,
     })
     const variant = installed.flavour === undefined ? '' : ` (${installed.flavour})`
     process.stdout.write(`${name} ${installed.version}${variant} is in ${installed.folder}\n`)
-    process.stderr.write('trying it\n')
-    const probe = await backend.probe()
-    process.stdout.write(`${verdict(probe)}\n`)
-    return probe.available ? 0 : 1
-  },
+  } catch (cause) {
+    if (signal.aborted || !isKvxError(cause)) throw cause
+    throw new UsageError(cause.message, { cause })
+  }
+  process.stderr.write('trying it\n')
+  process.stdout.write(`${verdict(await backend.probe())}\n`)
+  return 0
 }
 
+/** For `list` and `doctor`. */
+export const backendNames = {
+  backend: {
+    type: 'positional',
+    description: 'Backends by name, package or path. Default: those of kvx',
+    required: false,
+  },
+} as const
+
 const listArgs = {
+  ...backendNames,
   json: { type: 'boolean', description: 'Print one JSON object instead' },
 } as const
 
@@ -72,23 +92,25 @@ const list: Command = {
   },
   args: listArgs,
   main: async (rawArgs) => {
-    const flags = Flags.parse(rawArgs, listArgs)
-    const backends = await examineBackends()
-    if (flags.has('json')) {
-      process.stdout.write(`${JSON.stringify({ backends })}\n`)
-      return 0
-    }
-    for (const { name, version, library, from, available, reason } of backends) {
-      process.stdout.write(
-        `${name.padEnd(10)} ${(version ?? '–').padEnd(14)} ${available ? 'usable' : 'not usable'}\n`,
-      )
-      if (library !== undefined)
+    const flags = Flags.parse(rawArgs, listArgs, ['backend'])
+    return runToEnd(async () => {
+      const backends = await examineBackends(flags.positionals)
+      if (flags.has('json')) {
+        process.stdout.write(`${JSON.stringify({ backends })}\n`)
+        return 0
+      }
+      for (const { name, version, library, from, available, reason } of backends) {
         process.stdout.write(
-          `           from ${library}${from === undefined ? '' : ` (${from})`}\n`,
+          `${name.padEnd(10)} ${(version ?? '–').padEnd(14)} ${available ? 'usable' : 'not usable'}\n`,
         )
-      if (!available) process.stdout.write(`           ${reason}\n`)
-    }
-    return 0
+        if (library !== undefined)
+          process.stdout.write(
+            `           from ${library}${from === undefined ? '' : ` (${from})`}\n`,
+          )
+        if (!available) process.stdout.write(`           ${reason}\n`)
+      }
+      return 0
+    })
   },
 }
 
@@ -110,12 +132,15 @@ export interface BackendReport {
   readonly tried: Probe['tried']
 }
 
-/** What every known backend says of itself. Never throws: a backend that cannot be loaded says so. */
-export async function examineBackends(): Promise<BackendReport[]> {
+/**
+ * What these backends say of themselves, or those of kvx when none is named. Never throws: a backend that cannot
+ * be loaded says so.
+ */
+export async function examineBackends(names: readonly string[]): Promise<BackendReport[]> {
   return Promise.all(
-    knownBackends.map(async (name) => {
+    (names.length > 0 ? names : publishedBackends).map(async (name) => {
       try {
-        const found = await loadBackend(name, { from: import.meta.url })
+        const found = await findBackend(name)
         const [probe, installed] = await Promise.all([found.probe(), found.library?.installed()])
         const { available, version, library, tried } = probe
         const from = installed?.find(({ folder }) => library?.startsWith(folder))?.from
@@ -130,21 +155,10 @@ export async function examineBackends(): Promise<BackendReport[]> {
         }
       } catch (error) {
         const reason = (error as Error).message
-        return { name, available: false, reason, tried: [{ what: `@kvx/${name}`, reason }] }
+        return { name, available: false, reason, tried: [{ what: name, reason }] }
       }
     }),
   )
-}
-
-async function find(name: string): Promise<Backend> {
-  try {
-    return await loadBackend(name, { from: import.meta.url })
-  } catch (error) {
-    const near = nearest(name, knownBackends)
-    if (!isKvxError(error) || error.code !== 'ERR_KVX_BACKEND_NOT_INSTALLED' || near === undefined)
-      throw error
-    throw new UsageError(`There is no backend '${name}': did you mean '${near}'?`)
-  }
 }
 
 function verdict(probe: Probe): string {

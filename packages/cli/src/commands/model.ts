@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import type { Command } from '../command.ts'
 import { Flags } from '../flags.ts'
+import { runToEnd } from '../lifetime.ts'
 import { pullProgress } from '../progress.ts'
 import { UsageError } from '../usage.ts'
 
@@ -19,8 +20,10 @@ const pull: Command = {
     if (name === undefined) {
       throw new UsageError(`Which model? One of: ${knownModels.map((m) => m.name).join(', ')}.`)
     }
-    process.stdout.write(`${await pullModel(name, pullProgress())}\n`)
-    return 0
+    return runToEnd(async (signal) => {
+      process.stdout.write(`${await pullModel(name, { ...pullProgress(), signal })}\n`)
+      return 0
+    })
   },
 }
 

@@ -3,6 +3,7 @@ import type { ArgsDef } from 'citty'
 import { isKvxError } from '@kvx/core/backend'
 import { defaultDeadlines, defaultLimits, settings } from '@kvx/core/protocol'
 import type { RunningWorker } from '@kvx/server'
+import { findBackend } from '../backends.ts'
 import { drainFlag, drainMs, logLevelFlag, logLevels, type Command } from '../command.ts'
 import { Flags } from '../flags.ts'
 import { hasParent, runUntilStopped, tellParent } from '../lifetime.ts'
@@ -21,7 +22,7 @@ export const engineFlags = {
   'transfer-backend': {
     type: 'string',
     valueHint: 'NAME',
-    description: 'What moves the cache: shm, mooncake, mori, or a package. Default: shm',
+    description: 'What moves the cache: shm, mooncake, mori, a package or a path. Default: shm',
   },
   'disaggregation-transfer-backend': {
     type: 'string',
@@ -116,10 +117,7 @@ export const serve: Command = {
       host,
       port: flags.integer('port', 0, 65535) ?? 30000,
       bootstrapPort: flags.integer('disaggregation-bootstrap-port', 0, 65535) ?? 8998,
-      backend: flags.string('transfer-backend') ?? 'shm',
       backendOptions: backendOptions(flags),
-      // Backends are this command's own dependencies, or lie where it is installed.
-      from: import.meta.url,
       pageSize: flags.integer('page-size', 1, 4096),
       contextLength: flags.integer('context-length', 2, 2 ** 31 - 1),
       maxRunningRequests: flags.integer('max-running-requests', 1, 256),
@@ -140,7 +138,10 @@ export const serve: Command = {
             host,
             environment: process.env,
           })
-    const start = async () => {
+    const start = async (signal: AbortSignal) => {
+      // Before the model is fetched and loaded, which takes longer.
+      const name = flags.string('transfer-backend') ?? 'shm'
+      const backend = mode === 'null' ? undefined : await findBackend(name)
       // Loaded late: llama.cpp takes a while, and a misspelt flag or --help needs none of it.
       const [{ resolveModel }, { makeLog, startWorker }] = await Promise.all([
         import('@kvx/llama'),
@@ -148,9 +149,14 @@ export const serve: Command = {
       ])
       const { instance } = options
       const log = makeLog(logLevel, { role: mode, ...(instance !== undefined && { instance }) })
-      const model = await resolveModel(flags.string('model') ?? 'smollm2', pullProgress())
+      const model = await resolveModel(flags.string('model') ?? 'smollm2', {
+        ...pullProgress(),
+        signal,
+      })
+      signal.throwIfAborted()
       return startWorker({
         ...options,
+        backend,
         log,
         token,
         model: model.path,

@@ -95,7 +95,10 @@ export const up: Command = {
         await pull()
         return answerOnce(launch, engine, question, flags.has('json'), ending.signal)
       }
-      return Promise.race([stopped.then(({ code }) => code), answer()])
+      return await answer().catch((cause: unknown) => {
+        if (ending.signal.aborted) return stopped.then(({ code }) => code)
+        throw cause
+      })
     }
     return serveUntilStopped(new Cluster(launch, engine, cluster), pull, stopped, drain)
   },
@@ -153,6 +156,7 @@ class Cluster {
   readonly #options: ClusterOptions
   readonly #workers: Supervised[] = []
   #router: Supervised | undefined
+  #stopping = false
 
   constructor(launch: Launch, engine: readonly string[], options: ClusterOptions) {
     this.#launch = launch
@@ -162,9 +166,11 @@ class Cluster {
 
   /** Resolves to the router's address; rejects as soon as one of them cannot start. */
   async start(): Promise<string> {
+    this.#checkRunning()
     const prefills = this.#startWorkers('prefill', this.#options.prefill)
     const decodes = this.#startWorkers('decode', this.#options.decode)
     const ready = await Promise.all([allReady(prefills), allReady(decodes)])
+    this.#checkRunning()
     const { host, port, routerFlags } = this.#options
     this.#router = new Supervised(
       'router',
@@ -186,8 +192,14 @@ class Cluster {
   }
 
   async stop(): Promise<void> {
+    this.#stopping = true
     const all = [...this.#workers, ...(this.#router ? [this.#router] : [])]
     await Promise.all(all.map((one) => one.stop()))
+  }
+
+  /** What is started after `stop` would outlive it. */
+  #checkRunning(): void {
+    if (this.#stopping) throw new KvxError('ERR_KVX_CLOSED', 'kvx up was asked to end.')
   }
 
   #startWorkers(mode: 'prefill' | 'decode', count: number): readonly Supervised[] {
@@ -250,10 +262,17 @@ async function answerOnce(
   process.stderr.write('starting a prefill, a decode and a standalone worker\n')
   const children: Child[] = []
   const start = (name: string, childArgs: readonly string[]) => {
+    signal.throwIfAborted()
     const child = launch(name, childArgs)
     children.push(child)
     return child
   }
+  const interrupted = new Promise<never>((_, reject) => {
+    signal.addEventListener('abort', () => {
+      reject(new KvxError('ERR_KVX_ABORTED', 'kvx up was asked to end.'))
+    })
+  })
+  interrupted.catch(() => undefined)
   try {
     const worker = (mode: string, name: string) => start(name, workerArgs(mode, engine, name))
     const pair = [worker('prefill', 'prefill-1'), worker('decode', 'decode-1')]
@@ -263,7 +282,8 @@ async function answerOnce(
       if (prefill === undefined || decode === undefined) throw new RangeError('two were started')
       return (await start('router', [...routerArgs([prefill], [decode]), '--port', '0']).ready).url
     }
-    const [url, { url: aloneUrl }] = await Promise.all([router(), alone.ready])
+    const ready = Promise.all([router(), alone.ready])
+    const [url, { url: aloneUrl }] = await Promise.race([ready, interrupted])
     return await compare(url, aloneUrl, question, json, signal)
   } finally {
     await Promise.all(children.map((child) => child.stop()))

@@ -22,9 +22,18 @@ function end(): void {
 afterEach(end)
 afterAll(end)
 
-export async function kvx(...args: readonly string[]): Promise<Ended> {
+export function kvx(...args: readonly string[]): Promise<Ended> {
+  return kvxWith({}, ...args)
+}
+
+/** @param env on top of this process's own; undefined ones are left out */
+export async function kvxWith(
+  { env = {}, cwd }: { env?: Readonly<Record<string, string | undefined>>; cwd?: string },
+  ...args: readonly string[]
+): Promise<Ended> {
   const child = spawn(process.execPath, [command, ...args], {
-    env: { ...process.env, KVX_TOKEN: 'a token for tests' },
+    env: { ...process.env, KVX_TOKEN: 'a token for tests', ...env },
+    cwd,
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   running.add(child)

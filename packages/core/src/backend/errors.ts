@@ -59,10 +59,10 @@ export const errorTable = {
       'Nothing to do on this side: its memory may be freed. The target uses its pages again once it has closed its own engine, which kvx does by itself.',
   },
   ERR_KVX_BACKEND_NOT_INSTALLED: {
-    summary: 'The package of the transfer backend is not installed.',
+    summary: 'There is no such transfer backend, or its package is not installed.',
     retryable: false,
     phases: ['open'],
-    advice: 'Run the `npm install` line of the message.',
+    advice: 'Correct the name, or run the `npm install` line of the message.',
   },
   ERR_KVX_BACKEND_INVALID: {
     summary: 'The package was found but is no backend of this contract version.',
@@ -139,10 +139,12 @@ export const errorTable = {
       'See the phase: `reserve` means that the leg of decode did not come, the others that the peer is slow. Each deadline can be raised.',
   },
   ERR_KVX_ADDRESS_UNAVAILABLE: {
-    summary: 'The address to listen on is in use, or does not belong to this machine.',
+    summary:
+      'The address to listen on is in use, does not belong to this machine, or no socket can be made for it.',
     retryable: false,
     phases: ['open'],
-    advice: 'Choose another host or port, or 0 for any free port.',
+    advice:
+      'Choose another host or port, or 0 for any free port; set TMPDIR to a folder that can be written.',
   },
   ERR_KVX_BOOTSTRAP_UNREACHABLE: {
     summary:

@@ -4,6 +4,9 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { backendSymbol, contractVersion, isBackend, type Backend } from './contract.ts'
 import { KvxError } from './errors.ts'
 
+/** Those that kvx itself publishes, as `@kvx/<name>`. */
+export const publishedBackends: readonly string[] = ['shm', 'mooncake', 'mori']
+
 /**
  * Finds a backend by name. A `Backend` object is taken as it is; a name is resolved as `@kvx/<name>`,
  * then as a package specifier or file path, from the folder of the *host* (`from`: a folder, a file or
@@ -25,14 +28,7 @@ export async function loadBackend(
     : resolve(options.from)
   const path = locate(backend, from)
   if (path === undefined) {
-    throw new KvxError(
-      'ERR_KVX_BACKEND_NOT_INSTALLED',
-      `The transfer backend '${backend}' is not installed. ` +
-        (/^[a-z][a-z0-9-]*$/.test(backend)
-          ? `Install it with: npm install @kvx/${backend}`
-          : `No such package or file as seen from ${from}.`),
-      { phase: 'open' },
-    )
+    throw new KvxError('ERR_KVX_BACKEND_NOT_INSTALLED', notThere(backend, from), { phase: 'open' })
   }
   let module: { default?: unknown; backend?: unknown }
   try {
@@ -48,12 +44,23 @@ export async function loadBackend(
   throw invalid(path, module.default)
 }
 
+function notThere(name: string, from: string): string {
+  if (publishedBackends.includes(name)) {
+    return `The transfer backend '${name}' is not installed. Install it with: npm install @kvx/${name}`
+  }
+  const published = publishedBackends.join(', ')
+  return isPath(name)
+    ? `There is no transfer backend '${name}': no such file as seen from ${from}.`
+    : `There is no transfer backend '${name}': kvx has ${published}, and no package '@kvx/${name}' or '${name}' is installed as seen from ${from}.`
+}
+
+const isPath = (name: string): boolean => name.startsWith('.') || isAbsolute(name)
+
 function locate(name: string, from: string): string | undefined {
   // createRequire wants a file; a folder is given one that need not exist.
   const require = createRequire(/\.[cm]?[jt]s$/.test(from) ? from : resolve(from, 'noop.js'))
   const base = /\.[cm]?[jt]s$/.test(from) ? resolve(from, '..') : from
-  const specifiers =
-    name.startsWith('.') || isAbsolute(name) ? [resolve(base, name)] : [`@kvx/${name}`, name]
+  const specifiers = isPath(name) ? [resolve(base, name)] : [`@kvx/${name}`, name]
   for (const specifier of specifiers) {
     try {
       const path = require.resolve(specifier)

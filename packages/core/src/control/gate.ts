@@ -3,10 +3,12 @@
  * port is listened on here, and libzmq sits behind it on a socket that nobody else can reach. Bytes
  * pass through unread, except for the two frames that tell whether a connection is still a stranger's.
  */
+import { randomBytes } from 'node:crypto'
 import { closeSync, constants, mkdtempSync, openSync, rmdirSync, unlinkSync } from 'node:fs'
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { KvxError } from '../backend/errors.ts'
 
 /** Connections that have not shown the token. One more ends the oldest of them. */
 export const maxStrangers = 512
@@ -24,12 +26,28 @@ export class BackDoor {
   readonly endpoint: string
   readonly #folder: string
   readonly #path: string
+  /** On Linux: handles on the folder and, once libzmq listens, on the file. */
+  #directory: number | undefined
   #file: number | undefined
 
+  /** @throws KvxError `ERR_KVX_ADDRESS_UNAVAILABLE` when the temporary folder cannot be used */
   constructor() {
-    this.#folder = mkdtempSync(join(tmpdir(), 'kvx-'))
-    this.#path = join(this.#folder, 'control')
-    this.endpoint = `ipc://${this.#path}`
+    this.#folder = makeFolder()
+    const name = randomBytes(8).toString('hex')
+    this.#path = join(this.#folder, name)
+    try {
+      if (process.platform === 'linux') {
+        this.#directory = openSync(this.#folder, constants.O_DIRECTORY)
+      }
+    } catch (cause) {
+      this.#remove()
+      throw cause
+    }
+    // Through the handle, because the path of a socket is at most 107 bytes long, and TMPDIR may be longer.
+    this.endpoint =
+      this.#directory === undefined
+        ? `ipc://${this.#path}`
+        : `ipc:///proc/self/fd/${this.#directory}/${name}`
   }
 
   /**
@@ -47,8 +65,11 @@ export class BackDoor {
   }
 
   close(): void {
-    if (this.#file !== undefined) closeSync(this.#file)
+    for (const handle of [this.#file, this.#directory]) {
+      if (handle !== undefined) closeSync(handle)
+    }
     this.#file = undefined
+    this.#directory = undefined
     this.#remove()
   }
 
@@ -73,6 +94,18 @@ function ignoreMissing(remove: () => void): void {
     remove()
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+  }
+}
+
+function makeFolder(): string {
+  try {
+    return mkdtempSync(join(tmpdir(), 'kvx-'))
+  } catch (cause) {
+    throw new KvxError(
+      'ERR_KVX_ADDRESS_UNAVAILABLE',
+      `A control port needs a socket in the temporary folder ${tmpdir()}, and none can be made there: ${(cause as Error).message}. Set TMPDIR to a folder that can be written.`,
+      { cause, phase: 'open' },
+    )
   }
 }
 

@@ -2,7 +2,7 @@ import { lookup } from 'node:dns/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Context, Router } from 'zeromq'
 import { type Log } from '../backend/contract.ts'
-import { KvxError, toKvxError } from '../backend/errors.ts'
+import { isKvxError, KvxError, toKvxError } from '../backend/errors.ts'
 import { decodeMessage, encodeMessage, type Message } from './codec.ts'
 import { formatEndpoint } from './endpoint.ts'
 import { BackDoor, Gate, maxStrangers } from './gate.ts'
@@ -79,20 +79,30 @@ export class ControlServer {
   static async bind(options: ControlServerOptions): Promise<ControlServer> {
     const keys = deploymentKeys(options.token)
     const address = await resolveHost(options.host, options.port)
-    const context = new Context()
-    const zap = admitOnly(context, keys.client.publicKey)
     const livenessMs = options.livenessMs ?? defaultLivenessMs
-    const socket = new Router({
-      ...socketOptions(livenessMs),
-      context,
-      mandatory: true,
-      backlog: maxStrangers,
-      curveServer: true,
-      curveSecretKey: keys.server.secretKey,
-      zapDomain: 'kvx',
-    })
-    const backDoor = new BackDoor()
+    /** Closed again, last first, when a later step fails: a socket left open keeps the process alive. */
+    const opened: { close(): unknown }[] = []
+    const keep = <Part extends { close(): unknown }>(part: Part): Part => {
+      opened.push(part)
+      return part
+    }
     try {
+      const backDoor = keep(new BackDoor())
+      const context = new Context()
+      const zap = keep(admitOnly(context, keys.client.publicKey))
+      const socket = keep(
+        new Router({
+          ...socketOptions(livenessMs),
+          context,
+          mandatory: true,
+          backlog: maxStrangers,
+          curveServer: true,
+          curveSecretKey: keys.server.secretKey,
+          zapDomain: 'kvx',
+        }),
+      )
+      // Made when it is first asked for, which needs two more sockets.
+      keep(socket.events)
       socket.bindSync(backDoor.endpoint)
       backDoor.open()
       const gate = await Gate.open({
@@ -103,9 +113,7 @@ export class ControlServer {
       })
       return new ControlServer({ gate, backDoor, socket, zap }, options)
     } catch (cause) {
-      socket.close()
-      zap.close()
-      backDoor.close()
+      for (const part of opened.reverse()) part.close()
       throw unavailable(options, cause)
     }
   }
@@ -299,6 +307,7 @@ async function resolveHost(host: string, port: number): Promise<string> {
 }
 
 function unavailable(options: ControlServerOptions, cause: unknown): KvxError {
+  if (isKvxError(cause)) return cause
   const where = formatEndpoint(options.host, options.port)
   const code = (cause as NodeJS.ErrnoException).code
   const why =
@@ -308,7 +317,9 @@ function unavailable(options: ControlServerOptions, cause: unknown): KvxError {
         ? 'this user may not use that port.'
         : code === 'EADDRNOTAVAIL' || code === 'ENODEV'
           ? 'the address does not belong to this machine.'
-          : `${(cause as Error).message}.`
+          : code === 'EMFILE' || code === 'ENFILE'
+            ? 'no file handle is left. Raise the limit (ulimit -n).'
+            : `${(cause as Error).message}.`
   return new KvxError('ERR_KVX_ADDRESS_UNAVAILABLE', `Cannot listen on ${where}: ${why}`, {
     cause,
     phase: 'open',

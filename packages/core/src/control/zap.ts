@@ -8,7 +8,12 @@ import { z85 } from './keys.ts'
  */
 export function admitOnly(context: Context, clientKey: string): { close(): void } {
   const socket = new Router({ context, linger: 0 })
-  socket.bindSync('inproc://zeromq.zap.01')
+  try {
+    socket.bindSync('inproc://zeromq.zap.01')
+  } catch (error) {
+    socket.close()
+    throw error
+  }
   void answer(socket, clientKey)
   return {
     close: () => {

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
-import { KvxError, loadBackend, silentLog } from '../backend/index.ts'
+import { KvxError, loadBackend, silentLog, type Log } from '../backend/index.ts'
 import { registerRank } from '../bootstrap/index.ts'
 import { ControlServer } from '../control/index.ts'
 import { checkLayout, layoutFingerprint } from '../layout/index.ts'
@@ -28,7 +28,7 @@ import type { KVManager as KVManagerType, KVManagerOptions } from './types.ts'
  *   `ERR_KVX_MEMORY`, `ERR_KVX_BOOTSTRAP_UNREACHABLE`; nothing stays open then
  */
 async function open(options: KVManagerOptions): Promise<KVManagerType> {
-  const { role, layout, memory } = options
+  const { layout, memory } = options
   const log = options.log ?? silentLog
   const deadlines = settings(defaultDeadlines, options.deadlines, 'deadline')
   const limits = settings(defaultLimits, options.limits, 'limit')
@@ -46,6 +46,32 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
     memory,
     log,
   })
+  /** What is open already; an engine or a port that is left open would keep the host's process alive. */
+  const opened: { close(): Promise<void> }[] = [engine]
+  try {
+    return await openOver(engine, { options, deadlines, limits, rank, instance, log }, opened)
+  } catch (error) {
+    for (const part of opened.reverse()) await part.close().catch(() => undefined)
+    throw error
+  }
+}
+
+interface Checked {
+  readonly options: KVManagerOptions
+  readonly deadlines: typeof defaultDeadlines
+  readonly limits: typeof defaultLimits
+  readonly rank: Rank
+  readonly instance: string
+  readonly log: Log
+}
+
+/** @param opened gets what has to be closed when this fails */
+async function openOver(
+  engine: Engine,
+  { options, deadlines, limits, rank, instance, log }: Checked,
+  opened: { close(): Promise<void> }[],
+): Promise<KVManagerType> {
+  const { role, layout, memory } = options
   const { identity, capabilities } = engine.current.engine
   const incarnation = randomBytes(16).toString('hex')
   const self = {
@@ -83,50 +109,45 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
     memory,
     log,
   })
-  let control: ControlServer | undefined
-  try {
-    const { handlers } = manager
-    control = await ControlServer.bind({
-      host: options.host ?? '127.0.0.1',
-      port: 0,
-      token: options.token,
-      onMessage: (connection, message) => {
-        handlers.onMessage(connection, message)
-      },
-      onMalformed: (connection, error) => {
-        handlers.onMalformed(connection, error)
-      },
-      onClose: (connection) => {
-        handlers.onClose(connection)
-      },
-      log,
-    })
-    const registration = await registerRank({
-      bootstrap: options.bootstrap ?? '',
-      token: options.token,
-      record: {
-        instance,
-        incarnation,
-        endpoint: control.endpoint,
-        rank,
-        backend: self.backend,
-      },
-      onLost: (reason) => {
-        log.error(
-          { instance, reason: reason.message },
-          'this rank was replaced at the bootstrap: decode goes to the new process. No new requests are taken here; end this process',
-        )
-        void manager.drain()
-      },
-      log,
-    })
-    manager.serve(control, registration)
-    return manager
-  } catch (error) {
-    await control?.close()
-    await manager.close()
-    throw error
-  }
+  opened.push(manager)
+  const { handlers } = manager
+  const control = await ControlServer.bind({
+    host: options.host ?? '127.0.0.1',
+    port: 0,
+    token: options.token,
+    onMessage: (connection, message) => {
+      handlers.onMessage(connection, message)
+    },
+    onMalformed: (connection, error) => {
+      handlers.onMalformed(connection, error)
+    },
+    onClose: (connection) => {
+      handlers.onClose(connection)
+    },
+    log,
+  })
+  opened.push(control)
+  const registration = await registerRank({
+    bootstrap: options.bootstrap ?? '',
+    token: options.token,
+    record: {
+      instance,
+      incarnation,
+      endpoint: control.endpoint,
+      rank,
+      backend: self.backend,
+    },
+    onLost: (reason) => {
+      log.error(
+        { instance, reason: reason.message },
+        'this rank was replaced at the bootstrap: decode goes to the new process. No new requests are taken here; end this process',
+      )
+      void manager.drain()
+    },
+    log,
+  })
+  manager.serve(control, registration)
+  return manager
 }
 
 function checkOptions(options: KVManagerOptions): void {

@@ -58,7 +58,8 @@ export async function pullModel(name: string, options: PullOptions = {}): Promis
     } catch (cause) {
       throw explain(model, cause, options.signal)
     } finally {
-      await rm(work, { recursive: true, force: true })
+      // Why it failed is what is told.
+      await rm(work, { recursive: true, force: true }).catch(() => undefined)
     }
   }
   tell({ phase: 'done', bytes: model.bytes, totalBytes: model.bytes })

@@ -3,6 +3,7 @@ import { open, statfs, unlink, type FileHandle } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { LlamaContextSequence } from 'node-llama-cpp'
+import { KvxError } from '@kvx/core/backend'
 
 // llama.cpp, as bound here, saves and loads states by file only. The files are in memory where there is
 // room, readable by this user alone, and have lost their name before anything is in them: whatever
@@ -39,21 +40,39 @@ async function withScratchFile<T>(
   bytes: number,
   use: (file: FileHandle, path: string) => Promise<T>,
 ): Promise<T> {
-  const name = join(await folderWithRoom(bytes), `kvx-${randomBytes(12).toString('hex')}`)
-  const file = await open(name, 'wx+', 0o600)
+  const file = await openScratchFile(bytes)
   try {
-    await unlink(name)
     return await use(file, `/proc/self/fd/${String(file.fd)}`)
   } finally {
     await file.close()
   }
 }
 
-/** Memory, unless it is small, as /dev/shm often is in containers. */
-async function folderWithRoom(bytes: number): Promise<string> {
+/** In memory, unless there is little of it or it may not be written, as is often so in containers. */
+async function openScratchFile(bytes: number): Promise<FileHandle> {
   const memory = '/dev/shm'
   const info = await statfs(memory).catch(() => undefined)
-  return info && info.bavail * info.bsize > 4 * bytes ? memory : tmpdir()
+  const folders = info && info.bavail * info.bsize > 4 * bytes ? [memory, tmpdir()] : [tmpdir()]
+  const failures: string[] = []
+  for (const folder of folders) {
+    const name = join(folder, `kvx-${randomBytes(12).toString('hex')}`)
+    try {
+      const file = await open(name, 'wx+', 0o600)
+      try {
+        await unlink(name)
+        return file
+      } catch (cause) {
+        await file.close()
+        throw cause
+      }
+    } catch (cause) {
+      failures.push((cause as Error).message)
+    }
+  }
+  throw new KvxError(
+    'ERR_KVX_MEMORY',
+    `No file for the state of a request can be made: ${failures.join('; ')}. Set TMPDIR to a folder that can be written, or give the container a /dev/shm.`,
+  )
 }
 
 /** One call moves at most 2 GiB, and may move less than asked for. */

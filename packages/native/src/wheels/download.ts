@@ -57,18 +57,25 @@ function run(
     }
     child.stdout.on('data', collect)
     child.stderr.on('data', collect)
+    let failure: NodeJS.ErrnoException | undefined
     child.once('error', (cause: NodeJS.ErrnoException) => {
-      if (signal?.aborted) reject(aborted(cause))
+      failure = cause
+      if (child.pid === undefined) reject(notStarted(cause))
+    })
+    // Only once the child is gone may its folder be removed.
+    child.once('close', (code) => {
+      if (signal?.aborted) reject(aborted(failure))
       else if (deadline.aborted)
         reject(unavailable(`pip did not end within ${String(deadlineMs / 60_000)} minutes.`))
-      else if (cause.code === 'ENOENT')
-        reject(unavailable('There is no python3 on the PATH.', cause))
-      else reject(unavailable(`python3 could not be started: ${cause.message}.`, cause))
-    })
-    child.once('close', (code) => {
-      resolve({ code: code ?? 1, output })
+      else resolve({ code: code ?? 1, output })
     })
   })
+}
+
+function notStarted(cause: NodeJS.ErrnoException): KvxError {
+  return cause.code === 'ENOENT'
+    ? unavailable('There is no python3 on the PATH.', cause)
+    : unavailable(`python3 could not be started: ${cause.message}.`, cause)
 }
 
 function explain(spec: WheelSpec, output: string): KvxError {

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
+import { constants, createReadStream, createWriteStream } from 'node:fs'
+import { mkdir, open, readdir, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { KvxError, isKvxError } from '@kvx/core/backend'
@@ -47,14 +47,18 @@ export async function installWheel(
   const work = join(parent, `.partial-${randomBytes(8).toString('hex')}`)
   const tell = options.onProgress ?? (() => undefined)
   try {
-    await mkdir(join(work, 'download'), { recursive: true })
+    await mkdir(join(work, 'download'), { recursive: true, mode: 0o700 })
     await mkdir(join(work, 'tree'))
+    await removeAbandoned(parent)
 
-    let file = options.wheelFile === undefined ? undefined : resolve(options.wheelFile)
-    if (file === undefined) {
+    const given = options.wheelFile === undefined ? undefined : resolve(options.wheelFile)
+    if (given === undefined) {
       tell({ step: 'download', message: `downloading ${spec.project} ${spec.version} with pip` })
-      file = await download(spec, join(work, 'download'), options.signal)
     }
+    const file =
+      given === undefined
+        ? await download(spec, join(work, 'download'), options.signal)
+        : await copy(given, join(work, 'download'), options.signal)
 
     tell({ step: 'verify', message: `checking SHA-256 of ${basename(file)}` })
     const sha256 = await digest(file, options.signal)
@@ -71,7 +75,7 @@ export async function installWheel(
       throw refused(`${basename(file)} does not hold ${missing.join(', ')}.`)
     }
 
-    const from = options.wheelFile === undefined ? 'pip' : file
+    const from = given ?? 'pip'
     const { name, version, flavour } = spec
     const manifest = { name, version, ...(flavour === undefined ? {} : { flavour }), sha256, from }
     await writeFile(join(tree, manifestName), JSON.stringify(manifest, null, 2) + '\n')
@@ -85,14 +89,48 @@ export async function installWheel(
     const text = (cause as Error).message
     throw new KvxError(
       'ERR_KVX_BACKEND_UNAVAILABLE',
-      `${spec.name} ${spec.version} could not be installed: ${text}.`,
+      `${spec.name} ${spec.version} could not be installed in ${cache}: ${text}. KVX_CACHE names another folder.`,
       {
         cause,
         phase: 'open',
       },
     )
   } finally {
-    await rm(work, { recursive: true, force: true })
+    // Why it failed is what is told.
+    await rm(work, { recursive: true, force: true }).catch(() => undefined)
+  }
+}
+
+/** What a killed installation left; a living one has a quarter of an hour for pip, and seconds for the rest. */
+async function removeAbandoned(parent: string): Promise<void> {
+  const hourAgo = Date.now() - 3_600_000
+  for (const name of await readdir(parent)) {
+    if (!name.startsWith('.partial-')) continue
+    const info = await stat(join(parent, name)).catch(() => undefined)
+    if (info && info.mtimeMs < hourAgo)
+      await rm(join(parent, name), { recursive: true, force: true })
+  }
+}
+
+/**
+ * A file of somebody else's is read once, into a folder of this installation: what is checked is then what is
+ * unpacked, whatever becomes of the file meanwhile.
+ */
+async function copy(
+  file: string,
+  folder: string,
+  signal: AbortSignal | undefined,
+): Promise<string> {
+  // Without waiting for a writer, should it be a pipe.
+  const source = await open(file, constants.O_RDONLY | constants.O_NONBLOCK)
+  try {
+    if (!(await source.stat()).isFile()) throw refused(`${file} is no regular file.`)
+    const target = join(folder, basename(file))
+    const stream = source.createReadStream({ autoClose: false })
+    await pipeline(stream, createWriteStream(target, { flags: 'wx' }), signal ? { signal } : {})
+    return target
+  } finally {
+    await source.close()
   }
 }
 

@@ -82,7 +82,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     let closed: Promise<void> | undefined
     return { ...parts, close: () => (closed ??= cleanup.run()) }
   } catch (cause) {
-    await cleanup.run()
+    // What failed first is what a person needs to know.
+    await cleanup.run().catch(() => undefined)
     throw cause
   }
 }
