@@ -248,7 +248,8 @@ class MooncakeDriver final : public Driver {
   // A call of openSegment that was given up. It cannot be cancelled.
   struct Opening {
     EngineAddress address;
-    std::vector<ino_t> others;  // connections that were there before it
+    std::vector<std::string> hosts;  // its host in numbers, once they are known; under the mutex
+    std::vector<ino_t> others;       // connections that were there before it
     std::mutex mutex;
     std::condition_variable ended_wake;
     bool ended = false;
@@ -344,6 +345,12 @@ class MooncakeDriver final : public Driver {
       int64_t segment = -1;
       std::string failure;
       try {
+        // Before there is a connection: what is interrupted must be one to this host.
+        auto hosts = addresses_of(opening->address.host());
+        {
+          const std::lock_guard lock(opening->mutex);
+          opening->hosts = std::move(hosts);
+        }
         segment = api_.open_segment(engine_, opening->address.name);
       } catch (const std::exception& error) {
         failure = error.what();
@@ -359,8 +366,8 @@ class MooncakeDriver final : public Driver {
     std::unique_lock lock(opening->mutex);
     while (!opening->ended) {
       if (cancelled || Clock::now() >= deadline) {
+        interrupt_connections(opening->hosts, address.port(), opening->others);
         lock.unlock();
-        interrupt_connections(address.host(), address.port(), opening->others);
         const std::lock_guard openings(mutex_);
         given_up_.push_back(std::move(opening));
         throw DriverError(kConnectFailed, "The engine at " + address.name +
@@ -480,9 +487,7 @@ class MooncakeDriver final : public Driver {
     for (const auto& opening : given_up_) {
       std::unique_lock lock(opening->mutex);
       while (!opening->ended) {
-        lock.unlock();
-        interrupt_connections(opening->address.host(), opening->address.port(), opening->others);
-        lock.lock();
+        interrupt_connections(opening->hosts, opening->address.port(), opening->others);
         opening->ended_wake.wait_for(lock, std::chrono::milliseconds(20));
       }
       lock.unlock();

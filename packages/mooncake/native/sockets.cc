@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -34,10 +36,7 @@ struct Endpoint {
 };
 
 // IPv4 addresses are written the same whichever kind of socket holds them.
-Endpoint endpoint(int descriptor, int (*ask)(int, sockaddr*, socklen_t*)) {
-  sockaddr_storage address{};
-  socklen_t bytes = sizeof address;
-  if (ask(descriptor, reinterpret_cast<sockaddr*>(&address), &bytes) != 0) return {};
+Endpoint endpoint(const sockaddr_storage& address) {
   char text[INET6_ADDRSTRLEN] = {};
   if (address.ss_family == AF_INET) {
     const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
@@ -53,10 +52,11 @@ Endpoint endpoint(int descriptor, int (*ask)(int, sockaddr*, socklen_t*)) {
   return {text, ntohs(v6.sin6_port)};
 }
 
-bool is_numeric(const std::string& host) {
-  in6_addr address{};
-  return inet_pton(AF_INET, host.c_str(), &address) == 1 ||
-         inet_pton(AF_INET6, host.c_str(), &address) == 1;
+Endpoint endpoint(int descriptor, int (*ask)(int, sockaddr*, socklen_t*)) {
+  sockaddr_storage address{};
+  socklen_t bytes = sizeof address;
+  if (ask(descriptor, reinterpret_cast<sockaddr*>(&address), &bytes) != 0) return {};
+  return endpoint(address);
 }
 
 // The numbers in /proc/self/fd, without that of the folder itself, which is soon another one's.
@@ -158,10 +158,26 @@ std::vector<ino_t> tcp_inodes() {
   return inodes;
 }
 
-void interrupt_connections(const std::string& host, uint16_t port,
+std::vector<std::string> addresses_of(const std::string& host) {
+  std::vector<std::string> addresses;
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), nullptr, &hints, &found) != 0) return addresses;
+  for (const addrinfo* one = found; one; one = one->ai_next) {
+    sockaddr_storage address{};
+    std::memcpy(&address, one->ai_addr, std::min<size_t>(one->ai_addrlen, sizeof address));
+    addresses.push_back(endpoint(address).host);
+  }
+  freeaddrinfo(found);
+  return addresses;
+}
+
+void interrupt_connections(const std::vector<std::string>& hosts, uint16_t port,
                            const std::vector<ino_t>& before) {
   for (const TcpSocket& socket : tcp_sockets()) {
-    if (socket.peer_port != port || (is_numeric(host) && socket.peer_host != host)) continue;
+    if (socket.peer_port != port) continue;
+    if (std::find(hosts.begin(), hosts.end(), socket.peer_host) == hosts.end()) continue;
     if (std::find(before.begin(), before.end(), socket.inode) != before.end()) continue;
     socket.shut_down();
   }

@@ -61,9 +61,13 @@ std::vector<TcpSocket> closed_since(std::vector<TcpSocket> before);
 size_t await_peer_close(const std::vector<TcpSocket>& connections,
                         std::chrono::milliseconds patience);
 
-// Makes whoever waits in a read or write on a connection to this peer return. Connections that were
-// there `before` are left alone: they are somebody else's.
-void interrupt_connections(const std::string& host, uint16_t port,
+// The addresses that a name or number stands for, in numbers; empty when it cannot be resolved. May
+// block.
+std::vector<std::string> addresses_of(const std::string& host);
+
+// Makes whoever waits in a read or write on a connection to one of these addresses return.
+// Connections that were there `before` are left alone: they are somebody else's.
+void interrupt_connections(const std::vector<std::string>& hosts, uint16_t port,
                            const std::vector<ino_t>& before);
 std::vector<ino_t> tcp_inodes();
 

@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
-import { connect, createServer } from 'node:net'
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { isKvxError, type Transfer } from '@kvx/core/backend'
 import { allocate } from '@kvx/native'
 import { beforeAll, expect, test, vi } from 'vitest'
@@ -305,5 +306,40 @@ test('more pieces than Mooncake queues for one peer all arrive, however slow the
   peer.signal('SIGCONT')
   await transfer.done
   expect(await peer.ask('others', { value: 6 })).toBe(0)
+  await engine.close()
+})
+
+test('giving up a connect to a host that is given by name leaves connections to the same port of other hosts alone', async () => {
+  const silent = createServer()
+  const port = await new Promise<number>((resolve) => {
+    silent.listen(0, '127.0.0.1', () => {
+      resolve((silent.address() as AddressInfo).port)
+    })
+  })
+  const other = createServer((socket) => socket.pipe(socket))
+  await new Promise<void>((resolve) => other.listen(port, '127.0.0.2', resolve))
+  const engine = await openEngine()
+  const address = Buffer.concat([Buffer.alloc(8), Buffer.from(`localhost:${String(port)}`)])
+  const reached = once(silent, 'connection') as Promise<[Socket]>
+  const controller = new AbortController()
+  const connecting = rejection(
+    engine.connect(
+      { generation: 'a'.repeat(32), address, regions: [] },
+      { timeoutMs: 60_000, signal: controller.signal },
+    ),
+  )
+  const [held] = await reached
+  const innocent = connect({ host: '127.0.0.2', port })
+  await once(innocent, 'connect')
+  controller.abort()
+  // Its own connection is cut.
+  await once(held.resume(), 'close')
+  expect((await connecting).code).toBe('ERR_KVX_ABORTED')
+  const echo = once(innocent, 'data')
+  innocent.write('still there')
+  expect(String((await echo)[0])).toBe('still there')
+  innocent.destroy()
+  silent.close()
+  other.close()
   await engine.close()
 })

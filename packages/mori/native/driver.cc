@@ -184,10 +184,16 @@ void MoriDriver::register_memory(RegionId id, const Memory& memory, Bytes& descr
         gpu ? memory.device : -1, gpu ? MemoryLocation::kGpu : MemoryLocation::kCpu);
     // MORI registers with the device when a peer first asks, and aborts when that fails then. A
     // session with ourselves makes it happen now, right after it was tried.
-    Rail self{own_desc(), {}};
-    self.desc.key += "/self";
-    api_->register_remote(engine_.get(), self.desc);
-    make_session(desc, desc, self);
+    try {
+      Rail self{own_desc(), {}};
+      self.desc.key += "/self";
+      api_->register_remote(engine_.get(), self.desc);
+      make_session(desc, desc, self);
+    } catch (const std::exception&) {
+      // Nobody would ever give it back, and the memory could not be registered again.
+      api_->deregister_memory(engine_.get(), desc);
+      throw;
+    }
     const std::lock_guard lock(mutex_);
     regions_[id] = desc;
     descriptor = wire::encode(desc);

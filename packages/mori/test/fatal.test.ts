@@ -167,6 +167,22 @@ test('memory that cannot be registered is refused, and the engine goes on', limi
   await expect(engine.register(allocate(1 << 20))).resolves.toMatchObject({ bytes: 1 << 20 })
 })
 
+test(
+  'a registration that fails half way is refused, and the same memory can be registered afterwards',
+  limit,
+  async () => {
+    const engine = await look()
+    onTestFinished(() => engine.close())
+    const memory = allocate(1 << 20)
+    const before = control.get('regions')
+    control.set('noQueuePairs', 1)
+    await expect(engine.register(memory)).rejects.toMatchObject({ code: 'ERR_KVX_MEMORY' })
+    control.set('noQueuePairs', 0)
+    expect(control.get('regions')).toBe(before)
+    await expect(engine.register(memory)).resolves.toMatchObject({ bytes: 1 << 20 })
+  },
+)
+
 test('the same memory cannot be registered twice', limit, async () => {
   const engine = await look()
   onTestFinished(() => engine.close())

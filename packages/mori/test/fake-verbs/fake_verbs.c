@@ -44,10 +44,11 @@ struct control {
   _Atomic uint32_t hold;    // while not 0, posted work requests wait
   _Atomic uint32_t held;    // out: how many wait
   _Atomic uint32_t refuse;  // the n-th registration from now is refused; all of them for 0xffffffff
-  _Atomic uint32_t regions;      // out: registered now
-  _Atomic uint32_t queue_pairs;  // out: existing now
-  _Atomic uint32_t landed;       // out: work requests that were carried out
-  _Atomic uint32_t refused;      // out: work requests that the target refused
+  _Atomic uint32_t regions;         // out: registered now
+  _Atomic uint32_t queue_pairs;     // out: existing now
+  _Atomic uint32_t landed;          // out: work requests that were carried out
+  _Atomic uint32_t refused;         // out: work requests that the target refused
+  _Atomic uint32_t no_queue_pairs;  // while not 0, no queue pair can be made
 };
 
 enum { kRegions = 4096, kWriters = 16, kPieces = 32 };
@@ -616,6 +617,10 @@ int ibv_destroy_srq(struct ibv_srq* srq) {
 }
 
 struct ibv_qp* ibv_create_qp(struct ibv_pd* pd, struct ibv_qp_init_attr* attributes) {
+  if (control->no_queue_pairs) {
+    errno = ENOMEM;
+    return NULL;
+  }
   struct queue_pair* qp = calloc(1, sizeof *qp);
   qp->base.context = pd->context;
   qp->base.pd = pd;

@@ -28,6 +28,7 @@ const fields = [
   'queuePairs',
   'landed',
   'refused',
+  'noQueuePairs',
 ] as const
 type Field = (typeof fields)[number]
 
