@@ -23,8 +23,12 @@ import type { ResolvedSampling } from './sampling.ts'
 import { checkState, stateShape, type Place } from './state/blob.ts'
 import { geometryOf, unsupported, type Geometry } from './state/geometry.ts'
 import { saveState } from './state/scratch.ts'
+import { Aside } from './text/aside.ts'
 import { StreamingDetokenizer } from './text/detokenizer.ts'
 import { Vocabulary } from './text/vocabulary.ts'
+
+/** A text of so many bytes is tokenized within a few milliseconds, whatever it says. */
+const shortBytes = 8192
 
 export interface LoadOptions {
   /** A GGUF file. */
@@ -76,6 +80,7 @@ export class LlamaModel {
   readonly #weights: Weights
   readonly #pool: (Memory & { free(): void }) | undefined
   readonly #samplers: readonly Sampler[]
+  readonly #aside: Aside
   #disposed: Promise<void> | undefined
 
   /**
@@ -144,6 +149,7 @@ export class LlamaModel {
       const bytes = layout.tensors.reduce((sum, tensor) => sum + pages * tensor.pageBytes, 0)
       const pool = pages > 0 ? allocate(bytes) : undefined
       return new LlamaModel(llama, weights, {
+        path,
         id,
         geometry,
         layout,
@@ -166,6 +172,7 @@ export class LlamaModel {
     llama: Llama,
     weights: Weights,
     parts: {
+      path: string
       id: string
       geometry: Geometry
       layout: Layout
@@ -183,6 +190,7 @@ export class LlamaModel {
     this.contextLength = parts.contextLength
     this.chunkTokens = parts.chunkTokens
     this.vocabulary = new Vocabulary(weights)
+    this.#aside = new Aside(parts.path, this.vocabulary.size)
     this.slots = new Slots(parts.slots)
     this.#samplers = parts.slots.map(({ sampler }) => sampler)
     this.#pool = parts.pool
@@ -206,7 +214,36 @@ export class LlamaModel {
 
   /** Special tokens in the text are recognised; begins with the BOS token when the model wants one. */
   tokenize(text: string): number[] {
-    const tokens = this.#weights.tokenize(text, true)
+    return this.#withBos(this.#weights.tokenize(text, true))
+  }
+
+  /**
+   * As `tokenize`, for a text of any length: what has more tokens than the context is refused, before it is
+   * tokenized where its length alone tells, and a long text is tokenized in another process.
+   *
+   * @throws KvxError `ERR_KVX_INVALID_ARGUMENT` when the text is too long, `ERR_KVX_OVER_LIMIT` when too many
+   *   wait, `ERR_KVX_TIMEOUT`, `ERR_KVX_MODEL`, `ERR_KVX_ABORTED`, `ERR_KVX_CLOSED`
+   */
+  async tokenizePrompt(text: string, signal?: AbortSignal): Promise<number[]> {
+    const bytes = Buffer.byteLength(text)
+    const least = this.vocabulary.leastTokens(bytes)
+    const refuse = (what: string): never => {
+      throw new KvxError(
+        'ERR_KVX_INVALID_ARGUMENT',
+        `The prompt has ${what}; the context length is ${String(this.contextLength)}. Shorten the prompt.`,
+      )
+    }
+    if (least > this.contextLength) {
+      refuse(`${String(bytes)} bytes, and therefore ${String(least)} tokens or more`)
+    }
+    if (bytes <= shortBytes) return this.tokenize(text)
+    const enough = this.contextLength + 1
+    const tokens = await this.#aside.tokenize(text, enough, signal)
+    if (tokens.length >= enough) refuse(`${String(tokens.length)} tokens or more`)
+    return this.#withBos(Array.from(tokens))
+  }
+
+  #withBos(tokens: number[]): number[] {
     const { bos, shouldPrependBosToken } = this.#weights.tokens
     return shouldPrependBosToken && bos !== null && tokens[0] !== bos ? [bos, ...tokens] : tokens
   }
@@ -278,6 +315,7 @@ export class LlamaModel {
     this.#disposed ??= (async () => {
       this.slots.close()
       this.prefillTurn.close()
+      await this.#aside.close()
       await this.gate.close()
       for (const sampler of this.#samplers) sampler.dispose()
       await this.#llama.dispose()

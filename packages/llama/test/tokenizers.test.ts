@@ -5,6 +5,7 @@ import fc from 'fast-check'
 import { getLlama, LlamaLogLevel, type LlamaModel as Weights, type Token } from 'node-llama-cpp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { generate, LlamaModel, StopMatcher } from '../src/index.ts'
+import { specialsOf, tokenizeBy } from '../src/text/native.ts'
 import { writeGguf } from './support/gguf.ts'
 import { modelWith, tokenizers } from './support/vocabularies.ts'
 
@@ -18,7 +19,7 @@ describe.each(tokenizers)('$name', (tokenizer) => {
     folder = await mkdtemp(join(tmpdir(), 'kvx-tokenizers-'))
     const path = join(folder, 'model.gguf')
     await writeFile(path, writeGguf(modelWith(tokenizer)))
-    model = await LlamaModel.load({ path, contextLength: 256 })
+    model = await LlamaModel.load({ path, contextLength: 30_000, chunkTokens: 64 })
     const llama = await getLlama({
       ...{ gpu: false, build: 'never', skipDownload: true, progressLogs: false },
       logLevel: LlamaLogLevel.error,
@@ -75,6 +76,44 @@ describe.each(tokenizers)('$name', (tokenizer) => {
         expect(same(again)).toBe(same(text))
       }),
     )
+  })
+
+  const texts = fc
+    .array(
+      fc.oneof(
+        fc.constantFrom('<|im_start|>', '<|im_end|>', '<tool>', '<s>', '</s>', '<|im_', '|>'),
+        fc.constantFrom(' ', '  ', '\n', ' the', 'cat', "don't", ' .', '世界', '😀', 'é', '<0x41>'),
+        fc.string({ unit: 'grapheme', maxLength: 6 }).filter((text) => !text.includes('\0')),
+      ),
+      { maxLength: 30 },
+    )
+    .map((parts) => parts.join(''))
+
+  test('a text that is cut at its special tokens has the tokens that llama.cpp makes of the whole', () => {
+    const specials = specialsOf(native)
+    fc.assert(
+      fc.property(texts, (text) => {
+        const whole = text === '' ? [] : native.tokenize(text, true)
+        expect([...tokenizeBy(native, specials, text, Infinity)]).toEqual(whole)
+      }),
+      { numRuns: 500 },
+    )
+  })
+
+  test('no text has fewer tokens than its length tells', () => {
+    fc.assert(
+      fc.property(texts, (text) => {
+        const { vocabulary } = model
+        const least = vocabulary.leastTokens(Buffer.byteLength(text))
+        expect(native.tokenize(text, true).length).toBeGreaterThanOrEqual(least)
+      }),
+      { numRuns: 500 },
+    )
+  })
+
+  test('a long text has the same tokens from the other process', async () => {
+    const text = Array.from({ length: 900 }, () => 'the cat<|im_end|> 世界 <tool>is').join(' ')
+    expect(await model.tokenizePrompt(text)).toEqual(model.tokenize(text))
   })
 
   test('no piece of whole characters has a replacement character', () => {

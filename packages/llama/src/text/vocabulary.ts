@@ -26,6 +26,8 @@ export class Vocabulary {
   readonly #weights: Weights
   readonly #texts: readonly string[]
   readonly #marksBlanks: boolean
+  /** The most bytes of a text that one token can stand for; undefined where tokenizers leave text out. */
+  readonly longest: number | undefined
   /** The tokenizer puts a blank before a text that begins without one. */
   readonly addsBlank: boolean
 
@@ -34,8 +36,34 @@ export class Vocabulary {
     this.#texts = weights.fileInfo.metadata.tokenizer.ggml.tokens
     this.size = this.#texts.length
     this.#marksBlanks = marksBlanks(weights, this.#texts)
+    this.longest = this.#longest()
     const [first] = weights.tokenize('a', false)
     this.addsBlank = first !== undefined && this.bytes(first)[0] === 0x20
+  }
+
+  /** The least tokens that a text of so many bytes has. */
+  leastTokens(bytes: number): number {
+    return this.longest === undefined ? 0 : Math.ceil(bytes / this.longest)
+  }
+
+  #longest(): number | undefined {
+    const { ggml } = this.#weights.fileInfo.metadata.tokenizer
+    // Of these it is known that every byte of a text is in a token. Others normalise the text, or have one
+    // token for all that they do not know.
+    if (!['llama', 'gpt2', 'rwkv'].includes(ggml.model) || 'normalizer' in ggml) return undefined
+    if (ggml.model === 'gpt2') {
+      const letters = new Set(this.#texts.filter((text) => text.length === 1))
+      if (![...byteOf.keys()].every((letter) => letters.has(letter))) return undefined
+    }
+    let longest = 1
+    for (let id = 0; id < this.size; id++) {
+      const { lstrip, rstrip } = this.#weights.getTokenAttributes(id as Token)
+      if (lstrip || rstrip) return undefined
+      // A special token has no text of its own, but is written in prompts.
+      const written = Buffer.byteLength(this.#texts[id] ?? '')
+      longest = Math.max(longest, this.bytes(id).length || written)
+    }
+    return longest
   }
 
   /** The text of a special token is empty. */

@@ -166,12 +166,13 @@ export const tokenizers: readonly Tokenizer[] = [
   },
 ]
 
-/** A small model of architecture llama with this tokenizer. */
+/** A small model of architecture llama with this tokenizer, for prompts of any length. */
 export function modelWith({ entries, values }: Tokenizer): Contents {
   const list = (key: string, of: List['of'], value: List['value']): List => ({
     ...{ key: `tokenizer.ggml.${key}`, type: 'array', of, value },
   })
   const { values: all, tensors } = tinyModel({
+    context: 2 ** 20,
     values: [
       ...values,
       list(

@@ -74,8 +74,9 @@ export function completionsApp(worker: Worker): App {
 async function complete(worker: Worker, c: AppContext): Promise<Response> {
   const { model, metrics, log } = worker
   const request = parseCompletionRequest(parseJson(await c.req.text()))
-  const tokens =
-    typeof request.prompt === 'string' ? model.tokenize(request.prompt) : request.prompt
+  const signal = clientGone(c)
+  const { prompt } = request
+  const tokens = typeof prompt === 'string' ? await model.tokenizePrompt(prompt, signal) : prompt
   // Who does not say how long the answer may be is not refused for it.
   const room = Math.max(1, model.contextLength - tokens.length)
   const maxTokens = request.maxTokens ?? Math.min(16, room)
@@ -84,7 +85,6 @@ async function complete(worker: Worker, c: AppContext): Promise<Response> {
   const sampling = resolveSampling(request.sampling, model.vocabularySize)
   const head = heading(worker.modelName)
   const events = worker.events.of(head.id, request.bootstrap.room)
-  const signal = clientGone(c)
   const call: Call = { request, tokens, maxTokens, sampling, signal, events }
 
   metrics.requestBegan()

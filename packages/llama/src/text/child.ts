@@ -1,0 +1,31 @@
+/** Tokenizes long texts, in a process of its own with nothing but the vocabulary. */
+import { getLlama, LlamaLogLevel } from 'node-llama-cpp'
+import type { Answer, Order } from './aside.ts'
+import { specialsOf, tokenizeBy } from './native.ts'
+
+// Ends with the process that it works for, however that ends, and not with a key pressed for both.
+process.on('disconnect', () => {
+  process.exit()
+})
+process.on('SIGINT', () => undefined)
+
+const answer = (value: Answer) => process.send?.(value)
+
+const llama = await getLlama({
+  gpu: false,
+  build: 'never',
+  skipDownload: true,
+  progressLogs: false,
+  maxThreads: 1,
+  logLevel: LlamaLogLevel.disabled,
+})
+const weights = await llama.loadModel({
+  modelPath: process.argv[2] ?? '',
+  vocabOnly: true,
+  gpuLayers: 0,
+})
+const specials = specialsOf(weights)
+process.on('message', ({ text, enough }: Order) => {
+  answer({ tokens: tokenizeBy(weights, specials, text, enough) })
+})
+answer({ vocabulary: weights.fileInfo.metadata.tokenizer.ggml.tokens.length })
