@@ -186,7 +186,7 @@ test('a rank that restarts replaces itself, and its old process learns that it i
   const fresh = record({ endpoint: 'tcp://127.0.0.1:4001' })
   await register(server.address, fresh)
   expect((await lost.find()).message).toContain(
-    "Rank tp0/pp0/cp0/dp0 of 'prefill-a' is registered by a newer process.",
+    "Rank tp0/pp0/cp0/dp0 of 'prefill-a' is registered by a newer process, at tcp://",
   )
   const after = await read(server.address)
   expect(after.ranks).toEqual([fresh])

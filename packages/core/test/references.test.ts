@@ -113,10 +113,12 @@ test.each(Object.entries(outside))(
   'a destination page %s the pool is refused where it is given',
   async (_where, page) => {
     const side = await pair()
-    expect(await failure(decodeLeg(side, 1n), [5, page])).toMatchObject({
+    const receiver = decodeLeg(side, 1n)
+    await expect(receiver.reserve({ pages: Int32Array.of(5, page) })).rejects.toMatchObject({
       code: 'ERR_KVX_INVALID_ARGUMENT',
       phase: 'reserve',
     })
+    receiver.abort()
     expect(untouched(side.decodeMemory)).toBe(true)
   },
 )

@@ -349,6 +349,13 @@ export class KvxError extends Error {
   get retryable(): boolean {
     return errorTable[this.code].retryable
   }
+
+  /** What `JSON.stringify` and logs show: all but the stack, and of the cause its name and message. */
+  toJSON(): object {
+    const { name, code, message, phase, peer, rank, cause } = this
+    const why = cause instanceof Error ? { name: cause.name, message: cause.message } : undefined
+    return { name, code, message, phase, peer, rank, cause: isKvxError(cause) ? cause : why }
+  }
 }
 
 export function isErrorCode(value: unknown): value is ErrorCode {

@@ -46,7 +46,7 @@ export class RankTable {
     ) {
       return refusal(
         'replaced',
-        `Rank ${key} of '${record.instance}' is registered by a newer process.`,
+        `Rank ${key} of '${record.instance}' is registered by a newer process, at ${present.record.endpoint} (incarnation ${present.record.incarnation}).`,
       )
     }
     const topology = topologyOf(record.rank)

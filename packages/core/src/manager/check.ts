@@ -23,16 +23,13 @@ export function checkLive(leg: KVSender | KVReceiver): void {
   throw new KvxError('ERR_KVX_INVALID_STATE', `Room ${key} has ended with success.`)
 }
 
-/** @throws KvxError `ERR_KVX_INVALID_ARGUMENT` */
-export function checkRequest(room: bigint, request: SendRequest, layout: Layout): void {
+/**
+ * Whether the prompt fits into the pool.
+ * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
+ */
+export function checkSize(request: SendRequest, layout: Layout): void {
   const invalid = (text: string) =>
     new KvxError('ERR_KVX_INVALID_ARGUMENT', text, { phase: 'reserve' })
-  if (typeof room !== 'bigint' || room < 0n || room >= 1n << 64n) {
-    throw invalid(`A room is a bigint from 0 to 2^64 − 1, not ${String(room)}.`)
-  }
-  if (!Number.isSafeInteger(request.tokens) || request.tokens < 1) {
-    throw invalid(`A prompt has at least one token, not ${String(request.tokens)}.`)
-  }
   const pages = Math.ceil(request.tokens / layout.pageTokens)
   if (pages > (layout.pages.kv ?? 0)) {
     throw invalid(
@@ -44,17 +41,17 @@ export function checkRequest(room: bigint, request: SendRequest, layout: Layout)
       `A prompt of ${String(request.tokens)} tokens has ${String(pages)} pages; there may be ${String(maxPromptPages)}. Larger pages make fewer.`,
     )
   }
-  if (!(request.digest instanceof Uint8Array) || request.digest.length !== 16) {
-    throw invalid('A digest has 16 bytes: use promptDigest(tokenIds).')
-  }
-  if (request.index !== undefined && !(Number.isSafeInteger(request.index) && request.index >= 0)) {
-    throw invalid(`An index is a whole number from 0 on, not ${String(request.index)}.`)
-  }
 }
+
+/** What a timer of Node can wait. */
+const longestMs = 2 ** 31 - 1
 
 /** Waits for `work`, but not longer than `ms`. */
 export async function until(work: Promise<unknown>, ms: number): Promise<void> {
   const late = new AbortController()
-  await Promise.race([work, delay(ms, undefined, { signal: late.signal }).catch(() => undefined)])
+  await Promise.race([
+    work,
+    delay(Math.min(ms, longestMs), undefined, { signal: late.signal }).catch(() => undefined),
+  ])
   late.abort()
 }

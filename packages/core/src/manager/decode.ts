@@ -9,7 +9,8 @@ import {
   type DecodeEvent,
   type DecodeState,
 } from '../protocol/index.ts'
-import { checkLive, checkOpen, checkRequest, until } from './check.ts'
+import { checkLeg, takeDrain, takeProvision, takeReservation, takeWait } from './arguments.ts'
+import { checkLive, checkOpen, checkSize, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
 import { DecodeEffects, type DecodeNews } from './effects.ts'
 import type { Engine } from './engine.ts'
@@ -65,8 +66,9 @@ export class DecodeManager implements KVManager {
   }
 
   receive(room: bigint, request: ReceiveRequest): KVReceiver {
+    checkLeg('receive', { room, request })
+    checkSize(request, this.state.self.layout)
     const index = request.index ?? 0
-    checkRequest(room, request, this.state.self.layout)
     checkOpen(this.#draining, this.#closing !== undefined)
     const key = roomKey(room, index)
     const objection = receiveObjection(this.state, key)
@@ -100,10 +102,11 @@ export class DecodeManager implements KVManager {
   }
 
   async drain(options: { deadlineMs?: number } = {}): Promise<void> {
+    const { deadlineMs = this.state.self.deadlines.progress } = takeDrain(options)
     this.#draining = true
     await until(
       Promise.all([...this.#receivers.values()].map(({ settled }) => settled)),
-      options.deadlineMs ?? this.state.self.deadlines.progress,
+      deadlineMs,
     )
   }
 
@@ -177,20 +180,17 @@ class Receiver implements KVReceiver {
   }
 
   async reserve(
-    destination: {
-      pages?: Int32Array
-      prefixTokens?: number
-      state?: Readonly<Record<string, Int32Array>>
-    },
-    { signal }: WaitOptions = {},
+    destination: Parameters<KVReceiver['reserve']>[0],
+    options: WaitOptions = {},
   ): Promise<{ prefixTokens: number }> {
-    const { pages, prefixTokens = 0, state = {} } = destination
+    const { pages, prefixTokens, state } = takeReservation(destination)
+    const { signal } = takeWait(options)
     this.#call({ type: 'host.reserve', prefixTokens, pages, state })
     return orAborted(this.#accepted.promise, signal)
   }
 
-  provide(destination: { pages: Int32Array; state?: Readonly<Record<string, Int32Array>> }): void {
-    this.#call({ type: 'host.provide', pages: destination.pages, state: destination.state ?? {} })
+  provide(destination: Parameters<KVReceiver['provide']>[0]): void {
+    this.#call({ type: 'host.provide', ...takeProvision(destination) })
   }
 
   /** Throws what is wrong with the call; then nothing has changed. */

@@ -9,6 +9,7 @@ export {
   type KVReceiver,
   type KVSender,
   type Limits,
+  type PageList,
   type ReceiveRequest,
   type SendRequest,
   type TransferSummary,

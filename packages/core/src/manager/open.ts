@@ -15,6 +15,7 @@ import {
   stageOf,
   type Rank,
 } from '../protocol/index.ts'
+import { checkOpenOptions } from './arguments.ts'
 import { DecodeManager } from './decode.ts'
 import { Engine } from './engine.ts'
 import { PrefillManager } from './prefill.ts'
@@ -28,17 +29,17 @@ import type { KVManager as KVManagerType, KVManagerOptions } from './types.ts'
  *   `ERR_KVX_MEMORY`, `ERR_KVX_BOOTSTRAP_UNREACHABLE`; nothing stays open then
  */
 async function open(options: KVManagerOptions): Promise<KVManagerType> {
+  checkOpenOptions(options)
   const { layout, memory } = options
   const log = options.log ?? silentLog
   const deadlines = settings(defaultDeadlines, options.deadlines, 'deadline')
   const limits = settings(defaultLimits, options.limits, 'limit')
-  checkOptions(options)
+  checkTogether(options)
   checkLayout(
     layout,
     memory.map(({ bytes }) => bytes),
   )
   const rank = checkedRank(options)
-  const instance = checkedInstance(options)
   const backend = await loadBackend(options.backend, { from: options.from ?? process.cwd() })
   const engine = await Engine.open({
     backend,
@@ -49,7 +50,7 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
   /** What is open already; an engine or a port that is left open would keep the host's process alive. */
   const opened: { close(): Promise<void> }[] = [engine]
   try {
-    return await openOver(engine, { options, deadlines, limits, rank, instance, log }, opened)
+    return await openOver(engine, { options, deadlines, limits, rank, log }, opened)
   } catch (error) {
     for (const part of opened.reverse()) await part.close().catch(() => undefined)
     throw error
@@ -61,19 +62,21 @@ interface Checked {
   readonly deadlines: typeof defaultDeadlines
   readonly limits: typeof defaultLimits
   readonly rank: Rank
-  readonly instance: string
   readonly log: Log
 }
 
 /** @param opened gets what has to be closed when this fails */
 async function openOver(
   engine: Engine,
-  { options, deadlines, limits, rank, instance, log }: Checked,
+  { options, deadlines, limits, rank, log }: Checked,
   opened: { close(): Promise<void> }[],
 ): Promise<KVManagerType> {
   const { role, layout, memory } = options
   const { identity, capabilities } = engine.current.engine
   const incarnation = randomBytes(16).toString('hex')
+  const instance =
+    options.instance ??
+    `${role}-${hostname()}-${String(process.pid)}-${incarnation.slice(0, 6)}`.slice(-maxNameLength)
   const self = {
     incarnation,
     instance,
@@ -150,11 +153,8 @@ async function openOver(
   return manager
 }
 
-function checkOptions(options: KVManagerOptions): void {
+function checkTogether(options: KVManagerOptions): void {
   const invalid = (text: string) => new KvxError('ERR_KVX_INVALID_OPTION', text, { phase: 'open' })
-  // JavaScript callers may pass anything.
-  if (!['prefill', 'decode'].includes(options.role))
-    throw invalid(`The role is 'prefill' or 'decode', not '${options.role as string}'.`)
   if (options.role === 'prefill' && !options.bootstrap) {
     throw invalid(
       "A prefill manager needs 'bootstrap': the address tcp://host:port of the bootstrap service of its instance.",
@@ -163,17 +163,6 @@ function checkOptions(options: KVManagerOptions): void {
   if (options.verifyKV && !options.memory.every((memory) => 'view' in memory)) {
     throw invalid("'verifyKV' needs memory that can be viewed: let kvx allocate it.")
   }
-}
-
-/** @throws KvxError `ERR_KVX_INVALID_OPTION` */
-function checkedInstance({ role, instance }: KVManagerOptions): string {
-  const name = instance ?? `${role}-${hostname()}-${String(process.pid)}`
-  if (typeof name === 'string' && name !== '' && name.length <= maxNameLength) return name
-  throw new KvxError(
-    'ERR_KVX_INVALID_OPTION',
-    `The option 'instance' is a name of 1 to ${String(maxNameLength)} characters.`,
-    { phase: 'open' },
-  )
 }
 
 /** @throws KvxError `ERR_KVX_INVALID_OPTION` */

@@ -12,7 +12,8 @@ import {
   type PrefillEvent,
   type PrefillState,
 } from '../protocol/index.ts'
-import { checkLive, checkOpen, checkRequest, until } from './check.ts'
+import { checkLeg, takeChunk, takeDrain, takeLast, takeWait } from './arguments.ts'
+import { checkLive, checkOpen, checkSize, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
 import { PrefillEffects, type PrefillNews } from './effects.ts'
 import type { Engine } from './engine.ts'
@@ -24,6 +25,7 @@ import {
   type KVManager,
   type KVReceiver,
   type KVSender,
+  type PageList,
   type SendRequest,
   type TransferSummary,
   type WaitOptions,
@@ -78,8 +80,9 @@ export class PrefillManager implements KVManager {
   }
 
   send(room: bigint, request: SendRequest): KVSender {
+    checkLeg('send', { room, request })
+    checkSize(request, this.state.self.layout)
     const index = request.index ?? 0
-    checkRequest(room, request, this.state.self.layout)
     checkOpen(this.#draining, this.#closing !== undefined)
     const key = roomKey(room, index)
     const objection = sendObjection(this.state, key)
@@ -109,12 +112,10 @@ export class PrefillManager implements KVManager {
   }
 
   async drain(options: { deadlineMs?: number } = {}): Promise<void> {
+    const { deadlineMs = this.state.self.deadlines.progress } = takeDrain(options)
     this.#draining = true
     this.#loop.dispatch({ type: 'host.drain' })
-    await until(
-      Promise.all([...this.#senders.values()].map(({ settled }) => settled)),
-      options.deadlineMs ?? this.state.self.deadlines.progress,
-    )
+    await until(Promise.all([...this.#senders.values()].map(({ settled }) => settled)), deadlineMs)
   }
 
   close(): Promise<void> {
@@ -189,7 +190,8 @@ class Sender implements KVSender {
     this.#emit = emit
   }
 
-  reserved({ signal }: WaitOptions = {}): Promise<{ prefixTokens: number }> {
+  async reserved(options: WaitOptions = {}): Promise<{ prefixTokens: number }> {
+    const { signal } = takeWait(options)
     return orAborted(this.#reserved.promise, signal)
   }
 
@@ -205,8 +207,9 @@ class Sender implements KVSender {
     this.#emit({ type: 'host.queued', queued: false })
   }
 
-  async write(chunk: Chunk, { signal }: WaitOptions = {}): Promise<void> {
-    const { start, pages, layers } = chunk
+  async write(chunk: Chunk, options: WaitOptions = {}): Promise<void> {
+    const { start, pages, layers } = takeChunk(chunk)
+    const { signal } = takeWait(options)
     const write = this.#nextWrite++
     const posted = new Deferred<void>()
     this.#writes.set(write, posted)
@@ -221,10 +224,12 @@ class Sender implements KVSender {
   }
 
   async finish(
-    last: { state?: Readonly<Record<string, Int32Array>>; aux?: Aux } = {},
-    { signal }: WaitOptions = {},
+    last: { state?: Readonly<Record<string, PageList>>; aux?: Aux } = {},
+    options: WaitOptions = {},
   ): Promise<TransferSummary> {
-    this.#call({ type: 'host.finish', state: last.state ?? {}, aux: last.aux ?? {} })
+    const { state, aux } = takeLast(last)
+    const { signal } = takeWait(options)
+    this.#call({ type: 'host.finish', state, aux })
     return orAborted(this.#finished.promise, signal)
   }
 

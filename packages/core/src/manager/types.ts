@@ -35,13 +35,19 @@ export interface KVManagerOptions {
   layout: Layout
   /** Registered in this order; `Tensor.region` counts in it. */
   memory: readonly Memory[]
-  /** One secret per deployment; see `control/keys.ts`. */
+  /** One secret per deployment: 16 bytes or more, random. */
   token: string
-  /** Address on which this manager is reached by its peers. Default 127.0.0.1, a port is chosen. */
+  /**
+   * Address on which this manager listens and under which its peers reach it, so not 0.0.0.0. Default 127.0.0.1; a
+   * port is chosen.
+   */
   host?: string
   /** prefill: the bootstrap service at which this rank registers, as `tcp://host:port`. */
   bootstrap?: string
-  /** Name of the instance, the same for all of its ranks. Default for a single rank: role, host and process id. */
+  /**
+   * Name of the instance, the same for all of its ranks. Default for a single rank: role, host, process id and a part of the
+   * incarnation, which no other manager has.
+   */
   instance?: string
   /**
    * Where this rank stands in its instance. Default: the only one. `stages` default to an even spread of
@@ -182,7 +188,7 @@ export interface KVSender {
   write(chunk: Chunk, options?: WaitOptions): Promise<void>
   /** After the last `write`: resolves when every decode rank has acknowledged the whole request. */
   finish(
-    last?: { state?: Readonly<Record<string, Int32Array>>; aux?: Aux },
+    last?: { state?: Readonly<Record<string, PageList>>; aux?: Aux },
     options?: WaitOptions,
   ): Promise<TransferSummary>
   /**
@@ -197,11 +203,14 @@ export interface KVSender {
   readonly error: KvxError | undefined
 }
 
+/** Page numbers. An `Int32Array` is not copied: leave it as it is until the request has settled. */
+export type PageList = Int32Array | readonly number[]
+
 export interface Chunk {
   /** Index of the first page, counted from the prompt's first page. What lies in the prefix is skipped. */
   start: number
   /** Source pages, in the order of the prompt. */
-  pages: Int32Array
+  pages: PageList
   /** Half-open range of layers. Default: all. */
   layers?: readonly [number, number]
 }
@@ -223,9 +232,9 @@ export interface KVReceiver {
    */
   reserve(
     destination: {
-      pages?: Int32Array
+      pages?: PageList
       prefixTokens?: number
-      state?: Readonly<Record<string, Int32Array>>
+      state?: Readonly<Record<string, PageList>>
     },
     options?: WaitOptions,
   ): Promise<{ prefixTokens: number }>
@@ -234,7 +243,7 @@ export interface KVReceiver {
    * it fails before.
    */
   readonly wanted: Promise<void>
-  provide(destination: { pages: Int32Array; state?: Readonly<Record<string, Int32Array>> }): void
+  provide(destination: { pages: PageList; state?: Readonly<Record<string, PageList>> }): void
   /** Every byte has arrived and agrees with the manifest; or a KvxError with code, phase, peer, rank, cause. */
   readonly done: Promise<{ aux: Aux; report: TransferSummary }>
   /** No byte of this request can land any more: the destination pages may be used for others. Never rejects. */
