@@ -1,6 +1,6 @@
 // The peer of the benchmark: the same messages, as kvx sent them, through nothing but zeromq with CURVE and the codec.
 import { curveKeyPair, Dealer, Router } from 'zeromq'
-import { decodeMessage, encodeMessage } from '../dist/control/codec.js'
+import { decodeFrame, encodeMessage } from '../dist/control/codec.js'
 
 export async function openBarePrefill() {
   const keys = curveKeyPair()
@@ -14,7 +14,7 @@ export async function openBarePrefill() {
   let script = []
   void (async () => {
     for await (const [peer, frame] of socket) {
-      const { room, last } = decodeMessage(frame)
+      const [{ room, last }] = decodeFrame(frame)
       // All that prefill has to say comes after decode's first word.
       if (last || script.length === 0) continue
       for (const message of script) void socket.send([peer, encodeMessage({ ...message, room })])
@@ -43,7 +43,7 @@ export async function openBareDecode({ endpoint, key }) {
   let answers = 0
   void (async () => {
     for await (const [frame] of socket) {
-      const { room } = decodeMessage(frame)
+      const [{ room }] = decodeFrame(frame)
       const one = waiting.get(room)
       if (one === undefined || ++one.heard < answers) continue
       waiting.delete(room)

@@ -1,4 +1,4 @@
-/** Makes frames of messages: as they are, with other values in them, with damaged bytes, or of noise alone. */
+/** Makes frames of messages, one or several: as they are, with other values in them, with damaged bytes, or of noise alone. */
 import { encodeMessage } from '../dist/control/codec.js'
 
 const numbers = [
@@ -93,6 +93,12 @@ const someLength = (random) => random.pick(random.chance(0.03) ? longLengths : l
  * @returns {Uint8Array} a frame
  */
 export function makeFrame(random, templates) {
+  if (!random.chance(0.1)) return makePart(random, templates)
+  const parts = Array.from({ length: 2 + random.below(5) }, () => makePart(random, templates))
+  return new Uint8Array(Buffer.concat(parts))
+}
+
+function makePart(random, templates) {
   const kind = random.below(100)
   if (kind < 4) return noise(random)
   const template = random.pick(templates)

@@ -4,7 +4,7 @@
  * changes the state.
  */
 import { isKvxError } from '../dist/backend/index.js'
-import { decodeMessage, encodeMessage } from '../dist/control/codec.js'
+import { decodeFrame, encodeMessage } from '../dist/control/codec.js'
 import { parseMessage } from '../dist/protocol/index.js'
 import { BootstrapWorld } from './bootstrap-world.mjs'
 import { DecodeWorld } from './decode-world.mjs'
@@ -40,7 +40,7 @@ export function fuzzReducers({ seed, frames, everyHash, onProgress }) {
   }
   // Mutants of what is wrong to begin with would never get far.
   for (const world of [new PrefillWorld(random), new DecodeWorld(random)]) {
-    for (const template of world.templates()) parseMessage(decodeMessage(encodeMessage(template)))
+    for (const template of world.templates()) parseMessage(overTheWire(template))
   }
   let done = 0
   while (done < frames) {
@@ -52,7 +52,7 @@ export function fuzzReducers({ seed, frames, everyHash, onProgress }) {
       for (let i = 0; i < framesPerTurn && done < frames; i++) {
         const frame = makeFrame(random, templates)
         try {
-          add(`${world.name}: ${feed(world, frame, random, everyHash, add)}`)
+          feedFrame(world, frame, random, everyHash, add)
         } catch (cause) {
           const bytes = Buffer.from(frame).toString('hex').slice(0, 8_000)
           throw new Finding(
@@ -73,9 +73,25 @@ export function fuzzReducers({ seed, frames, everyHash, onProgress }) {
   return counts
 }
 
-function feed(world, frame, random, everyHash, add) {
-  const message = refused(() => decodeMessage(frame), ['ERR_KVX_PROTOCOL'])
-  if (message === undefined) return 'refused by the codec'
+/** A message as the other side gets it. */
+function overTheWire(message) {
+  const [decoded] = decodeFrame(encodeMessage(message))
+  return decoded
+}
+
+/** All messages of a frame, up to the first that is none. */
+function feedFrame(world, frame, random, everyHash, add) {
+  const messages = decodeFrame(frame)
+  for (;;) {
+    const next = refused(() => messages.next(), ['ERR_KVX_PROTOCOL'])
+    if (next?.done) return
+    const outcome = next ? feed(world, next.value, random, everyHash, add) : 'refused by the codec'
+    add(`${world.name}: ${outcome}`)
+    if (next === undefined) return
+  }
+}
+
+function feed(world, message, random, everyHash, add) {
   const compares = everyHash === 1 || random.below(everyHash) === 0
   if (world instanceof BootstrapWorld) {
     const before = compares ? canonical(world.state, counters) : ''
@@ -103,7 +119,7 @@ function feed(world, frame, random, everyHash, add) {
   const outcome = outcomeOf(effects, total(state.dropped) > drops, parsed)
   if (compares) {
     for (const effect of effects)
-      if (effect.do === 'send') parseMessage(decodeMessage(encodeMessage(effect.message)))
+      if (effect.do === 'send') parseMessage(overTheWire(effect.message))
     if (outcome !== 'taken' || isForeign) {
       add('compared')
       const reasons = [...state.dropped]

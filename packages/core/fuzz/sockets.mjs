@@ -7,7 +7,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import * as zmq from 'zeromq'
 import { backendSymbol } from '../dist/backend/index.js'
 import { BootstrapServer, readInstance, registerRank } from '../dist/bootstrap/index.js'
-import { decodeMessage } from '../dist/control/codec.js'
+import { decodeFrame } from '../dist/control/codec.js'
 import { deploymentKeys } from '../dist/control/index.js'
 import { promptDigest } from '../dist/layout/index.js'
 import { KVManager } from '../dist/manager/index.js'
@@ -230,7 +230,7 @@ async function impostor(random, decode, count) {
   const world = new DecodeWorld(random)
   let sent = 0
   for await (const [id, frame] of socket) {
-    const { from: to, gen } = decodeMessage(frame)
+    const [{ from: to, gen }] = decodeFrame(frame)
     world.turn()
     const templates = world.templates().map((message) => ({
       ...message,

@@ -15,7 +15,8 @@ import { registerRank, type RegisterOptions } from '../src/bootstrap/register.ts
 import { RankTable } from '../src/bootstrap/table.ts'
 import { Waits } from '../src/bootstrap/waits.ts'
 import { watchInstance, type WatchOptions } from '../src/bootstrap/watch.ts'
-import { decodeMessage, encodeMessage } from '../src/control/codec.ts'
+import { decodeFrame, encodeMessage } from '../src/control/codec.ts'
+import { type Connection } from '../src/control/server.ts'
 import { maxNameLength } from '../src/protocol/messages.ts'
 import { makeRank, maxRanks } from '../src/protocol/rank.ts'
 import { cleanup, Journal, openClient, openServer, token } from './control-helpers.ts'
@@ -116,7 +117,8 @@ test.each([
     if (found === undefined) throw new Error('nothing was registered')
     expect(found.complete).toBe(true)
     const frame = encodeMessage({ v: 1, kind: 'instance', found: packInstance(found) })
-    const reply = v.parse(replySchema, decodeMessage(frame))
+    const [decoded] = decodeFrame(frame)
+    const reply = v.parse(replySchema, decoded)
     if (reply.kind !== 'instance') throw new Error('no instance')
     expect(reply.found?.ranks).toHaveLength(maxRanks)
     for (const i of [0, 1, 64, maxRanks - 1]) expect(reply.found?.ranks[i]).toEqual(found.ranks[i])
@@ -488,17 +490,21 @@ test('a watch that was told of a failure is told of the same state again', async
     complete: true,
     ranks: [rank],
   }
-  const { server, messages } = await openServer({
-    onMessage: (connection, message) => {
-      messages.add({ connection, message })
+  const waits = new Journal<unknown>()
+  const service = {
+    port: await lastingPort(),
+    onMessage: (connection: Connection, message: Record<string, unknown>) => {
       if (message.waitMs === undefined)
         connection.send({ v: 1, kind: 'instance', found: packInstance(found) })
+      else waits.add(message.waitMs)
     },
-  })
+  }
+  const { server } = await openServer(service)
   const { reads, failures } = watch(server.endpoint, untilNews)
-  const { connection } = await messages.find(({ message }) => message.waitMs === 60_000)
-  connection.close()
+  await waits.count(1)
+  await server.close()
   await failures.find()
+  await openServer(service)
   expect((await reads.count(2)).map(({ revision }) => revision)).toEqual([7, 7])
 })
 

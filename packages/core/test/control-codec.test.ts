@@ -2,16 +2,30 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { Encoder } from 'cbor-x'
 import { isKvxError } from '@kvx/core/backend'
-import { decodeMessage, encodeMessage, type Message } from '../src/control/codec.ts'
+import { decodeFrame, encodeMessage, maxFrameMessages, type Message } from '../src/control/codec.ts'
 
-/** `undefined` when the frame is refused; anything but ERR_KVX_PROTOCOL fails the test. */
-function decodeOrRefuse(frame: Uint8Array, limit?: number): Message | undefined {
+/** What a frame gives out, and whether it was refused then; anything but ERR_KVX_PROTOCOL fails the test. */
+function read(frame: Uint8Array, limit?: number): { messages: Message[]; refused: boolean } {
+  const messages: Message[] = []
   try {
-    return decodeMessage(frame, limit)
+    for (const message of decodeFrame(frame, limit)) messages.push(message)
+    return { messages, refused: false }
   } catch (error) {
-    if (isKvxError(error) && error.code === 'ERR_KVX_PROTOCOL') return undefined
+    if (isKvxError(error) && error.code === 'ERR_KVX_PROTOCOL') return { messages, refused: true }
     throw error
   }
+}
+
+/** The message of a frame that holds one; `undefined` when it is refused. */
+function decodeOrRefuse(frame: Uint8Array, limit?: number): Message | undefined {
+  const { messages, refused } = read(frame, limit)
+  return refused ? undefined : messages[0]
+}
+
+function overTheWire(message: Message): Message {
+  const [decoded, ...more] = decodeFrame(encodeMessage(message))
+  if (decoded === undefined || more.length > 0) throw new Error('not one message')
+  return decoded
 }
 
 const u64 = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n })
@@ -47,7 +61,7 @@ test('plain data comes back as it was, bytes and 64-bit numbers exactly', () => 
   }))
   fc.assert(
     fc.property(fc.dictionary(key, value, { noNullPrototype: true }), (message) => {
-      expect(plain(decodeMessage(encodeMessage(message)))).toEqual(plain(message))
+      expect(plain(overTheWire(message))).toEqual(plain(message))
     }),
     { numRuns: 300 },
   )
@@ -58,25 +72,23 @@ test('a room of 64 bits arrives as the same bigint, also when it is small', () =
     fc.property(
       fc.oneof(u64, fc.constantFrom(0n, 1n, 2n ** 53n, 2n ** 63n - 1n, 2n ** 64n - 1n)),
       (room) => {
-        expect(decodeMessage(encodeMessage({ room })).room).toBe(room)
+        expect(overTheWire({ room }).room).toBe(room)
       },
     ),
   )
 })
 
-test('random bytes are a map or are refused, never anything else', () => {
+test('random bytes are maps or are refused, never anything else', () => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 200 }), (frame) => {
-      const message = decodeOrRefuse(frame)
-      expect(
-        message === undefined || (typeof message === 'object' && !Array.isArray(message)),
-      ).toBe(true)
+      const { messages } = read(frame)
+      expect(messages.every((m) => typeof m === 'object' && !Array.isArray(m))).toBe(true)
     }),
     { numRuns: 5_000 },
   )
 })
 
-test('mutated messages are a map or are refused, never anything else', () => {
+test('mutated messages are maps or are refused, never anything else', () => {
   const frame = encodeMessage({
     v: 1,
     kind: 'reserve',
@@ -145,4 +157,51 @@ test('a frame above the limit is refused on both sides', () => {
     expect.objectContaining({ code: 'ERR_KVX_OVER_LIMIT' }),
   )
   expect(decodeOrRefuse(encodeMessage(message), 900)).toBeUndefined()
+})
+
+test('a frame is one message after the other, and they come out in their order', () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.dictionary(fc.string({ minLength: 1, maxLength: 4 }), fc.nat()), {
+        minLength: 1,
+        maxLength: 20,
+      }),
+      (sent) => {
+        const frame = Buffer.concat(sent.map((message) => encodeMessage(message)))
+        const { messages, refused } = read(frame)
+        expect(refused).toBe(false)
+        expect(messages.map(plain)).toEqual(sent.map((message) => plain({ ...message })))
+      },
+    ),
+  )
+})
+
+test('the first that is no message ends a frame: those before it count, those behind it are lost', () => {
+  const frame = (...parts: Uint8Array[]) => read(Buffer.concat(parts))
+  const one = (i: number) => encodeMessage({ i })
+  expect(frame(one(1), one(2), hex('c0'), one(3))).toEqual({
+    messages: [{ i: 1 }, { i: 2 }],
+    refused: true,
+  })
+  expect(frame(hex('ff'), one(1))).toEqual({ messages: [], refused: true })
+  expect(frame(one(1), one(2).subarray(0, 3))).toEqual({ messages: [{ i: 1 }], refused: true })
+})
+
+test('the number of messages in a frame is bounded', () => {
+  const one = encodeMessage({ i: 1 })
+  const many = (count: number) => read(Buffer.concat(new Array<Uint8Array>(count).fill(one)))
+  expect(many(maxFrameMessages)).toMatchObject({ refused: false })
+  const { messages, refused } = many(maxFrameMessages + 1)
+  expect(refused).toBe(true)
+  expect(messages).toHaveLength(maxFrameMessages)
+})
+
+test('a message of more values than a receiver takes is refused before it is sent', () => {
+  const message = (values: number) => ({ a: new Array<number>(values).fill(1_000) })
+  const limit = 65_536
+  // The map, its key and the array count as well.
+  expect(decodeOrRefuse(encodeMessage(message(limit - 3)))).toBeDefined()
+  expect(() => encodeMessage(message(limit - 2))).toThrow(
+    expect.objectContaining({ code: 'ERR_KVX_OVER_LIMIT' }),
+  )
 })

@@ -170,37 +170,6 @@ test('the server learns that a client has gone', async () => {
   connection.send({ into: 'the void' })
 })
 
-test('a connection that the server gives up delivers nothing more, and the client makes another', async () => {
-  const { server, messages, closed } = await openServer()
-  const { client, up, lost, states } = openClient(server.endpoint)
-  await up()
-  client.send({ a: 1 })
-  const { connection } = await messages.find()
-  connection.close()
-  expect(await closed.find()).toBe(connection)
-  await lost()
-  while (!client.up) await states.count(states.entries.length + 1)
-  client.send({ a: 2 })
-  const second = await messages.find(({ message }) => message.a === 2)
-  expect(second.connection.id).not.toBe(connection.id)
-})
-
-test('a client that does not read loses its connection instead of making the server wait', async () => {
-  const { server, messages, closed } = await openServer()
-  const { client, up } = openClient(server.endpoint)
-  await up()
-  client.send({ a: 1 })
-  const { connection } = await messages.find()
-  // All in one turn of the event loop, so the client, in this same thread, reads nothing meanwhile.
-  const big = { blob: new Uint8Array(maxMessageBytes - 1_000) }
-  for (let i = 0; i < 20_000 && !connection.closed; i += 1) {
-    connection.send(i < 16 ? big : { i })
-    if (i % 500 === 0) await Promise.resolve()
-  }
-  await closed.find()
-  expect(connection.closed).toBe(true)
-})
-
 test('a message above the limit is refused before it is sent', async () => {
   const { server, messages } = await openServer()
   const { client, up } = openClient(server.endpoint)

@@ -1,7 +1,7 @@
 /** Effects that fail: what they concern fails with them, and nothing else. */
 import { afterEach, expect, test, vi } from 'vitest'
 import { KvxError, silentLog } from '../src/backend/index.ts'
-import { ControlClient, decodeMessage, encodeMessage } from '../src/control/index.ts'
+import { ControlClient, decodeFrame, encodeMessage } from '../src/control/index.ts'
 import { promptDigest } from '../src/layout/index.ts'
 import { KVManager, type KVManagerOptions } from '../src/manager/index.ts'
 import { Loop } from '../src/manager/loop.ts'
@@ -119,7 +119,8 @@ test('the longest outcome of a request fits into a message', () => {
     aux: { firstToken: 1, logprob: -0.1, cachedTokens: 1, blob: new Uint8Array(maxAuxBytes) },
   }
   const status = { ...about, k: 'status', state: 'complete', pages: maxPromptPages, outcome }
-  const message = parseMessage(decodeMessage(encodeMessage(status)))
+  const [decoded] = decodeFrame(encodeMessage(status))
+  const message = parseMessage(decoded)
   expect(message.k).toBe('status')
 })
 

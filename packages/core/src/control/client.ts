@@ -1,12 +1,16 @@
 import { Context, Dealer, type Observer } from 'zeromq'
 import { type Log } from '../backend/contract.ts'
 import { KvxError, toKvxError } from '../backend/errors.ts'
-import { decodeMessage, encodeMessage, type Message } from './codec.ts'
+import { decodeFrame, encodeMessage, type Message } from './codec.ts'
 import { parseEndpoint } from './endpoint.ts'
 import { deploymentKeys } from './keys.ts'
-import { closeFrame, defaultLivenessMs, probeFrame, socketOptions } from './socket.ts'
+import { Outbox } from './outbox.ts'
+import { baseUnsentBytes, defaultLivenessMs, probeFrame, socketOptions } from './socket.ts'
 
 const connectMs = 3_000
+
+/** Frames that libzmq holds of a connection; what waits behind them waits in the outbox. */
+const maxFramesInLibzmq = 16
 
 export interface ControlClientOptions {
   /** `tcp://host:port` */
@@ -21,10 +25,12 @@ export interface ControlClientOptions {
    * `ERR_KVX_PEER_LOST`: nothing answers. Attempts go on until `close`.
    */
   onDown: (reason: KvxError) => void
-  /** A frame that is no message; it has no other effect. */
+  /** What arrived is no message; it has no other effect. */
   onMalformed?: (error: KvxError) => void
   log: Log
   livenessMs?: number
+  /** Bytes of messages that may wait for a server which does not read them. One more ends the connection. */
+  maxUnsentBytes?: number
 }
 
 /**
@@ -43,6 +49,7 @@ export class ControlClient {
   readonly endpoint: string
   readonly #options: ControlClientOptions
   readonly #socket: Dealer
+  readonly #outbox: Outbox
   #up = false
   #handshaking = false
   #closed = false
@@ -52,6 +59,12 @@ export class ControlClient {
     this.endpoint = options.endpoint
     this.#options = options
     this.#socket = socket
+    this.#outbox = new Outbox(
+      (frame) => this.#offer(frame),
+      () => {
+        this.#giveUp(`a message to ${options.endpoint} could not be sent.`)
+      },
+    )
     void this.#watch(events)
     void this.#receive()
   }
@@ -77,6 +90,7 @@ export class ControlClient {
         ipv6: address.host.includes(':'),
         // Messages are queued for a connection that exists, never for a future one: its peer may be another.
         immediate: true,
+        sendHighWaterMark: maxFramesInLibzmq,
         connectTimeout: connectMs,
         reconnectInterval: 100,
         reconnectMaxInterval: 2_000,
@@ -109,21 +123,40 @@ export class ControlClient {
   }
 
   /**
-   * Queues a message and returns at once. False: it was not queued, because the connection is down or
-   * its queue is full. A queued message is lost when the connection ends before it has left.
+   * Queues a message and returns at once. False: the connection is down. It also ends here, and `onDown` is
+   * called, when the server does not read and too much waits for it already. A queued message is lost when the
+   * connection ends before it has left.
    * @throws KvxError `ERR_KVX_OVER_LIMIT` when the message is too large
    */
   send(message: Message): boolean {
-    const frame = encodeMessage(message)
-    // Asking whether it is writable also makes libzmq take note of a new connection.
-    if (!this.#up || !this.#socket.writable) return false
-    this.#socket.send(frame).catch((error: unknown) => {
-      this.#options.log.warn(
-        { endpoint: this.endpoint, error },
-        'a control message could not be queued',
-      )
-    })
-    return true
+    const encoded = encodeMessage(message)
+    if (!this.#up) return false
+    this.#outbox.push(encoded)
+    if (this.#outbox.bytes <= (this.#options.maxUnsentBytes ?? baseUnsentBytes)) return true
+    this.#giveUp(
+      `${this.endpoint} does not read: ${this.#outbox.bytes} bytes wait for it. The connection was ended.`,
+    )
+    return false
+  }
+
+  #offer(frame: Uint8Array): Promise<void> {
+    // Asking whether it is writable also makes libzmq take note of a new connection, or of the end of one.
+    if (this.#socket.closed) return Promise.reject(new Error('The socket is closed.'))
+    if (!this.#socket.writable) {
+      return Promise.reject(Object.assign(new Error('The socket is full.'), { code: 'EAGAIN' }))
+    }
+    return this.#socket.send(frame)
+  }
+
+  /** Ends the connection so that the server learns of it at once, whatever has not left yet. */
+  #giveUp(why: string): void {
+    if (this.#closed) return
+    const { linger } = this.#socket
+    this.#socket.linger = 0
+    this.#disconnect()
+    this.#socket.linger = linger
+    this.#down(lost(why))
+    this.#connectAgain(100)
   }
 
   /** No callback is called any more. What is queued has a moment to leave. Idempotent. */
@@ -132,6 +165,7 @@ export class ControlClient {
     this.#closed = true
     this.#up = false
     clearTimeout(this.#reconnect)
+    this.#outbox.flush()
     this.#socket.close()
   }
 
@@ -139,25 +173,26 @@ export class ControlClient {
     for await (const frames of this.#socket) {
       if (this.#closed) return
       const frame = frames[0]
-      if (frame === undefined || frame.equals(probeFrame)) continue
-      if (frame.equals(closeFrame)) {
-        this.#down(lost(`${this.endpoint} has given the connection up.`))
-        this.#connectAgain(100)
-        continue
-      }
-      try {
-        const message = decodeMessage(frame)
+      if (frame !== undefined && !frame.equals(probeFrame)) this.#deliver(frame)
+    }
+  }
+
+  #deliver(frame: Buffer): void {
+    try {
+      for (const message of decodeFrame(frame)) {
+        // By the handler of the message before it.
+        if (this.#closed) return
         this.#call(() => {
           this.#options.onMessage(message)
         })
-      } catch (error) {
-        const reason = toKvxError(error)
-        this.#options.log.warn(
-          { endpoint: this.endpoint, error: reason.message },
-          'malformed message',
-        )
-        this.#call(() => this.#options.onMalformed?.(reason))
       }
+    } catch (error) {
+      const reason = toKvxError(error)
+      this.#options.log.warn(
+        { endpoint: this.endpoint, error: reason.message },
+        'malformed message',
+      )
+      this.#call(() => this.#options.onMalformed?.(reason))
     }
   }
 
@@ -218,6 +253,8 @@ export class ControlClient {
 
   #down(reason: KvxError): void {
     this.#up = false
+    // Nothing is meant for the next connection: its peer may be another.
+    this.#outbox.clear()
     this.#call(() => {
       this.#options.onDown(reason)
     })
@@ -225,11 +262,7 @@ export class ControlClient {
 
   #connectAgain(ms: number): void {
     if (this.#closed) return
-    try {
-      this.#socket.disconnect(this.endpoint)
-    } catch {
-      // libzmq has forgotten the endpoint already.
-    }
+    this.#disconnect()
     clearTimeout(this.#reconnect)
     this.#reconnect = setTimeout(() => {
       try {
@@ -240,6 +273,14 @@ export class ControlClient {
         this.#connectAgain(2_000)
       }
     }, ms)
+  }
+
+  #disconnect(): void {
+    try {
+      this.#socket.disconnect(this.endpoint)
+    } catch {
+      // libzmq has forgotten the endpoint already.
+    }
   }
 
   /** A defect in a handler must not end the loops. */

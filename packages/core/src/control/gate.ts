@@ -2,6 +2,9 @@
  * What strangers meet first. libzmq takes as many connections as come and gives each five seconds; so the
  * port is listened on here, and libzmq sits behind it on a socket that nobody else can reach. Bytes
  * pass through unread, except for the two frames that tell whether a connection is still a stranger's.
+ *
+ * It is also where the server's messages wait for a client that does not read: their bytes are counted here, and
+ * here its connection can be ended, which libzmq does not offer.
  */
 import { randomBytes } from 'node:crypto'
 import { closeSync, constants, mkdtempSync, openSync, rmdirSync, unlinkSync } from 'node:fs'
@@ -117,6 +120,14 @@ interface Stranger {
   readonly deadline: NodeJS.Timeout
 }
 
+interface GateOptions {
+  readonly backDoor: BackDoor
+  /** Within this time a stranger must have shown the token. */
+  readonly handshakeMs: number
+  /** Bytes that may wait for a client which does not read. */
+  readonly maxUnsentBytes: number
+}
+
 /** Listens, and passes on what comes of each connection that begins like one of libzmq's. */
 export class Gate {
   readonly host: string
@@ -124,31 +135,27 @@ export class Gate {
   readonly #server: Server
   readonly #backDoor: BackDoor
   readonly #handshakeMs: number
+  readonly #maxUnsentBytes: number
   /** In the order in which they came: those that have said nothing, and those that have begun a handshake. */
   readonly #silent = new Map<Socket, Stranger>()
   readonly #greeting = new Map<Socket, Stranger>()
   readonly #peers = new Set<Socket>()
 
-  private constructor(server: Server, backDoor: BackDoor, handshakeMs: number) {
+  private constructor(server: Server, options: GateOptions) {
     const { address, port } = server.address() as AddressInfo
     this.host = address
     this.port = port
     this.#server = server
-    this.#backDoor = backDoor
-    this.#handshakeMs = handshakeMs
+    this.#backDoor = options.backDoor
+    this.#handshakeMs = options.handshakeMs
+    this.#maxUnsentBytes = options.maxUnsentBytes
     server.on('connection', (client) => {
       this.#admit(client)
     })
   }
 
   /** Throws what `listen` of node:net fails with. */
-  static async open(options: {
-    host: string
-    port: number
-    backDoor: BackDoor
-    /** Within this time a stranger must have shown the token. */
-    handshakeMs: number
-  }): Promise<Gate> {
+  static async open(options: GateOptions & { host: string; port: number }): Promise<Gate> {
     const server = createServer({ noDelay: true })
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
@@ -159,7 +166,7 @@ export class Gate {
     })
     // Accepting fails for one connection at a time (no file handle is left): the next may do better.
     server.on('error', () => undefined)
-    return new Gate(server, options.backDoor, options.handshakeMs)
+    return new Gate(server, options)
   }
 
   /** Connections that have not shown the token, and those that have. */
@@ -237,7 +244,13 @@ export class Gate {
     inner.on('data', watch)
     client.on('data', count)
     inner.write(begin)
-    client.pipe(inner).pipe(client)
+    client.pipe(inner)
+    // libzmq is never made to wait: what the client has not taken is held here.
+    inner.on('data', (chunk) => {
+      client.write(chunk)
+      if (client.writableLength > this.#maxUnsentBytes) client.resetAndDestroy()
+    })
+    inner.once('end', () => client.end())
     client.once('close', () => inner.destroy())
     inner.once('close', () => client.destroy())
   }

@@ -3,11 +3,12 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { Context, Router } from 'zeromq'
 import { type Log } from '../backend/contract.ts'
 import { isKvxError, KvxError, toKvxError } from '../backend/errors.ts'
-import { decodeMessage, encodeMessage, type Message } from './codec.ts'
+import { decodeFrame, encodeMessage, type Message } from './codec.ts'
 import { formatEndpoint } from './endpoint.ts'
 import { BackDoor, Gate, maxStrangers } from './gate.ts'
 import { deploymentKeys } from './keys.ts'
-import { closeFrame, defaultLivenessMs, probeFrame, socketOptions } from './socket.ts'
+import { Outbox } from './outbox.ts'
+import { baseUnsentBytes, defaultLivenessMs, probeFrame, socketOptions } from './socket.ts'
 import { admitOnly } from './zap.ts'
 
 /** One authenticated client. A client that reconnects is another connection. */
@@ -16,13 +17,11 @@ export interface Connection {
   readonly id: string
   readonly closed: boolean
   /**
-   * Queues a message and returns at once. When the connection is gone or its queue is full, the
-   * message is lost, the connection is closed and `onClose` is called.
+   * Queues a message and returns at once. When the connection is gone, or ends because the client does not read
+   * and too much waits for it, the message is lost and `onClose` is called.
    * @throws KvxError `ERR_KVX_OVER_LIMIT` when the message is too large
    */
   send(message: Message): void
-  /** Gives the connection up: nothing of it is delivered any more, and the client reconnects. */
-  close(): void
 }
 
 export interface ControlServerOptions {
@@ -34,10 +33,12 @@ export interface ControlServerOptions {
   onMessage: (connection: Connection, message: Message) => void
   /** Called once for every connection on which something arrived, except when the server closes. */
   onClose?: (connection: Connection) => void
-  /** A frame that is no message; it has no other effect. */
+  /** What arrived is no message; it has no other effect. */
   onMalformed?: (connection: Connection, error: KvxError) => void
   log: Log
   livenessMs?: number
+  /** Bytes that may wait for a client which does not read them. One more ends its connection. */
+  maxUnsentBytes?: number
 }
 
 export class ControlServer {
@@ -95,6 +96,8 @@ export class ControlServer {
           ...socketOptions(livenessMs),
           context,
           mandatory: true,
+          // None: the gate takes all, and counts it.
+          sendHighWaterMark: 0,
           backlog: maxStrangers,
           curveServer: true,
           curveSecretKey: keys.server.secretKey,
@@ -110,6 +113,7 @@ export class ControlServer {
         port: options.port,
         backDoor,
         handshakeMs: livenessMs,
+        maxUnsentBytes: options.maxUnsentBytes ?? baseUnsentBytes,
       })
       return new ControlServer({ gate, backDoor, socket, zap }, options)
     } catch (cause) {
@@ -147,26 +151,33 @@ export class ControlServer {
       const [routingId, frame] = frames
       if (routingId === undefined) continue
       const connection = this.#connectionOf(routingId)
-      if (connection.closed) continue
-      try {
-        if (frame === undefined || frames.length !== 2) {
-          throw new KvxError(
-            'ERR_KVX_PROTOCOL',
-            'A malformed message arrived: it has several frames.',
-          )
-        }
-        const message = decodeMessage(frame)
+      if (!connection.closed) this.#deliver(connection, frames.length === 2 ? frame : undefined)
+    }
+  }
+
+  /** @param frame undefined: there was none, or several */
+  #deliver(connection: RouterConnection, frame: Buffer | undefined): void {
+    try {
+      if (frame === undefined) {
+        throw new KvxError(
+          'ERR_KVX_PROTOCOL',
+          'A malformed message arrived: it has several frames.',
+        )
+      }
+      for (const message of decodeFrame(frame)) {
+        // By the handler of the message before it.
+        if (connection.closed) return
         this.#call(() => {
           this.#options.onMessage(connection, message)
         })
-      } catch (error) {
-        const reason = toKvxError(error)
-        this.#options.log.warn(
-          { connection: connection.id, error: reason.message },
-          'malformed message',
-        )
-        this.#call(() => this.#options.onMalformed?.(connection, reason))
       }
+    } catch (error) {
+      const reason = toKvxError(error)
+      this.#options.log.warn(
+        { connection: connection.id, error: reason.message },
+        'malformed message',
+      )
+      this.#call(() => this.#options.onMalformed?.(connection, reason))
     }
   }
 
@@ -244,6 +255,7 @@ class RouterConnection implements Connection {
   closed = false
   readonly #send: (frame: Uint8Array) => Promise<void>
   readonly #onClose: (connection: RouterConnection) => void
+  readonly #outbox: Outbox
 
   constructor(
     id: string,
@@ -253,35 +265,29 @@ class RouterConnection implements Connection {
     this.id = id
     this.#send = send
     this.#onClose = onClose
+    this.#outbox = new Outbox(send, () => {
+      this.lost()
+    })
   }
 
   send(message: Message): void {
-    const frame = encodeMessage(message)
-    if (!this.closed)
-      this.#send(frame).catch(() => {
-        this.close()
-      })
-  }
-
-  close(): void {
-    if (this.closed) return
-    this.#send(closeFrame).catch(() => undefined)
-    this.lost()
+    const encoded = encodeMessage(message)
+    if (!this.closed) this.#outbox.push(encoded)
   }
 
   lost(): void {
     if (this.closed) return
     this.closed = true
+    this.#outbox.clear()
     this.#onClose(this)
   }
 
-  /** Whether the connection is there; a full queue is there too. */
   async exists(): Promise<boolean> {
     try {
       await this.#send(probeFrame)
       return true
-    } catch (error) {
-      return (error as NodeJS.ErrnoException).code === 'EAGAIN'
+    } catch {
+      return false
     }
   }
 }

@@ -44,6 +44,8 @@ export class DecodeManager implements KVManager {
     engine: Engine
     memory: readonly Memory[]
     token: string
+    /** Bytes that may wait for one prefill rank. */
+    maxUnsentBytes: number
     log: Log
   }) {
     const { self, engine } = options

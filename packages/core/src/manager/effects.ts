@@ -293,6 +293,7 @@ function later(ms: number, again: (nextMs: number) => void): { close(): void } {
 
 export class DecodeEffects {
   readonly #token: string
+  readonly #maxUnsentBytes: number
   readonly #memory: readonly Memory[]
   readonly #log: Log
   readonly #emit: (event: DecodeEvent) => void
@@ -303,12 +304,14 @@ export class DecodeEffects {
 
   constructor(options: {
     token: string
+    maxUnsentBytes: number
     engine: Engine
     memory: readonly Memory[]
     log: Log
     emit: (event: DecodeEvent) => void
   }) {
     this.#token = options.token
+    this.#maxUnsentBytes = options.maxUnsentBytes
     this.#engine = options.engine
     this.#memory = options.memory
     this.#log = options.log
@@ -426,6 +429,7 @@ export class DecodeEffects {
     return ControlClient.connect({
       endpoint,
       token: this.#token,
+      maxUnsentBytes: this.#maxUnsentBytes,
       log: this.#log,
       onMessage: (frame) => {
         this.#emit({ endpoint, ...heard(frame, this.#log, endpoint) })

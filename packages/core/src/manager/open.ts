@@ -7,17 +7,20 @@ import { checkLayout, layoutFingerprint } from '../layout/index.ts'
 import {
   defaultDeadlines,
   defaultLimits,
+  helloOf,
   makeRank,
   maxNameLength,
   rankCount,
   rankObjection,
   settings,
   stageOf,
+  welcomeOf,
   type Rank,
 } from '../protocol/index.ts'
 import { checkOpenOptions } from './arguments.ts'
 import { DecodeManager } from './decode.ts'
 import { Engine } from './engine.ts'
+import { checkGreeting, maxUnsentBytes } from './messages.ts'
 import { PrefillManager } from './prefill.ts'
 import type { KVManager as KVManagerType, KVManagerOptions } from './types.ts'
 
@@ -89,25 +92,31 @@ async function openOver(
     deadlines,
     limits,
   }
+  /** As long as any that there will be. */
+  const most = { to: incarnation, epoch: Number.MAX_SAFE_INTEGER, fences: Number.MAX_SAFE_INTEGER }
+  const unsent = maxUnsentBytes(role, limits, layout)
   if (role === 'decode') {
+    const session = randomBytes(16).toString('hex')
+    const decode = { ...self, session, verify: options.verifyKV ?? false }
+    checkGreeting(helloOf(decode, engine.current.address, most), layout)
     return new DecodeManager({
-      self: {
-        ...self,
-        session: randomBytes(16).toString('hex'),
-        verify: options.verifyKV ?? false,
-      },
+      self: decode,
       engine,
+      maxUnsentBytes: unsent,
       memory,
       token: options.token,
       log,
     })
   }
   const kvLayers = new Set(layout.tensors.filter((t) => t.component === 'kv').map((t) => t.layer))
+  const prefill = { ...self, kvLayers: [...kvLayers].sort((a, b) => a - b) }
+  const { generation } = engine.current.address
+  checkGreeting(
+    welcomeOf(prefill, { to: incarnation, gen: generation, writer: generation }),
+    layout,
+  )
   const manager = new PrefillManager({
-    self: {
-      ...self,
-      kvLayers: [...kvLayers].sort((a, b) => a - b),
-    },
+    self: prefill,
     engine,
     memory,
     log,
@@ -127,6 +136,7 @@ async function openOver(
     onClose: (connection) => {
       handlers.onClose(connection)
     },
+    maxUnsentBytes: unsent,
     log,
   })
   opened.push(control)

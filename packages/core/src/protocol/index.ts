@@ -1,4 +1,5 @@
 /** Who says what, and when: pure, shared by production and simulation. */
+export { helloOf, welcomeOf } from './greeting.ts'
 export { roomKey, type PeerGone } from './keys.ts'
 export * from './messages.ts'
 export * from './rank.ts'

@@ -1,5 +1,5 @@
 /** What both sides of the protocol tests are made of: a small layout, names, and the real wire between them. */
-import { decodeMessage, encodeMessage } from '../../src/control/codec.ts'
+import { decodeFrame, encodeMessage } from '../../src/control/codec.ts'
 import { layoutFingerprint, type Layout, type Tensor } from '../../src/layout/index.ts'
 import type { Deadlines, Limits } from '../../src/manager/types.ts'
 import {
@@ -95,7 +95,8 @@ export const packed = (...values: number[]) => new Uint8Array(int32(...values).b
 
 /** A message as the other side gets it: through the codec and the schema. */
 export function overTheWire(message: object): Message {
-  return parseMessage(decodeMessage(encodeMessage(message as Record<string, unknown>)))
+  const [decoded] = decodeFrame(encodeMessage(message as Record<string, unknown>))
+  return parseMessage(decoded)
 }
 
 /** A message in a few words: `status(failed, drained outcome)` and the like, for tables of transitions. */

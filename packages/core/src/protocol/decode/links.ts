@@ -1,6 +1,7 @@
 /** Prefill ranks: connected, greeted, watched, lost. */
 import { KvxError } from '../../backend/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
+import { helloOf } from '../greeting.ts'
 import { count, type PeerGone } from '../keys.ts'
 import { checkPeerLayout } from '../fit.ts'
 import { maxQueuedRooms, maxRegions, type Message, type MessageOf } from '../messages.ts'
@@ -81,24 +82,9 @@ export function greet(step: DecodeStep, link: Link): void {
 }
 
 function sayHello(step: DecodeStep, link: Link): void {
-  const { self, engine, epoch } = step.state
-  sendTo(step, link, {
-    k: 'hello',
-    gen: engine.generation,
-    session: self.session,
-    instance: self.instance,
-    rank: self.rank,
-    layout: self.layout,
-    fingerprint: self.fingerprint,
-    epoch,
-    fences: step.state.fences.get(link.incarnation) ?? 0,
-    engine: {
-      backend: self.backend,
-      version: self.version,
-      address: engine.address,
-      regions: [...engine.regions],
-    },
-  })
+  const { self, engine, epoch, fences } = step.state
+  const about = { to: link.incarnation, epoch, fences: fences.get(link.incarnation) ?? 0 }
+  sendTo(step, link, helloOf(self, engine, about))
 }
 
 export function onWelcome(step: DecodeStep, link: Link, message: MessageOf<'welcome'>): void {

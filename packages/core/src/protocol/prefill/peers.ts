@@ -2,6 +2,7 @@
 import { KvxError, type ErrorCode } from '../../backend/index.ts'
 import { digest16, type Layout } from '../../layout/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
+import { welcomeOf } from '../greeting.ts'
 import { count, sameBytes, type PeerGone } from '../keys.ts'
 import { checkPeerLayout } from '../fit.ts'
 import { rankName, sameRank } from '../rank.ts'
@@ -221,18 +222,9 @@ export function onLinkFailed(
 }
 
 function welcome(step: PrefillStep, peer: Peer): void {
-  const { self } = step.state
-  sendTo(step, peer, {
-    k: 'welcome',
-    gen: peer.generation,
-    writer: step.state.generation,
-    instance: self.instance,
-    rank: self.rank,
-    layout: self.layout,
-    fingerprint: self.fingerprint,
-    engine: { backend: self.backend, version: self.version },
-    limits: { parked: self.limits.parkedPerPeer, auxBytes: self.limits.auxBytes },
-  })
+  const { self, generation } = step.state
+  const about = { to: peer.incarnation, gen: peer.generation, writer: generation }
+  sendTo(step, peer, welcomeOf(self, about))
   // What was said while no connection stood is lost.
   for (const transfer of peer.transfers.values()) repeatOutcome(step, transfer)
 }
