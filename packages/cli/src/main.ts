@@ -9,6 +9,7 @@ import { model } from './commands/model.ts'
 import { router } from './commands/router.ts'
 import { serve } from './commands/serve.ts'
 import { up } from './commands/up.ts'
+import { limitBehind } from './limits.ts'
 import { nearest, UsageError } from './usage.ts'
 
 const { version } = JSON.parse(
@@ -97,6 +98,8 @@ function describe(cause: unknown, argv: readonly string[]): string {
       word === '--log-level=debug' || (word === 'debug' && argv[i - 1] === '--log-level'),
   )
   if (debug) return cause.stack ?? cause.message
+  const limit = limitBehind(cause)
+  if (limit !== undefined) return limit
   if (cause instanceof UsageError || isKvxError(cause)) return cause.message
   return `an unexpected error: ${cause.message} (--log-level debug shows where)`
 }
@@ -116,6 +119,14 @@ function leaveRemovedFolder(): void {
 
 // Whoever reads what is said here may go away: that ends neither this process nor what it has started.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
+// Also what nobody waits for, as Node's own parts that are loaded when they are first used.
+process.on('uncaughtException', (cause) => {
+  const limit = limitBehind(cause)
+  process.stderr.write(
+    limit === undefined ? `${cause.stack ?? cause.message}\n` : `kvx: ${limit}\n`,
+  )
+  process.exit(1)
+})
 leaveRemovedFolder()
 process.exitCode = await run(process.argv.slice(2))
 // The channel to a parent would keep a process alive that has nothing left to do.

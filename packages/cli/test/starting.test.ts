@@ -1,4 +1,5 @@
 /** Does whatever keeps a command from starting end it, with one sentence, whoever started it? */
+import { spawnSync } from 'node:child_process'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -6,7 +7,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { cacheFolder } from '@kvx/native'
 import { patience } from './support/cluster.ts'
-import { kvxWith } from './support/command.ts'
+import { command, kvxWith } from './support/command.ts'
 
 const small = ['--context-length', '64', '--max-running-requests', '1']
 const worker = (mode: string, ...more: string[]) => [
@@ -194,3 +195,40 @@ test.each<[string, () => Row]>([
   },
   patience,
 )
+
+test.each([
+  [
+    '-n 64',
+    /may open 64 files and sockets, which is too few: raise the limit \(ulimit -n 4096\)\.$/,
+  ],
+  ['-v 6000000', /may use 6144000000 bytes of address space.*\(ulimit -v unlimited\)\.$/],
+])('a worker under ulimit %s names that limit', (limit, says) => {
+  const line = `ulimit ${limit}; exec "$0" "$@"`
+  const args = [process.execPath, command, ...alone('--model', model)]
+  const { status, stderr } = spawnSync('bash', ['-c', line, ...args], { encoding: 'utf8' })
+  expect(status).toBe(1)
+  expect(stderr.trimEnd().split('\n').at(-1)).toMatch(says)
+})
+
+test('a worker whose working directory is gone and one without /dev/shm serve all the same', () => {
+  const once = [
+    process.execPath,
+    command,
+    'up',
+    '--once',
+    'Hi',
+    '--max-tokens',
+    '2',
+    '--json',
+    ...small,
+  ]
+  const gone = `mkdir ${inFolder('gone')}; cd ${inFolder('gone')}; rmdir ${inFolder('gone')}; exec "$0" "$@"`
+  const first = spawnSync('bash', ['-c', gone, ...once], { encoding: 'utf8' })
+  expect(first.stderr).toContain('the working directory is gone: relative paths are taken from /')
+  expect(JSON.parse(first.stdout)).toMatchObject({ equal: true })
+  // Only root may put another file system there.
+  if (process.getuid?.() !== 0) return
+  const without = 'mount -t tmpfs -o ro none /dev/shm; exec "$0" "$@"'
+  const second = spawnSync('unshare', ['-m', 'bash', '-c', without, ...once], { encoding: 'utf8' })
+  expect(JSON.parse(second.stdout), second.stderr).toMatchObject({ equal: true })
+})
