@@ -54,11 +54,10 @@ async function refusal(
 
 test.each([
   [
-    'a prompt that is too long',
-    { prompt: Array<number>(61).fill(500), max_tokens: 4 },
-    'context length of 64',
+    'a prompt that alone is too long',
+    { prompt: Array<number>(64).fill(500), max_tokens: 1 },
+    'context length is 64',
   ],
-  ['an answer that is too long', { prompt: 'Hi', max_tokens: 64 }, 'context length of 64'],
   ['an empty prompt', { prompt: '' }, 'empty'],
   ['an empty list', { prompt: [] }, 'empty'],
   ['a token that does not exist', { prompt: [49_152] }, '49152'],
@@ -76,6 +75,28 @@ test.each([
         })
       }
     }
+  },
+)
+
+test.each([
+  ['a prompt that is too long with its answer', Array<number>(61).fill(500), 4],
+  ['an answer that is too long', 'Hi', 64],
+])(
+  '%s is refused with 400 by decode, whose context it would fill',
+  async (_, prompt, max_tokens) => {
+    for (const { url } of [decode, router]) {
+      for (const stream of [false, true]) {
+        expect(await refusal(await post(url, { prompt, max_tokens, stream }))).toMatchObject({
+          status: 400,
+          code: 'ERR_KVX_INVALID_ARGUMENT',
+          message: expect.stringContaining('context length of 64') as string,
+        })
+      }
+    }
+    // Prefill takes it: what it misses is the room that pairs it with decode.
+    expect(await refusal(await post(prefill.url, { prompt, max_tokens }))).toMatchObject({
+      message: expect.stringContaining('bootstrap_room') as string,
+    })
   },
 )
 

@@ -92,6 +92,12 @@ const args = {
     valueHint: 'PORT',
     description: 'Where prefill publishes itself to decode. Default: 8998. 0: any free port',
   },
+  'prefill-hosts': {
+    type: 'string',
+    valueHint: 'HOST,…',
+    description:
+      'decode: prefill hosts that requests may name: names, addresses, CIDR. Default: loopback on loopback, else any',
+  },
   instance: {
     type: 'string',
     valueHint: 'NAME',
@@ -124,6 +130,7 @@ export const serve: Command = {
       maxQueuedRequests: flags.integer('max-queued-requests', 0, 65_536),
       chunkedPrefillSize: flags.integer('chunked-prefill-size', 2, 2 ** 31 - 1),
       verifyKV: flags.has('verify-kv'),
+      prefillHosts: flags.string('prefill-hosts')?.split(','),
       instance: flags.string('instance'),
       ...protocolSettings(flags),
     } as const

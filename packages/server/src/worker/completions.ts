@@ -24,7 +24,7 @@ import type { WorkerMetrics } from './metrics.ts'
 
 /** How a worker computes: a whole answer, or the first token of one that another process goes on with. */
 export type Compute =
-  | { readonly kind: 'answer'; run(call: Call): Run }
+  | { readonly kind: 'answer'; run(call: Call): Run | Promise<Run> }
   | {
       readonly kind: 'prefill'
       run(call: Call): Promise<{ firstToken: number; transfer: Transferred }>
@@ -135,7 +135,7 @@ async function answer(
     })
   }
   // May refuse: only then is it time to send headers.
-  const run = compute.run(call)
+  const run = await compute.run(call)
   return request.stream
     ? answerInEvents(c, run, call, head, model)
     : answerAtOnce(c, run, call, head, model)

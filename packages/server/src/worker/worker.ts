@@ -18,6 +18,7 @@ import { completionsApp, type Compute } from './completions.ts'
 import { receivePrompt } from './decode.ts'
 import { EventLog, type WorkerEvent } from './events.ts'
 import { workerMetrics } from './metrics.ts'
+import { PrefillHosts } from './prefill-hosts.ts'
 import { sendPrompt } from './prefill.ts'
 import { generateAlone } from './standalone.ts'
 
@@ -36,6 +37,11 @@ export interface WorkerOptions {
   readonly port?: number | undefined
   /** prefill: where it publishes itself, 0 for any free port. decode: assumed when a request names none. Default 8998. */
   readonly bootstrapPort?: number | undefined
+  /**
+   * decode: names, addresses and CIDR ranges of prefill workers that requests may name. Default: loopback when `host`
+   * is loopback, else any.
+   */
+  readonly prefillHosts?: readonly string[] | undefined
   /** The deployment's secret; needed unless the mode is `null`. */
   readonly token?: string | undefined
   /** Default `shm`. */
@@ -221,9 +227,12 @@ function computeWith(
   if (options.mode === 'prefill') {
     return { kind: 'prefill', run: (call) => sendPrompt(side, call, roomOf(call, 'prefill')) }
   }
+  const hosts = options.prefillHosts
+    ? new PrefillHosts(options.prefillHosts)
+    : PrefillHosts.byDefault(options.host ?? '127.0.0.1')
   return {
     kind: 'answer',
-    run: (call) => {
+    run: async (call) => {
       const room = roomOf(call, 'decode')
       const { host, port = options.bootstrapPort ?? 8998 } = call.request.bootstrap
       if (host === undefined) {
@@ -233,7 +242,8 @@ function computeWith(
           { phase: 'open' },
         )
       }
-      return receivePrompt(side, call, room, `tcp://${urlHost(host)}:${String(port)}`)
+      const address = hosts === undefined ? host : await hosts.addressOf(host)
+      return receivePrompt(side, call, room, `tcp://${urlHost(address)}:${String(port)}`)
     },
   }
 }
