@@ -14,9 +14,10 @@ import { Gate } from './gate.ts'
 import { modelLayout } from './layout.ts'
 import { refused } from './models/gguf.ts'
 import { identityOf, type ReadProgress } from './models/identity.ts'
-import { readModel } from './models/parts.ts'
+import { readModel, type ModelPart } from './models/parts.ts'
 import { checkUnchanged } from './models/remember.ts'
 import { cacheSettings, cellsFor } from './models/settings.ts'
+import { tryModel } from './models/trial.ts'
 import { Slots } from './queue.ts'
 import { Sampler } from './sampler.ts'
 import type { ResolvedSampling } from './sampling.ts'
@@ -88,6 +89,23 @@ export class LlamaModel {
    *   `ERR_KVX_INVALID_OPTION`
    */
   static async load(options: LoadOptions): Promise<LlamaModel> {
+    const parts = await readModel(options.path)
+    const id = await identityOf(parts, options.onProgress)
+    const { path, contextLength, sequences, chunkTokens, threads } = options
+    await tryModel(parts, { path, contextLength, sequences, chunkTokens, threads })
+    return LlamaModel.open(options, parts, id)
+  }
+
+  /**
+   * `load` without the trial: llama.cpp may end the process.
+   *
+   * @internal
+   */
+  static async open(
+    options: LoadOptions,
+    parts: readonly ModelPart[],
+    id: string,
+  ): Promise<LlamaModel> {
     const log = options.log ?? silentLog
     const { path } = options
     const sequences = whole('sequences', options.sequences ?? 1, 1)
@@ -95,8 +113,6 @@ export class LlamaModel {
     const pageTokens = whole('pageTokens', options.pageTokens ?? 16, 1)
     const pages = whole('pages', options.pages ?? 0, 0)
     const threads = whole('threads', options.threads ?? 1, 1)
-    const parts = await readModel(path)
-    const id = await identityOf(parts, options.onProgress)
 
     const complaints: string[] = []
     const llama = await getLlama({
@@ -349,6 +365,12 @@ function supportedGeometry(weights: Weights): Geometry {
 
 function contextOf(weights: Weights, wanted: number | undefined): number {
   const trained = weights.trainContextSize
+  if (trained < 4) {
+    throw unsupported(
+      { architecture: weights.architecture },
+      `it was trained on ${String(trained)} tokens of context`,
+    )
+  }
   if (wanted === undefined) return Math.min(trained, 2048)
   const length = whole('contextLength', wanted, 4)
   if (length > trained) {

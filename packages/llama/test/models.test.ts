@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
 import {
+  installedModel,
   knownModels,
   LlamaModel,
   pullModel,
@@ -82,6 +83,21 @@ test('pulls that run at the same time both give the whole model, checked, and no
   // There now, so python is not asked again.
   vi.stubEnv('PATH', '')
   expect(await resolveModel('smollm2')).toEqual({ name: 'smollm2', path: one })
+})
+
+test('a cached model with another byte, of the same size, is not taken but pulled again', async () => {
+  const models = await stage('flipped', [pack(model)])
+  const path = await pullModel('smollm2')
+  const file = await open(path, 'r+')
+  const byte = Buffer.alloc(1)
+  await file.read(byte, 0, 1, 50_000_000)
+  byte[0] = (byte[0] ?? 0) ^ 1
+  await file.write(byte, 0, 1, 50_000_000)
+  await file.close()
+  expect(await installedModel('smollm2')).toBeUndefined()
+  expect(await pullModel('smollm2')).toBe(path)
+  expect(await installedModel('smollm2')).toBe(path)
+  expect(await readdir(models)).toHaveLength(1)
 })
 
 test.each([

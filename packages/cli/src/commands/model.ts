@@ -1,6 +1,4 @@
 /** `kvx model`: the models kvx knows by name, and fetching them. */
-import { stat } from 'node:fs/promises'
-import { basename, join } from 'node:path'
 import type { Command } from '../command.ts'
 import { Flags } from '../flags.ts'
 import { runToEnd } from '../lifetime.ts'
@@ -32,15 +30,11 @@ const list: Command = {
   args: {},
   main: async (rawArgs) => {
     Flags.parse(rawArgs, {})
-    const { cacheDirectory, knownModels } = await import('@kvx/llama')
-    for (const { name, bytes, license, member } of knownModels) {
-      const path = join(cacheDirectory(), 'models', basename(member))
-      const here = await stat(path).then(
-        (file) => file.size === bytes,
-        () => false,
-      )
+    const { installedModel, knownModels } = await import('@kvx/llama')
+    for (const { name, bytes, license } of knownModels) {
+      const path = await installedModel(name)
       const size = `${(bytes / 1e6).toFixed(0)} MB`
-      process.stdout.write(`${name}  ${size}  ${license}  ${here ? path : 'not pulled'}\n`)
+      process.stdout.write(`${name}  ${size}  ${license}  ${path ?? 'not pulled'}\n`)
     }
     return 0
   },

@@ -16,8 +16,8 @@ export interface GgufValue {
   readonly start: number
   readonly end: number
   readonly type: number
-  /** Type of the elements, and how many there are; of an array. */
-  readonly elements?: { readonly type: number; readonly count: number }
+  /** Type of the elements, and how many there are; of an array. `twice` is looked for in tokens only. */
+  readonly elements?: { readonly type: number; readonly count: number; readonly twice?: number }
   /** Of a number, a boolean, or a short string. */
   readonly value?: number | bigint | boolean | string
 }
@@ -43,6 +43,10 @@ const most = { values: 8_192, tensors: 32_768, elements: 2 ** 22, keyBytes: 256,
 const mostMetadataBytes = 2 ** 28
 const mostAlignment = 2 ** 20
 const shortString = 1_024
+/** llama.cpp ends the process above it. */
+const mostLayers = 512
+
+const tokensKey = 'tokenizer.ggml.tokens'
 
 const string = 8
 const array = 9
@@ -256,11 +260,34 @@ function valueOf(walk: Walk, key: string): GgufValue {
   else if (element === string) {
     walk.need(8 * count)
     walk.countElements(count)
-    for (let i = 0; i < count; i++) walk.skip(walk.u64())
+    const twice = stringsOf(walk, count, key === tokensKey)
+    if (twice !== undefined) return end({ elements: { type: element, count, twice } })
   } else {
     throw walk.damaged(`${key} is an array of the type ${String(element)}, which cannot be read`)
   }
   return end({ elements: { type: element, count } })
+}
+
+/**
+ * Walks over strings.
+ *
+ * @returns the position of the first that was there before, if they are to be `distinct`; empty ones may repeat
+ */
+function stringsOf(walk: Walk, count: number, distinct: boolean): number | undefined {
+  const seen = new Set<string>()
+  let twice: number | undefined
+  for (let i = 0; i < count; i++) {
+    const length = walk.u64()
+    if (!distinct || length > shortString) {
+      walk.skip(length)
+      continue
+    }
+    // llama.cpp reads them up to the first zero.
+    const [text = ''] = walk.take(length).toString('latin1').split('\0', 1)
+    if (text !== '' && seen.has(text)) twice ??= i
+    seen.add(text)
+  }
+  return twice
 }
 
 function scalarOf(type: number, bytes: Buffer): NonNullable<GgufValue['value']> {
@@ -368,13 +395,24 @@ function ceil(value: number, step: number): number {
 }
 
 /**
- * Refuses a vocabulary that llama.cpp would read beyond, or end the process for.
+ * Refuses metadata that llama.cpp would read beyond, or end the process for.
  *
  * @throws KvxError `ERR_KVX_MODEL`
  */
-export function checkVocabulary({ values }: Gguf, path: string): void {
+export function checkMetadata(gguf: Gguf, path: string): void {
+  const { values } = gguf
+  const architecture = values.get('general.architecture')?.value
+  if (typeof architecture !== 'string') throw damaged(path, 'general.architecture is not a string')
+  checkVocabulary(gguf, path)
+  const layers = values.get(`${architecture}.block_count`)?.value
+  if (typeof layers === 'number' && (layers < 1 || layers > mostLayers)) {
+    throw damaged(path, `it has ${String(layers)} layers instead of 1 to ${String(mostLayers)}`)
+  }
+}
+
+function checkVocabulary({ values }: Gguf, path: string): void {
   const key = (name: string) => `tokenizer.ggml.${name}`
-  const tokens = values.get(key('tokens'))
+  const tokens = values.get(tokensKey)
   const model = values.get(key('model'))
   if (!tokens || !model || model.value === 'no_vocab' || model.value === 'none') {
     throw refused(
@@ -385,7 +423,10 @@ export function checkVocabulary({ values }: Gguf, path: string): void {
   const count = tokens.elements?.count ?? 0
   if (model.type !== string) throw damaged(path, `${key('model')} is not a string`)
   if (tokens.elements?.type !== string || count < 1) {
-    throw damaged(path, `${key('tokens')} is not a list of strings`)
+    throw damaged(path, `${tokensKey} is not a list of strings`)
+  }
+  if (tokens.elements.twice !== undefined) {
+    throw damaged(path, `token ${String(tokens.elements.twice)} of the vocabulary was there before`)
   }
   for (const [name, type] of [
     ['scores', f32],

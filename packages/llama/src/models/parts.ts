@@ -3,7 +3,7 @@ import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { stampOf, type Stamped } from './remember.ts'
-import { checkVocabulary, refused, walkGguf, type Gguf, type Source } from './gguf.ts'
+import { checkMetadata, refused, walkGguf, type Gguf, type Source } from './gguf.ts'
 
 export interface ModelPart extends Stamped {
   readonly gguf: Gguf
@@ -23,7 +23,7 @@ export async function readModel(path: string): Promise<readonly ModelPart[]> {
   const paths = partPaths(first)
   for (const next of paths.slice(1)) parts.push(await readPart(next))
   checkParts(parts)
-  checkVocabulary(first.gguf, path)
+  checkMetadata(first.gguf, path)
   return parts
 }
 

