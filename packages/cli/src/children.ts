@@ -23,11 +23,11 @@ export class Child {
   readonly gone: Promise<string>
   readonly #process: ChildProcess
 
-  /** @param token reaches the child through its environment: argv is visible to every user of the machine */
-  constructor(name: string, args: readonly string[], token: string) {
+  /** @param secrets are variables of the child's environment: argv is visible to every user of the machine */
+  constructor(name: string, args: readonly string[], secrets: Readonly<Record<string, string>>) {
     this.name = name
     this.#process = fork(new URL('./main.js', import.meta.url), args, {
-      env: { ...process.env, KVX_TOKEN: token },
+      env: { ...process.env, ...secrets },
       execArgv: [],
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     })

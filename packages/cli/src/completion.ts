@@ -24,6 +24,8 @@ export interface Question {
   readonly maxTokens: number
   readonly temperature: number
   readonly seed: number
+  /** Of the server, when it has one. */
+  readonly apiKey: string | undefined
 }
 
 interface Event {
@@ -39,14 +41,17 @@ interface Event {
 /** @throws KvxError with the server's code and message */
 export async function complete(
   url: string,
-  { prompt, maxTokens, temperature, seed }: Question,
+  { prompt, maxTokens, temperature, seed, apiKey }: Question,
   onText: (text: string) => void,
   signal: AbortSignal,
 ): Promise<Answer> {
   const start = performance.now()
   const response = await fetch(`${url}/v1/completions`, {
     method: 'POST',
-    headers: { 'content-type': 'application/json' },
+    headers: {
+      'content-type': 'application/json',
+      ...(apiKey !== undefined && { authorization: `Bearer ${apiKey}` }),
+    },
     body: JSON.stringify({
       prompt,
       max_tokens: maxTokens,

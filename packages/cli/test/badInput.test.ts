@@ -102,7 +102,11 @@ test.each([
 
 test('malformed JSON is refused with 400 and an unknown endpoint with 404', async () => {
   for (const { url } of [prefill, decode, router]) {
-    const broken = await fetch(`${url}/v1/completions`, { method: 'POST', body: '{"prompt": ' })
+    const broken = await fetch(`${url}/v1/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"prompt": ',
+    })
     expect(await refusal(broken)).toMatchObject({
       status: 400,
       message: expect.stringContaining('not valid JSON') as string,

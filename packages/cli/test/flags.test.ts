@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { httpOptions } from '../src/command.ts'
 import { prefillTarget } from '../src/commands/router.ts'
 import { backendOptions, protocolSettings, serve } from '../src/commands/serve.ts'
 import { Flags } from '../src/flags.ts'
@@ -95,4 +96,39 @@ test('the nearest word is suggested only when it is near', () => {
   expect(nearest('serv', ['serve', 'router', 'up'])).toBe('serve')
   expect(nearest('prefil', ['prefill', 'decode'])).toBe('prefill')
   expect(nearest('banana', ['serve', 'router', 'up'])).toBeUndefined()
+})
+
+test('who may ask over HTTP is read from flags, and the key from the environment too', () => {
+  expect(httpOptions(parse(''), {})).toEqual({ allowedHosts: [], allowedOrigins: [] })
+  const line =
+    '--api-key k1 --allowed-hosts kvx.example,[::2] --allowed-origins https://a.example:8080,* --keep-alive-timeout 7.5'
+  expect(httpOptions(parse(line), { KVX_API_KEY: 'k2' })).toEqual({
+    apiKey: 'k1',
+    allowedHosts: ['kvx.example', '[::2]'],
+    allowedOrigins: ['https://a.example:8080', '*'],
+    keepAliveMs: 7_500,
+  })
+  expect(httpOptions(parse(''), { KVX_API_KEY: 'k2' }).apiKey).toBe('k2')
+})
+
+test.each([
+  ['--allowed-hosts http://a.example', "--allowed-hosts: 'http://a.example' is no host name."],
+  ['--allowed-hosts a.example:80', "--allowed-hosts: 'a.example:80' is no host name."],
+  [
+    '--allowed-origins a.example',
+    "--allowed-origins: 'a.example' is no origin, such as https://chat.example.",
+  ],
+  [
+    '--allowed-origins https://a.example/path',
+    "--allowed-origins: 'https://a.example/path' is no origin, such as https://chat.example.",
+  ],
+  ['--api-key=', '--api-key is set but empty.'],
+  ['--api-key=schlüssel', '--api-key must be letters, digits and signs of ASCII, without spaces.'],
+  ['--keep-alive-timeout 0', "--keep-alive-timeout must be a number from 1 to 86400, not '0'."],
+])('%s says what is wrong, and never the key', (line, message) => {
+  expect(() => httpOptions(parse(line), {})).toThrow(new UsageError(message))
+})
+
+test('a key that is set but empty is no key that everybody has', () => {
+  expect(() => httpOptions(parse(''), { KVX_API_KEY: '' })).toThrow('KVX_API_KEY is set but empty.')
 })

@@ -106,6 +106,7 @@ const consumed = { ...parked, status: 410, code: 'ERR_KVX_ROOM_CONSUMED' }
 test('an unknown room ends in an error that says so, and a stream of it in the error alone', async () => {
   const stream = fetch(`${decode.url}/v1/completions`, {
     method: 'POST',
+    headers: { 'content-type': 'application/json' },
     body: JSON.stringify({
       ...sampling,
       prompt: promptA,
@@ -143,6 +144,7 @@ test.each(['-1', '9223372036854775808', '18446744073709551616', '1.5', '"7"', '[
     for (const to of [prefill, decode]) {
       const response = await fetch(`${to.url}/v1/completions`, {
         method: 'POST',
+        headers: { 'content-type': 'application/json' },
         body: `{"prompt":[5,6,7],"bootstrap_host":"127.0.0.1","bootstrap_port":1,"bootstrap_room":${room}}`,
       })
       expect(response.status).toBe(400)

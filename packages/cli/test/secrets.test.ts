@@ -1,10 +1,10 @@
 /** Does any secret ever leave its process, except through the environment of its children? */
 import { readdirSync, readFileSync } from 'node:fs'
-import { afterAll, expect, test } from 'vitest'
+import { afterAll, expect, test, vi } from 'vitest'
 import { BootstrapServer, readInstance, registerRank } from '@kvx/core'
 import { silentLog } from '@kvx/core/backend'
 import { ControlClient, ControlServer, deploymentKeys } from '../../core/src/control/index.ts'
-import { complete, patience, post } from './support/cluster.ts'
+import { complete, patience, post, withKey } from './support/cluster.ts'
 import { startUp } from './support/up.ts'
 
 const cleanups: (() => unknown)[] = []
@@ -75,6 +75,9 @@ async function sessionOf(ask: (port: number) => Promise<unknown>, token: string,
 test(
   'no secret is in logs, metrics, answers, errors or command lines',
   async () => {
+    const apiKey = 'a-key-that-nobody-may-read'
+    vi.stubEnv('KVX_API_KEY', apiKey)
+    cleanups.push(() => vi.unstubAllEnvs())
     const {
       up,
       url,
@@ -101,10 +104,9 @@ test(
       expect(response.ok).toBe(false)
       answers.push(await response.text(), JSON.stringify([...response.headers]))
     }
-    const info = (await (await fetch(`${prefill.url}/server_info`)).json()) as Record<
-      string,
-      unknown
-    >
+    const info = (await (
+      await fetch(`${prefill.url}/server_info`, { headers: withKey() })
+    ).json()) as Record<string, unknown>
     const bootstrapPort = Number(info.bootstrap_port)
     const leg = { prompt, max_tokens: 4, bootstrap_host: '127.0.0.1', bootstrap_room: 1 }
     await fails(url, { prompt: 'x '.repeat(2_000), max_tokens: 4 })
@@ -134,8 +136,10 @@ test(
     })
     for (const worker of [url, prefill.url, decode.url]) {
       for (const path of ['/metrics', '/server_info', '/health', '/v1/models', '/no-such-path']) {
-        const response = await fetch(worker + path)
-        answers.push(await response.text())
+        for (const headers of [withKey(), { authorization: `Bearer ${apiKey}x` }]) {
+          const response = await fetch(worker + path, { headers })
+          answers.push(await response.text(), JSON.stringify([...response.headers]))
+        }
       }
     }
     const pids = family(Number(up.pid))
@@ -150,7 +154,7 @@ test(
     expect(answers.join()).toContain('ERR_KVX_SESSION_MISMATCH')
 
     const keys = deploymentKeys(token)
-    const secrets = { token, session, ...keyTexts(keys) }
+    const secrets = { token, session, apiKey, ...keyTexts(keys) }
     for (const [name, secret] of Object.entries(secrets)) {
       for (const form of forms(secret)) {
         expect(said.includes(form), `${name} in the log`).toBe(false)

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
-import { expect, test } from 'vitest'
+import { afterEach, expect, test, vi } from 'vitest'
 import { complete, patience } from './support/cluster.ts'
 import { command, kvx } from './support/command.ts'
 import { startUp } from './support/up.ts'
@@ -22,6 +22,10 @@ interface Report {
   ttft_ms: number
   standalone_ttft_ms: number
 }
+
+afterEach(() => {
+  vi.unstubAllEnvs()
+})
 
 const once_ = async (prompt: string, ...more: string[]) => {
   const { code, stdout, lastWords } = await kvx(
@@ -71,6 +75,11 @@ test(
     expect(report.equal).toBe(true)
   },
 )
+
+test('workers and router that want a key get it from kvx up, and its own questions carry it', async () => {
+  vi.stubEnv('KVX_API_KEY', 'a-key-for-tests')
+  expect((await once_('The capital of France is', '--max-tokens', '4')).equal).toBe(true)
+})
 
 const answers = (url: string) =>
   fetch(`${url}/health`).then(

@@ -98,6 +98,7 @@ async function cluster(pools: Pools) {
 async function failure(url: string, stream: boolean) {
   const response = await fetch(`${url}/v1/completions`, {
     method: 'POST',
+    headers: { 'content-type': 'application/json' },
     body: JSON.stringify({ prompt: [1, 2, 3, 4, 5, 6, 7, 8], stream, bootstrap_room: 5 }),
   })
   const { error } = (await response.json()) as { error: object }

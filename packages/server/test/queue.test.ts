@@ -125,7 +125,9 @@ async function bounded(most: number) {
   return { url: listening.url, answers, entered }
 }
 
-const post = (url: string) => fetch(`${url}/v1/completions`, { method: 'POST', body: '{}' })
+const headers = { 'content-type': 'application/json' }
+const post = (url: string) =>
+  fetch(`${url}/v1/completions`, { method: 'POST', headers, body: '{}' })
 
 test('a worker whose queue is full answers 429 and when to try again, and takes more once one has ended', async () => {
   const { url, answers, entered } = await bounded(2)

@@ -83,7 +83,12 @@ async function route(
 }
 
 const ask = (url: string, body: string, signal?: AbortSignal) =>
-  fetch(`${url}/v1/completions`, { method: 'POST', body, ...(signal ? { signal } : {}) })
+  fetch(`${url}/v1/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body,
+    ...(signal ? { signal } : {}),
+  })
 
 const errorJson = (message: string, code: string) =>
   JSON.stringify({ error: { message, type: 'server_error', code } })
@@ -266,7 +271,7 @@ test('requests in flight decide who gets the next one', async () => {
 
 test.each([
   ['POST', '/v1/chat/completions', '{}', 404],
-  ['GET', '/v1/completions', undefined, 404],
+  ['GET', '/v1/completions', undefined, 405],
   ['POST', '/v1/completions', '{"prompt"', 400],
   ['POST', '/v1/completions', '[]', 400],
   ['POST', '/v1/completions', ' '.repeat(5 * 2 ** 20), 413],
@@ -274,7 +279,11 @@ test.each([
   '%s %s with a bad request is answered as JSON with status',
   async (method, path, body, status) => {
     const url = await route([await worker(silent)], [await worker(silent)], 1)
-    const response = await fetch(url + path, { method, ...(body === undefined ? {} : { body }) })
+    const headers = { 'content-type': 'application/json' }
+    const response = await fetch(url + path, {
+      ...{ method, headers },
+      ...(body === undefined ? {} : { body }),
+    })
     expect(response.status).toBe(status)
     const { error } = (await response.json()) as { error: Record<string, unknown> }
     expect(Object.keys(error).sort()).toEqual([
@@ -520,15 +529,19 @@ test('a drain ends at its deadline', async () => {
 /** Status and text of an answer, asked for without `fetch`, whose own limits a test may have changed. */
 function post(url: string, body = '{}'): Promise<{ status: number; text: string }> {
   return new Promise((resolve, reject) => {
-    const request = httpRequest(`${url}/v1/completions`, { method: 'POST' }, (response) => {
-      let text = ''
-      response.setEncoding('utf8')
-      response.on('data', (chunk: string) => (text += chunk))
-      response.on('error', reject)
-      response.on('end', () => {
-        resolve({ status: response.statusCode ?? 0, text })
-      })
-    })
+    const request = httpRequest(
+      `${url}/v1/completions`,
+      { method: 'POST', headers: { 'content-type': 'application/json' } },
+      (response) => {
+        let text = ''
+        response.setEncoding('utf8')
+        response.on('data', (chunk: string) => (text += chunk))
+        response.on('error', reject)
+        response.on('end', () => {
+          resolve({ status: response.statusCode ?? 0, text })
+        })
+      },
+    )
     request.on('error', reject)
     request.end(body)
   })

@@ -4,6 +4,8 @@ import { makeLog, startRouter } from '@kvx/server/router'
 import {
   drainFlag,
   drainMs,
+  httpFlags,
+  httpOptions,
   logLevelFlag,
   logLevels,
   workerTimeoutFlag,
@@ -27,6 +29,7 @@ const args = {
   },
   port: { type: 'string', valueHint: 'PORT', description: 'Default: 30000. 0: any free port' },
   ...workerTimeoutFlag,
+  ...httpFlags,
   ...drainFlag,
   ...logLevelFlag,
 } as const satisfies ArgsDef
@@ -42,6 +45,7 @@ export const router: Command = {
       host: flags.string('host') ?? '127.0.0.1',
       port: flags.integer('port', 0, 65535) ?? 30000,
       workerSilentMs: (flags.number('worker-timeout', 0.1, 86_400) ?? 15) * 1_000,
+      http: httpOptions(flags),
       log: makeLog(flags.choice('log-level', logLevels) ?? 'info', { role: 'router' }),
     }
     for (const role of ['prefill', 'decode'] as const) {

@@ -4,7 +4,15 @@ import { isKvxError } from '@kvx/core/backend'
 import { defaultDeadlines, defaultLimits, settings } from '@kvx/core/protocol'
 import type { RunningWorker } from '@kvx/server'
 import { findBackend } from '../backends.ts'
-import { drainFlag, drainMs, logLevelFlag, logLevels, type Command } from '../command.ts'
+import {
+  drainFlag,
+  drainMs,
+  httpFlags,
+  httpOptions,
+  logLevelFlag,
+  logLevels,
+  type Command,
+} from '../command.ts'
 import { Flags } from '../flags.ts'
 import { hasParent, runUntilStopped, tellParent } from '../lifetime.ts'
 import { pullProgress, readProgress } from '../progress.ts'
@@ -76,6 +84,7 @@ export const engineFlags = {
 
 const args = {
   ...engineFlags,
+  ...httpFlags,
   'disaggregation-mode': {
     type: 'string',
     valueHint: 'null|prefill|decode',
@@ -133,6 +142,7 @@ export const serve: Command = {
       prefillHosts: flags.string('prefill-hosts')?.split(','),
       instance: flags.string('instance'),
       ...protocolSettings(flags),
+      http: httpOptions(flags),
     } as const
     const drain = drainMs(flags)
     const logLevel = flags.choice('log-level', logLevels) ?? 'info'

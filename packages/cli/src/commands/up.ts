@@ -2,7 +2,14 @@
 import type { ArgsDef } from 'citty'
 import { KvxError } from '@kvx/core/backend'
 import { Child } from '../children.ts'
-import { drainMs, logLevels, workerTimeoutFlag, type Command } from '../command.ts'
+import {
+  drainMs,
+  httpFlags,
+  httpOptions,
+  logLevels,
+  workerTimeoutFlag,
+  type Command,
+} from '../command.ts'
 import { complete } from '../completion.ts'
 import { Flags, spellings } from '../flags.ts'
 import { stopRequested, type Ready, type Stop } from '../lifetime.ts'
@@ -24,6 +31,7 @@ const args = {
   prefill: { type: 'string', valueHint: 'N', description: 'Prefill workers. Default: 1' },
   decode: { type: 'string', valueHint: 'N', description: 'Decode workers. Default: 1' },
   ...workerTimeoutFlag,
+  ...httpFlags,
   once: {
     type: 'string',
     valueHint: 'PROMPT',
@@ -37,7 +45,9 @@ const args = {
 } as const satisfies ArgsDef
 
 const onceOnly = ['max-tokens', 'temperature', 'seed', 'json']
-const serveOnly = ['host', 'port', 'prefill', 'decode', 'worker-timeout', 'drain-timeout']
+/** What the router alone is told: nobody but it asks the workers. */
+const routerFlags = ['allowed-hosts', 'allowed-origins', 'keep-alive-timeout', 'worker-timeout']
+const serveOnly = ['host', 'port', 'prefill', 'decode', 'drain-timeout', ...routerFlags]
 
 export const up: Command = {
   meta: { name: 'up', description: 'Run prefill, decode and a router on this machine' },
@@ -54,18 +64,20 @@ export const up: Command = {
     const logLevel = flags.choice('log-level', logLevels) ?? (once === undefined ? 'info' : 'warn')
     backendOptions(flags)
     protocolSettings(flags)
+    const { apiKey } = httpOptions(flags)
     const question = {
       prompt: once ?? '',
       maxTokens: flags.integer('max-tokens', 1, 2 ** 31 - 1) ?? 32,
       temperature: flags.number('temperature', 0, 2) ?? 0,
       seed: flags.integer('seed', 0, 2 ** 32 - 1) ?? 0,
+      apiKey,
     }
     const cluster = {
       host: flags.string('host') ?? '127.0.0.1',
       port: flags.integer('port', 0, 65535) ?? 30000,
       prefill: flags.integer('prefill', 1, 64) ?? 1,
       decode: flags.integer('decode', 1, 64) ?? 1,
-      routerFlags: given(flags, ['worker-timeout', 'drain-timeout']),
+      routerFlags: given(flags, [...routerFlags, 'drain-timeout']),
     }
     // The parent waits a little longer than its children do, who have the last word.
     const drain = drainMs(flags) + 5_000
@@ -78,9 +90,9 @@ export const up: Command = {
     void stopped.then(() => {
       ending.abort()
     })
-    const token = newToken()
+    const secrets = { KVX_TOKEN: newToken(), ...(apiKey !== undefined && { KVX_API_KEY: apiKey }) }
     const launch: Launch = (name, childArgs) =>
-      new Child(name, [...childArgs, '--log-level', logLevel], token)
+      new Child(name, [...childArgs, '--log-level', logLevel], secrets)
     const engine = given(flags, Object.keys(engineFlags))
     const pull = async () => {
       const { resolveModel } = await import('@kvx/llama')

@@ -136,10 +136,16 @@ interface Body {
   readonly kvx?: Completion['kvx']
 }
 
+/** With the key that the processes of a test were started with, if any. */
+export const withKey = (): Record<string, string> =>
+  process.env.KVX_API_KEY === undefined
+    ? {}
+    : { authorization: `Bearer ${process.env.KVX_API_KEY}` }
+
 export function post(url: string, body: object, signal?: AbortSignal): Promise<Response> {
   return fetch(`${url}/v1/completions`, {
     method: 'POST',
-    headers: { 'content-type': 'application/json' },
+    headers: { 'content-type': 'application/json', ...withKey() },
     body: JSON.stringify(body),
     ...(signal && { signal }),
   })

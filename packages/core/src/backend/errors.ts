@@ -264,7 +264,7 @@ export const errorTable = {
     advice: 'Send both legs of a room the same prompt.',
   },
   ERR_KVX_OVER_LIMIT: {
-    summary: 'A limit on parked, live or queued requests is reached.',
+    summary: 'A limit on parked, live or queued requests, or on what they hold, is reached.',
     retryable: true,
     phases: ['open', 'bootstrap', 'hello', 'reserve'],
     advice: 'Try again later, or with another instance; the limits are in docs/configuration.md.',

@@ -73,7 +73,19 @@ export interface ErrorObject {
   readonly retryable: boolean
 }
 
+/** A refusal that only HTTP has words for. */
+export class Refusal extends Error {
+  override readonly name = 'Refusal'
+  readonly http: HttpError
+
+  constructor(http: HttpError) {
+    super(http.body.error.message)
+    this.http = http
+  }
+}
+
 export function httpError(cause: unknown): HttpError {
+  if (cause instanceof Refusal) return cause.http
   const error = toKvxError(cause)
   const status = statusOf(error)
   const { message, code, phase = null, peer = null, rank = null, retryable } = error
@@ -99,9 +111,11 @@ export function statusOf(error: KvxError): number {
 }
 
 export function errorType(status: number): string {
+  if (status === 401) return 'authentication_error'
+  if (status === 403) return 'permission_error'
   if (status === 404) return 'not_found_error'
   if (status === 429) return 'rate_limit_error'
   return status < 500 ? 'invalid_request_error' : 'server_error'
 }
 
-const retryableStatuses = new Set([429, 503, 504])
+const retryableStatuses = new Set([408, 429, 503, 504])

@@ -1,37 +1,63 @@
-/** An HTTP server with what every kvx server answers alike: unknown paths, errors, body limit, metrics. */
-import { createServer, type Server } from 'node:http'
+/** An HTTP server with what every kvx server answers alike: who may ask, unknown paths, errors, bodies, metrics. */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { getRequestListener, RequestError, type HttpBindings } from '@hono/node-server'
 import { Hono, type Context } from 'hono'
-import { bodyLimit } from 'hono/body-limit'
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import type { Registry } from 'prom-client'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError, silentLog, type Log } from '@kvx/core/backend'
+import { bareHost, urlHost } from './address.ts'
+import { Bodies, bodyLimits, type BodyLimits } from './body.ts'
+import { connectionLimits, Connections, type ConnectionLimits } from './connections.ts'
 import { httpError, plainError, type HttpError } from './errors.ts'
-import { toJson } from './json.ts'
+import { makeGate, type GateOptions, type Verdict } from './gate.ts'
 
-export type App = Hono<{ Bindings: HttpBindings }>
-export type AppContext = Context<{ Bindings: HttpBindings }>
+interface Env {
+  readonly Bindings: HttpBindings
+  readonly Variables: {
+    /** The JSON text that the request carries. Throws as `Bodies.text`. */
+    readonly text: () => Promise<string>
+  }
+}
+export type App = Hono<Env>
+export type AppContext = Context<Env>
 
-/** A prompt of a hundred thousand token ids, with room to spare. */
-const maxBodyBytes = 4 * 2 ** 20
+/** What can be set about the HTTP side of a worker or router. */
+export interface HttpOptions extends GateOptions {
+  /** Milliseconds for which a connection may wait for a further request. Default 95,000. */
+  readonly keepAliveMs?: number | undefined
+}
 
-/** @param onError is told of every error that a handler threw, before the client is. */
-export function makeApp(registry: Registry, onError: (cause: unknown) => void): App {
+/**
+ * @param onError is told the code of every error that a handler threw, before the client is
+ * @param limits those that are not given have their defaults
+ */
+export function makeApp(
+  registry: Registry,
+  onError: (code: string) => void,
+  limits: Partial<BodyLimits> = {},
+): App {
+  const bodies = new Bodies({ ...bodyLimits, ...limits })
   const app: App = new Hono()
-  app.use(
-    bodyLimit({
-      maxSize: maxBodyBytes,
-      onError: (c) =>
-        refuse(c, 413, 'body_too_large', `The body is larger than ${String(maxBodyBytes)} bytes.`),
-    }),
-  )
-  app.notFound((c) =>
-    refuse(c, 404, 'not_found', `There is no ${c.req.method} ${c.req.path} on this server.`),
-  )
+  app.use((c, next) => {
+    c.set('text', () => bodies.text(c))
+    return next()
+  })
+  app.notFound((c) => {
+    const { method, path } = c.req
+    const methods = methodsOf(app, path)
+    if (methods.length === 0) {
+      return refuse(c, 404, 'not_found', `There is no ${method} ${path} on this server.`)
+    }
+    c.header('allow', methods.join(', '))
+    if (method === 'OPTIONS') return c.body(null, 204)
+    const message = `${path} does not take ${method}: use ${methods.join(', ')}.`
+    return refuse(c, 405, 'method_not_allowed', message)
+  })
   app.onError((cause, c) => {
-    onError(cause)
-    return fail(c, httpError(cause))
+    const error = httpError(cause)
+    onError(error.body.error.code)
+    return fail(c, error)
   })
   app.get('/metrics', async (c) =>
     c.body(await registry.metrics(), 200, { 'content-type': registry.contentType }),
@@ -39,9 +65,16 @@ export function makeApp(registry: Registry, onError: (cause: unknown) => void): 
   return app
 }
 
-/** `value` as a JSON answer; bigints are written as integers. */
+/** What a path answers to, if there is such a path. */
+function methodsOf(app: App, path: string): readonly string[] {
+  const own = app.routes.filter((route) => route.path === path).map(({ method }) => method)
+  if (own.length === 0) return []
+  return [...own, ...(own.includes('GET') ? ['HEAD'] : []), 'OPTIONS']
+}
+
+/** `value` as a JSON answer. */
 export function json(c: Context, value: unknown, status = 200): Response {
-  return c.body(toJson(value), status as ContentfulStatusCode, {
+  return c.body(JSON.stringify(value), status as ContentfulStatusCode, {
     'content-type': 'application/json',
   })
 }
@@ -69,6 +102,7 @@ export function clientGone(c: AppContext): AbortSignal {
 }
 
 export interface Listening {
+  /** Without the brackets of IPv6. */
   readonly host: string
   readonly port: number
   /** `http://host:port` */
@@ -86,29 +120,57 @@ export interface Draining {
   drain(deadlineMs: number): Promise<boolean>
 }
 
-/**
- * @param port 0 chooses a free one
- * @throws KvxError `ERR_KVX_ADDRESS_UNAVAILABLE` when the address cannot be listened on
- */
+export interface ListenOptions {
+  readonly host: string
+  /** 0 chooses a free one. */
+  readonly port: number
+  readonly http?: HttpOptions | undefined
+  readonly log?: Log | undefined
+  /** Those that are not given have their defaults. */
+  readonly limits?: Partial<ConnectionLimits>
+}
+
+/** @throws KvxError `ERR_KVX_ADDRESS_UNAVAILABLE` when the address cannot be listened on */
 export async function listen(
   app: App,
-  { host, port }: { host: string; port: number },
-): Promise<Listening> {
+  { host: written, port, http = {}, log = silentLog, limits }: ListenOptions,
+): Promise<Listening & { endIdle(): void }> {
+  const host = bareHost(written)
   const listener = getRequestListener(app.fetch, {
     overrideGlobalObjects: false,
+    // What a client still sends after its answer is `Connections`' to drop.
+    autoCleanupIncoming: false,
     errorHandler: (cause) =>
       new Response(null, { status: cause instanceof RequestError ? 400 : 500 }),
   })
-  const server = createServer((request, response) => {
-    void listener(request, response)
-  })
+  const server = createServer({ connectionsCheckingInterval: 1_000 })
+  const keepAliveMs = http.keepAliveMs ?? connectionLimits.keepAliveMs
+  const connections = new Connections(server, { ...connectionLimits, keepAliveMs, ...limits }, log)
   await bind(server, host, port)
+  server.on('error', (cause) => {
+    log.error({ err: cause }, 'a connection could not be accepted')
+  })
   const address = server.address() as AddressInfo
+  const gate = makeGate(http, host, address.address)
+  const serve = (request: IncomingMessage, response: ServerResponse) => {
+    connections.add(request, response)
+    const { method = '', url = '', headers } = request
+    const verdict = gate({ method, url, headers })
+    for (const [name, value] of Object.entries(verdict.headers)) response.setHeader(name, value)
+    if (verdict.answer === undefined) void listener(request, response)
+    else answer(response, verdict.answer)
+  }
+  server.on('request', serve)
+  // Who asks before it sends its body is told to go on only when somebody is about to read it.
+  server.on('checkContinue', serve)
   let closed: Promise<void> | undefined
   return {
     host,
     port: address.port,
     url: `http://${urlHost(host)}:${String(address.port)}`,
+    endIdle: () => {
+      connections.endIdle()
+    },
     close: () =>
       (closed ??= new Promise<void>((resolve) => {
         server.close(() => {
@@ -119,12 +181,24 @@ export async function listen(
   }
 }
 
+function answer(response: ServerResponse, what: Verdict['answer'] & {}): void {
+  if (what === 'preflight') response.writeHead(204).end()
+  else {
+    response.writeHead(what.status, { 'content-type': 'application/json' })
+    response.end(JSON.stringify(what.body))
+  }
+}
+
 function bind(server: Server, host: string, port: number): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once('error', (cause: NodeJS.ErrnoException) => {
+    const failed = (cause: NodeJS.ErrnoException) => {
       reject(new KvxError('ERR_KVX_ADDRESS_UNAVAILABLE', bindMessage(cause, host, port), { cause }))
+    }
+    server.once('error', failed)
+    server.listen(port, host, () => {
+      server.off('error', failed)
+      resolve()
     })
-    server.listen(port, host, resolve)
   })
 }
 
@@ -141,9 +215,4 @@ function bindMessage(cause: NodeJS.ErrnoException, host: string, port: number): 
     default:
       return `${where} cannot be listened on: ${cause.message}.`
   }
-}
-
-/** A host as it stands in a URL: IPv6 in brackets. */
-export function urlHost(host: string): string {
-  return host.includes(':') && !host.startsWith('[') ? `[${host}]` : host
 }

@@ -3,7 +3,6 @@ import { once } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import type { AppContext } from './server.ts'
-import { toJson } from './json.ts'
 
 export interface EventStream {
   /** Waits for the client when it reads more slowly than we write. */
@@ -32,7 +31,7 @@ function eventStream(outgoing: ServerResponse): EventStream {
   })
   const send = async (event: unknown) => {
     if (outgoing.destroyed) return
-    if (!outgoing.write(`data: ${toJson(event)}\n\n`)) {
+    if (!outgoing.write(`data: ${JSON.stringify(event)}\n\n`)) {
       await once(outgoing, 'drain', { signal: gone.signal }).catch(() => undefined)
     }
   }
@@ -46,7 +45,7 @@ function eventStream(outgoing: ServerResponse): EventStream {
       // Destroyed only once the event is out, else it would be lost with the connection.
       await new Promise<void>((resolve) => {
         outgoing.once('close', resolve)
-        outgoing.write(`data: ${toJson(event)}\n\n`, () => {
+        outgoing.write(`data: ${JSON.stringify(event)}\n\n`, () => {
           outgoing.destroy()
           resolve()
         })

@@ -1,4 +1,4 @@
 /** The router without the workers: a process that only routes need not load llama.cpp. */
 export { makeLog, type LogLevel } from '../log.ts'
-export type { Draining, Listening } from '../http/server.ts'
+export type { Draining, HttpOptions, Listening } from '../http/server.ts'
 export { startRouter, type RouterOptions } from './router.ts'

@@ -3,10 +3,10 @@ import { randomBytes } from 'node:crypto'
 import { pipeline } from 'node:stream/promises'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Counter, Gauge, Registry } from 'prom-client'
-import { KvxError, silentLog, toKvxError, type Log } from '@kvx/core/backend'
+import { KvxError, silentLog, type Log } from '@kvx/core/backend'
 import { Admission, within } from '../http/drain.ts'
 import { httpError } from '../http/errors.ts'
-import { parseJsonVerbatim, toJson } from '../http/json.ts'
+import { parseFields, writeFields } from '../http/json.ts'
 import {
   clientGone,
   fail,
@@ -15,6 +15,7 @@ import {
   makeApp,
   type AppContext,
   type Draining,
+  type HttpOptions,
   type Listening,
 } from '../http/server.ts'
 import { choose } from './balance.ts'
@@ -32,14 +33,18 @@ export interface RouterOptions {
   readonly port?: number
   /** Milliseconds. A worker that answers nothing for this long is given up. Default 15,000. */
   readonly workerSilentMs?: number
+  /** Who may ask it over HTTP, and how. The workers are asked with the same key. */
+  readonly http?: HttpOptions
   readonly log?: Log
 }
 
 /** @throws KvxError `ERR_KVX_INVALID_OPTION`, `ERR_KVX_ADDRESS_UNAVAILABLE` */
 export async function startRouter(options: RouterOptions): Promise<Listening & Draining> {
   const log = options.log ?? silentLog
+  const { apiKey } = options.http ?? {}
   const watched = {
     silentMs: options.workerSilentMs ?? 15_000,
+    apiKey,
     log,
     onInfo: () => {
       told = tell(problems(), told)
@@ -126,8 +131,8 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
       }
     },
   })
-  const app = makeApp(registry, (cause) => {
-    failures.inc({ code: toKvxError(cause).code })
+  const app = makeApp(registry, (code) => {
+    if (code !== 'ERR_KVX_ABORTED') failures.inc({ code })
   })
   const admission = new Admission('router')
   let turn = 0
@@ -135,12 +140,7 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
   app.post('/v1/completions', (c) => admission.run(c, () => complete(c)))
 
   async function complete(c: AppContext): Promise<Response> {
-    const body = parseJsonVerbatim(await c.req.text())
-    if (typeof body !== 'object' || body === null || Array.isArray(body)) {
-      throw new KvxError('ERR_KVX_INVALID_ARGUMENT', 'The body must be a JSON object.', {
-        phase: 'open',
-      })
-    }
+    const body = parseFields(await c.var.text())
     const gone = clientGone(c)
     await firstLooks
     const refused = new Set<Worker>()
@@ -195,7 +195,7 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
     let last: unknown
     for (const { url } of decodes) {
       try {
-        return json(c, withLeast(await ask(`${url}/v1/models`), workers))
+        return json(c, withLeast(await ask(`${url}/v1/models`, { apiKey }), workers))
       } catch (cause) {
         last = cause
       }
@@ -226,11 +226,13 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
   const listening = await listen(app, {
     host: options.host ?? '127.0.0.1',
     port: options.port ?? 0,
+    ...{ http: options.http, log },
   })
   return {
     ...listening,
     async drain(deadlineMs) {
       admission.drain()
+      listening.endIdle()
       return within(deadlineMs, admission.idle())
     },
     async close() {
@@ -272,7 +274,7 @@ function facts(cause: unknown): object {
  */
 function pair(
   c: AppContext,
-  body: object,
+  body: ReadonlyMap<string, string>,
   prefill: PrefillWorker,
   decode: Worker,
   gone: AbortSignal,
@@ -284,8 +286,14 @@ function pair(
       const port = await prefill.port(either).catch((cause: unknown) => {
         throw legFailure(prefill, cause)
       })
-      const room = { bootstrap_host: prefill.host, bootstrap_port: port }
-      const text = toJson({ ...body, ...room, bootstrap_room: randomRoom() })
+      const text = writeFields(
+        new Map([
+          ...body,
+          ['bootstrap_host', JSON.stringify(prefill.host)],
+          ['bootstrap_port', String(port)],
+          ['bootstrap_room', String(randomRoom())],
+        ]),
+      )
       const headers = forwarded(c)
       const prefilled = prefill.during(async (lost) => {
         const signal = AbortSignal.any([either, lost])

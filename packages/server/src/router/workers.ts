@@ -12,6 +12,8 @@ const pauseMs = { least: 100, most: 3_000 }
 export interface WorkerOptions {
   /** A worker that answers nothing for this long is given up, and what it worked on fails. */
   readonly silentMs: number
+  /** The workers' key, when they have one. */
+  readonly apiKey: string | undefined
   readonly log: Log
   /** Called when a worker has told of itself what it had not before: it is new, or was started again. */
   readonly onInfo: () => void
@@ -138,7 +140,12 @@ export class Worker {
 
   async #ask(): Promise<void> {
     try {
-      const info = readInfo(await ask(`${this.url}/server_info`, AbortSignal.timeout(lookMs)))
+      const info = readInfo(
+        await ask(`${this.url}/server_info`, {
+          apiKey: this.#options.apiKey,
+          signal: AbortSignal.timeout(lookMs),
+        }),
+      )
       if (JSON.stringify(info) === JSON.stringify(this.#info)) return
       this.#info = info
       this.#options.onInfo()
@@ -167,6 +174,7 @@ export class Worker {
 export class PrefillWorker extends Worker {
   /** As decode is to reach the bootstrap service: without the brackets of IPv6. */
   readonly host: string
+  readonly #apiKey: string | undefined
   readonly #given: number | undefined
   #known: number | undefined
 
@@ -174,6 +182,7 @@ export class PrefillWorker extends Worker {
   constructor(url: string, bootstrapPort: number | undefined, options: WorkerOptions) {
     super('prefill', url, options)
     this.host = checkUrl(url).hostname.replace(/^\[|\]$/g, '')
+    this.#apiKey = options.apiKey
     this.#given = bootstrapPort
     this.#known = bootstrapPort
   }
@@ -193,7 +202,7 @@ export class PrefillWorker extends Worker {
   }
 
   async #askPort(signal: AbortSignal): Promise<number> {
-    const info = (await ask(`${this.url}/server_info`, signal)) as {
+    const info = (await ask(`${this.url}/server_info`, { apiKey: this.#apiKey, signal })) as {
       bootstrap_port?: unknown
       disaggregation_mode?: unknown
     } | null
@@ -208,14 +217,19 @@ export class PrefillWorker extends Worker {
 }
 
 /** The JSON that a GET answers with. Rejects when it fails or takes too long. */
-export async function ask(url: string, signal?: AbortSignal): Promise<unknown> {
+export async function ask(
+  url: string,
+  { apiKey, signal }: { apiKey: string | undefined; signal?: AbortSignal },
+): Promise<unknown> {
   const timeout = AbortSignal.timeout(askTimeoutMs)
   const response = await fetch(url, {
+    headers: apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` },
     signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]),
   })
   if (!response.ok) {
     await response.body?.cancel()
-    throw new Error(`it answered ${String(response.status)}`)
+    const hint = response.status === 401 ? ': give the router the key of its workers' : ''
+    throw new Error(`it answered ${String(response.status)}${hint}`)
   }
   return response.json()
 }

@@ -44,8 +44,8 @@ export interface Worker {
 
 export function completionsApp(worker: Worker): App {
   const { modelName, model, metrics, admission } = worker
-  const app = makeApp(metrics.registry, (cause) => {
-    metrics.failed(toKvxError(cause))
+  const app = makeApp(metrics.registry, (code) => {
+    metrics.failed(code)
   })
   app.post('/v1/completions', (c) => admission.run(c, () => complete(worker, c)))
   app.get('/v1/models', (c) =>
@@ -73,7 +73,7 @@ export function completionsApp(worker: Worker): App {
 
 async function complete(worker: Worker, c: AppContext): Promise<Response> {
   const { model, metrics, log } = worker
-  const request = parseCompletionRequest(parseJson(await c.req.text()))
+  const request = parseCompletionRequest(parseJson(await c.var.text()))
   const signal = clientGone(c)
   const { prompt } = request
   const tokens = typeof prompt === 'string' ? await model.tokenizePrompt(prompt, signal) : prompt
@@ -101,15 +101,17 @@ async function complete(worker: Worker, c: AppContext): Promise<Response> {
       return RESPONSE_ALREADY_SENT
     }
     const error = toKvxError(cause)
-    metrics.requestEnded('failed')
+    // The other leg may be told before this connection closes.
+    const cancelled = error.code === 'ERR_KVX_ABORTED'
+    metrics.requestEnded(cancelled ? 'cancelled' : 'failed')
     const { code, phase, peer, rank, message } = error
-    events('request.failed', { code, phase, peer, rank })
+    events(cancelled ? 'request.cancelled' : 'request.failed', { code, phase, peer, rank })
     log.warn(
       { request: head.id, room: request.bootstrap.room?.toString(), code, err: cause },
       message,
     )
     if (!c.env.outgoing.headersSent) throw error
-    metrics.failed(error)
+    metrics.failed(error.code)
     return RESPONSE_ALREADY_SENT
   }
 }

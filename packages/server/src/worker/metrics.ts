@@ -10,7 +10,7 @@ export interface WorkerMetrics {
   requestBegan(): void
   requestEnded(result: 'success' | 'cancelled' | 'failed'): void
   /** Also for requests that were refused before they began. */
-  failed(error: KvxError): void
+  failed(code: string): void
 }
 
 /** @param pages counts the pool; a standalone worker has none */
@@ -30,7 +30,7 @@ export function workerMetrics(pages: (() => PageCounts) | undefined): WorkerMetr
   })
   const failures = new Counter({
     name: 'kvx_failures_total',
-    help: 'Failed requests by error code.',
+    help: 'Failed requests by error code; those that clients cancelled are not among them.',
     labelNames: ['code'],
     registers,
   })
@@ -73,8 +73,8 @@ export function workerMetrics(pages: (() => PageCounts) | undefined): WorkerMetr
       live.dec()
       requests.inc({ result })
     },
-    failed(error) {
-      failures.inc({ code: error.code })
+    failed(code) {
+      if (code !== 'ERR_KVX_ABORTED') failures.inc({ code })
     },
   }
 }

@@ -10,8 +10,9 @@ import {
 } from '@kvx/core'
 import { KvxError, silentLog, type Backend, type Log } from '@kvx/core/backend'
 import { LlamaModel, type LoadOptions } from '@kvx/llama'
+import { bareHost, urlHost } from '../http/address.ts'
 import { Admission, within } from '../http/drain.ts'
-import { listen, urlHost, type Draining, type Listening } from '../http/server.ts'
+import { listen, type Draining, type HttpOptions, type Listening } from '../http/server.ts'
 import type { Call } from './call.ts'
 import { Cleanup } from './cleanup.ts'
 import { completionsApp, type Compute } from './completions.ts'
@@ -65,6 +66,8 @@ export interface WorkerOptions {
   /** Milliseconds; those that are not given have their defaults. */
   readonly deadlines?: Partial<Deadlines> | undefined
   readonly limits?: Partial<Limits> | undefined
+  /** Who may ask it over HTTP, and how. */
+  readonly http?: HttpOptions | undefined
   readonly log?: Log | undefined
   /** Told while the model file is read whole, to identify it: once for each file, until it changes. */
   readonly onModelRead?: LoadOptions['onProgress']
@@ -94,13 +97,12 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   }
 }
 
-async function open(
-  options: WorkerOptions,
-  cleanup: Cleanup,
-): Promise<Omit<RunningWorker, 'close'>> {
-  const { mode, log = silentLog, host = '127.0.0.1', maxRunningRequests = 4 } = options
+async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<RunningWorker, 'close'>> {
+  const host = bareHost(given.host ?? '127.0.0.1')
+  const options = { ...given, host }
+  const { mode, log = silentLog, maxRunningRequests = 4 } = options
   const { maxQueuedRequests = 256 } = options
-  if (mode === 'prefill' && ['0.0.0.0', '::', '[::]'].includes(host)) {
+  if (mode === 'prefill' && ['0.0.0.0', '::'].includes(host)) {
     throw new KvxError(
       'ERR_KVX_INVALID_OPTION',
       `A prefill worker tells decode its host, and ${host} is no address to connect to: give the one under which decode reaches this machine, such as --host ${hostname()}.`,
@@ -153,7 +155,8 @@ async function open(
   })
   // Closed first: a request whose connection is cut gives back what it holds.
   cleanup.add(() => admission.idle())
-  const listening = await listen(app, { host, port: options.port ?? 0 })
+  const { port: wanted = 0, http } = options
+  const listening = await listen(app, { host, port: wanted, http, log })
   cleanup.add(() => listening.close())
   const { port, url } = listening
   log.info({ url, mode, bootstrapPort }, 'worker is ready')
@@ -162,6 +165,7 @@ async function open(
     ...{ host, port, url, bootstrapPort },
     async drain(deadlineMs) {
       admission.drain()
+      listening.endIdle()
       log.info({}, 'takes no new requests: it is about to end')
       events.of()('worker.draining')
       const ended = Promise.all([admission.idle(), transfer?.manager.drain({ deadlineMs })])

@@ -1,0 +1,156 @@
+/** Reads the bodies of requests, with bounds on each of them, on all together, and on how slowly one may come. */
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import { KvxError } from '@kvx/core/backend'
+import { plainError, Refusal } from './errors.ts'
+import type { AppContext } from './server.ts'
+
+/** A prompt of a hundred thousand token ids, with room to spare. */
+const maxBodyBytes = 4 * 2 ** 20
+/** Counted until the answer has left: what was made of a body lives as long as the request. */
+const maxHeldBytes = 64 * 2 ** 20
+/** In each such span so many bytes more must come, or the rest of the body. */
+const bodyPaceMs = 10_000
+const bodyPaceBytes = 256 * 2 ** 10
+
+export interface BodyLimits {
+  readonly bodyBytes: number
+  readonly heldBytes: number
+  readonly paceMs: number
+  readonly paceBytes: number
+}
+
+export const bodyLimits: BodyLimits = {
+  bodyBytes: maxBodyBytes,
+  heldBytes: maxHeldBytes,
+  paceMs: bodyPaceMs,
+  paceBytes: bodyPaceBytes,
+}
+
+/** The bodies of one server. */
+export class Bodies {
+  readonly #limits: BodyLimits
+  #held = 0
+
+  constructor(limits: BodyLimits) {
+    this.#limits = limits
+  }
+
+  /**
+   * The JSON text that a request carries. To be called once for each.
+   * @throws Refusal with 408, 413 or 415; KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_OVER_LIMIT`, `ERR_KVX_ABORTED`
+   */
+  async text(c: AppContext): Promise<string> {
+    const { incoming, outgoing } = c.env
+    checkKind(incoming.headers)
+    if (Number(incoming.headers['content-length'] ?? 0) > this.#limits.bodyBytes) this.#tooLarge()
+    let mine = 0
+    outgoing.once('close', () => {
+      this.#held -= mine
+    })
+    if (incoming.headers.expect !== undefined) outgoing.writeContinue()
+    const bytes = await this.#read(incoming, (more) => {
+      mine += more
+      this.#held += more
+      if (mine > this.#limits.bodyBytes) this.#tooLarge()
+      if (this.#held > this.#limits.heldBytes) {
+        throw new KvxError(
+          'ERR_KVX_OVER_LIMIT',
+          `This server holds ${mebibytes(this.#limits.heldBytes)} of requests already: send this one again in a moment.`,
+          { phase: 'open' },
+        )
+      }
+    })
+    try {
+      return utf8.decode(bytes)
+    } catch (cause) {
+      throw new KvxError('ERR_KVX_INVALID_ARGUMENT', 'The body is not valid UTF-8.', {
+        cause,
+        phase: 'open',
+      })
+    }
+  }
+
+  /** @param count is told of every part before it is kept, and throws when it may not be */
+  #read(incoming: IncomingMessage, count: (bytes: number) => void): Promise<Buffer> {
+    const { paceMs, paceBytes } = this.#limits
+    return new Promise((resolve, reject) => {
+      const parts: Buffer[] = []
+      let bytes = 0
+      let seen = 0
+      const pace = setInterval(() => {
+        if (bytes - seen < paceBytes) {
+          const seconds = String(paceMs / 1_000)
+          const message = `The body came too slowly: in ${seconds} s its end, or ${String(paceBytes)} bytes more, must come.`
+          end(new Refusal(plainError(408, 'body_too_slow', message)))
+        }
+        seen = bytes
+      }, paceMs)
+      const end = (error?: Error) => {
+        clearInterval(pace)
+        incoming.off('data', take).off('end', whole).off('close', gone).off('error', gone)
+        // Listened to for ever: a connection may still break while the answer is on its way.
+        incoming.on('error', () => undefined)
+        if (error === undefined) resolve(Buffer.concat(parts, bytes))
+        else reject(error)
+      }
+      const take = (part: Buffer) => {
+        try {
+          count(part.length)
+        } catch (cause) {
+          end(cause as Error)
+          return
+        }
+        bytes += part.length
+        parts.push(part)
+      }
+      const whole = () => {
+        end()
+      }
+      const gone = () => {
+        end(new KvxError('ERR_KVX_ABORTED', 'The client closed its connection.', { phase: 'open' }))
+      }
+      incoming.on('data', take).on('end', whole).on('close', gone).on('error', gone)
+      if (incoming.destroyed) gone()
+    })
+  }
+
+  #tooLarge(): never {
+    const message = `The body is larger than ${String(this.#limits.bodyBytes)} bytes.`
+    throw new Refusal(plainError(413, 'body_too_large', message))
+  }
+}
+
+/** A byte order mark is no part of the text. */
+const utf8 = new TextDecoder('utf-8', { fatal: true })
+
+/**
+ * Only what says that it is JSON: a web page may send any other kind to any address without being asked.
+ * @throws Refusal
+ */
+function checkKind(headers: IncomingHttpHeaders): void {
+  const encoding = headers['content-encoding']?.trim().toLowerCase() ?? ''
+  if (encoding !== '' && encoding !== 'identity') {
+    unsupported(
+      `A body with content-encoding ${JSON.stringify(encoding.slice(0, 100))} is not understood: send it as it is.`,
+    )
+  }
+  const [type = '', ...parameters] = (headers['content-type'] ?? '').toLowerCase().split(';')
+  if (type.trim() !== 'application/json') {
+    const came = type.trim() === '' ? 'no content-type' : `content-type ${type.trim()}`
+    unsupported(
+      `A body must be JSON and say so, but came with ${came.slice(0, 100)}: send the header content-type: application/json.`,
+    )
+  }
+  for (const parameter of parameters) {
+    const charset = /^\s*charset\s*=\s*"?([^\s"]*)"?\s*$/.exec(parameter)?.[1]
+    if (charset !== undefined && charset !== 'utf-8' && charset !== 'utf8') {
+      unsupported(`A body must be UTF-8, but came with charset ${charset.slice(0, 100)}.`)
+    }
+  }
+}
+
+function unsupported(message: string): never {
+  throw new Refusal(plainError(415, 'unsupported_media_type', message))
+}
+
+const mebibytes = (bytes: number) => `${String(bytes / 2 ** 20)} MiB`
