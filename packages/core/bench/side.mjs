@@ -1,7 +1,7 @@
 // One of the two processes of the benchmark: `side.mjs prefill|decode`, told what to do by run.mjs.
 import { readdirSync, readFileSync } from 'node:fs'
 import { Dealer, Router } from 'zeromq'
-import { decodeMessage } from '../dist/control/codec.js'
+import { decodeFrame, encodeMessage } from '../dist/control/codec.js'
 import { openBareDecode, openBarePrefill } from './bare.mjs'
 import { movedBytes, openDecode, openPrefill } from './rooms.mjs'
 
@@ -76,11 +76,13 @@ const commands = {
   record() {
     recorded = []
   },
-  /** Frames sent since `record`, but for signs of life. */
+  /** Messages sent since `record`, but for signs of life. */
   recorded() {
-    const frames = recorded.map((frame) => Buffer.from(frame).toString('base64'))
+    const messages = recorded.flatMap((frame) => [...decodeFrame(frame)])
     recorded = undefined
-    return frames.filter((frame) => !['ping', 'pong'].includes(decoded(frame).k))
+    return messages
+      .filter(({ k }) => !['ping', 'pong'].includes(k))
+      .map((message) => Buffer.from(encodeMessage(message)).toString('base64'))
   },
   play({ own, others }) {
     kinds.bare.play(own.map(decoded), others.length)
@@ -93,7 +95,7 @@ const commands = {
   },
 }
 
-const decoded = (frame) => decodeMessage(Buffer.from(frame, 'base64'))
+const decoded = (message) => [...decodeFrame(Buffer.from(message, 'base64'))][0]
 
 // Not longer than its parent, however that ends.
 process.on('disconnect', () => process.exit())
