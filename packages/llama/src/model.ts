@@ -331,8 +331,8 @@ export class LlamaModel {
     this.#disposed ??= (async () => {
       this.slots.close()
       this.prefillTurn.close()
-      await this.#aside.close()
-      await this.gate.close()
+      // The gate at once: what runs must not get another turn while the other process ends.
+      await Promise.all([this.gate.close(), this.#aside.close()])
       for (const sampler of this.#samplers) sampler.dispose()
       await this.#llama.dispose()
       this.#pool?.free()
