@@ -29,7 +29,7 @@ import { StreamingDetokenizer } from './text/detokenizer.ts'
 import { Vocabulary } from './text/vocabulary.ts'
 
 /** A text of so many bytes is tokenized within a few milliseconds, whatever it says. */
-const shortBytes = 8192
+const shortBytes = 4096
 
 export interface LoadOptions {
   /** A GGUF file. */
@@ -242,20 +242,19 @@ export class LlamaModel {
    */
   async tokenizePrompt(text: string, signal?: AbortSignal): Promise<number[]> {
     const bytes = Buffer.byteLength(text)
-    const least = this.vocabulary.leastTokens(bytes)
     const refuse = (what: string): never => {
       throw new KvxError(
         'ERR_KVX_INVALID_ARGUMENT',
         `The prompt has ${what}; the context length is ${String(this.contextLength)}. Shorten the prompt.`,
       )
     }
-    if (least > this.contextLength) {
-      refuse(`${String(bytes)} bytes, and therefore ${String(least)} tokens or more`)
+    if (this.vocabulary.tellsMoreThan(this.contextLength, text)) {
+      refuse(`${String(bytes)} bytes, and therefore more than ${String(this.contextLength)} tokens`)
     }
     if (bytes <= shortBytes) return this.tokenize(text)
     const enough = this.contextLength + 1
     const tokens = await this.#aside.tokenize(text, enough, signal)
-    if (tokens.length >= enough) refuse(`${String(tokens.length)} tokens or more`)
+    if (tokens.length >= enough) refuse(`${String(enough)} tokens or more`)
     return this.#withBos(Array.from(tokens))
   }
 

@@ -41,7 +41,7 @@ test('a text whose length alone tells that it is too long is refused without ano
   await expect(model.tokenizePrompt('the'.repeat(2_000_000))).rejects.toMatchObject({
     code: 'ERR_KVX_INVALID_ARGUMENT',
     message: expect.stringMatching(
-      /^The prompt has 6000000 bytes, and therefore \d+ tokens or more/,
+      /^The prompt has 6000000 bytes, and therefore more than 100000 tokens/,
     ),
   })
   expect(childrenOf(process.pid)).toEqual([])

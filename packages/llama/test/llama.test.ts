@@ -379,6 +379,18 @@ test('a state that llama.cpp saved is accepted for its sequence alone, and is th
   standalone.slots.release(slot)
 })
 
+test('a prompt of 4 MiB is refused by its length, and not by bytes that the vocabulary leaves out', async () => {
+  const { vocabulary } = standalone
+  const refused = standalone.tokenizePrompt('a'.repeat(4 * 2 ** 20))
+  await expect(refused).rejects.toMatchObject({
+    code: 'ERR_KVX_INVALID_ARGUMENT',
+    message: expect.stringContaining('has 4194304 bytes') as string,
+  })
+  const left = '\u0004'.repeat(50_000)
+  expect(standalone.tokenize(left)).toEqual([])
+  expect(vocabulary.tellsMoreThan(0, left)).toBe(false)
+})
+
 test('text that goes through tokens one by one is the same text', () => {
   const text = 'naïve café 😀 日本語 and plain words'
   const tokens = standalone.tokenize(text)

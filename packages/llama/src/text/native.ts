@@ -40,5 +40,6 @@ export function tokenizeBy(
     all.set(tokens, at)
     at += tokens.length
   }
-  return all
+  // A single fragment may have had far more.
+  return all.slice(0, enough)
 }

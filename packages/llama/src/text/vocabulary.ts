@@ -15,6 +15,7 @@ export type Attributes = Pick<
 export type VocabularyKind = `${Weights['vocabularyType']}`
 
 const none = new Uint8Array()
+const blockUnits = 16_384
 
 /**
  * The bytes that each token stands for, as llama.cpp writes them, but token by token and with nothing left
@@ -26,6 +27,8 @@ export class Vocabulary {
   readonly #weights: Weights
   readonly #texts: readonly string[]
   readonly #marksBlanks: boolean
+  /** 1 for each byte that the vocabulary has, 0 for one that llama.cpp leaves out; undefined when it has all. */
+  readonly #known: Uint8Array | undefined
   /** The most bytes of a text that one token can stand for; undefined where tokenizers leave text out. */
   readonly longest: number | undefined
   /** The tokenizer puts a blank before a text that begins without one. */
@@ -37,13 +40,29 @@ export class Vocabulary {
     this.size = this.#texts.length
     this.#marksBlanks = marksBlanks(weights, this.#texts)
     this.longest = this.#longest()
+    this.#known = knownBytes(weights, this.#texts)
     const [first] = weights.tokenize('a', false)
     this.addsBlank = first !== undefined && this.bytes(first)[0] === 0x20
   }
 
-  /** The least tokens that a text of so many bytes has. */
-  leastTokens(bytes: number): number {
-    return this.longest === undefined ? 0 : Math.ceil(bytes / this.longest)
+  /** Whether the length of a text alone tells that it has more tokens than so many. */
+  tellsMoreThan(tokens: number, text: string): boolean {
+    if (this.longest === undefined) return false
+    const enough = tokens * this.longest
+    if (text.length * 3 <= enough) return false
+    const table = this.#known
+    if (!table) return Buffer.byteLength(text) > enough
+    // Block by block, since a text of megabytes is known to be too long after its beginning.
+    let known = 0
+    for (let from = 0; from < text.length && known <= enough;) {
+      let to = from + blockUnits
+      // The two halves of a character stay together.
+      if ((text.charCodeAt(to - 1) & 0xfc00) === 0xd800) to++
+      const block = Buffer.from(text.slice(from, to))
+      for (const byte of block) known += table[byte] ?? 0
+      from = to
+    }
+    return known > enough
   }
 
   #longest(): number | undefined {
@@ -51,10 +70,6 @@ export class Vocabulary {
     // Of these it is known that every byte of a text is in a token. Others normalise the text, or have one
     // token for all that they do not know.
     if (!['llama', 'gpt2', 'rwkv'].includes(ggml.model) || 'normalizer' in ggml) return undefined
-    if (ggml.model === 'gpt2') {
-      const letters = new Set(this.#texts.filter((text) => text.length === 1))
-      if (![...byteOf.keys()].every((letter) => letters.has(letter))) return undefined
-    }
     let longest = 1
     for (let id = 0; id < this.size; id++) {
       const { lstrip, rstrip } = this.#weights.getTokenAttributes(id as Token)
@@ -72,6 +87,15 @@ export class Vocabulary {
     const attributes = this.#weights.getTokenAttributes(token as Token)
     return bytesOf(this.#weights.vocabularyType, text, attributes, this.#marksBlanks)
   }
+}
+
+/** Only vocabularies of letters can lack a byte: the others have a name for each, or a token for all unknown. */
+function knownBytes(weights: Weights, texts: readonly string[]): Uint8Array | undefined {
+  if (weights.vocabularyType !== LlamaVocabularyType.bpe) return undefined
+  const letters = new Set(texts.filter((text) => text.length === 1))
+  const known = new Uint8Array(256)
+  for (const [letter, byte] of byteOf) known[byte] = letters.has(letter) ? 1 : 0
+  return known.includes(0) ? known : undefined
 }
 
 /** Whether a vocabulary of kind `bpe` writes blanks as `▁`, as SentencePiece does, and not as bytes. */
