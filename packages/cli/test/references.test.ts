@@ -164,10 +164,10 @@ test('no client can name pages: those of another system change nothing', async (
       remote_port: 1,
     },
   }
-  const [answer] = await Promise.all([decodeLeg(10, promptA, foreign), prefillLeg(10)])
-  expect(answer).toMatchObject({ status: 200, tokens: await reference(promptA) })
-  const routed = await leg(router, promptA, foreign)
-  expect(routed).toMatchObject({ status: 200, tokens: await reference(promptA) })
+  const refused = { status: 400, code: 'ERR_KVX_INVALID_ARGUMENT', tokens: undefined }
+  expect(await decodeLeg(10, promptA, foreign)).toMatchObject(refused)
+  expect(await leg(router, promptA, foreign)).toMatchObject(refused)
+  await expectWhole(10, promptA)
 })
 
 test('a room that has been consumed is told as such when decode alone uses it again', async () => {
