@@ -92,7 +92,7 @@ function listeningPorts(): number[] {
 
 /** Stops the peer once bytes of the transfer are in it, so that more of them are on their way. */
 async function stopMidway(peer: Peer, write: () => Transfer): Promise<Transfer> {
-  peer.signal('SIGSTOP')
+  await peer.freeze()
   const transfer = write()
   await expect.poll(() => isPending(transfer.done)).toBe(true)
   return transfer
@@ -169,7 +169,7 @@ test('connecting to a stopped process fails at its timeout, and holds up nobody 
   const address = await stopped.open()
   await using other = new Peer(size)
   const reachable = await other.open()
-  stopped.signal('SIGSTOP')
+  await stopped.freeze()
   const refused = rejection(engine.connect(address, { timeoutMs: 5000 }))
   const link = await engine.connect(reachable)
   await link.write(everything).done

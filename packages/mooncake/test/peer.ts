@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { silentLog, type PeerAddress, type TransferEngine } from '@kvx/core/backend'
 import mooncake, { wheelSpec, type MooncakeOptions } from '@kvx/mooncake'
 import { installWheel } from '@kvx/native'
+import { freeze } from '../../native/test/freeze.ts'
 
 /** Engines of tests meet on the loopback device. */
 export const loopback: MooncakeOptions = { hostname: '127.0.0.1' }
@@ -74,6 +75,10 @@ export class Peer implements AsyncDisposable {
       this.process.on('message', answered).on('exit', died)
       this.process.send({ number, name, parameters })
     })
+  }
+
+  freeze(): Promise<void> {
+    return freeze(this.process.pid!)
   }
 
   signal(signal: NodeJS.Signals): void {

@@ -1,5 +1,6 @@
 import { allocate } from '@kvx/native'
 import { expect, onTestFinished, test } from 'vitest'
+import { freeze } from '../../native/test/freeze.ts'
 import { control, forkPeer, open, pages, until, useMori, type Peer } from './support/mori.ts'
 
 useMori()
@@ -58,7 +59,7 @@ test(
   async () => {
     const peer = await forkPeer([megabyte])
     const { engine, link } = await writer(peer)
-    peer.process.kill('SIGSTOP')
+    await freeze(peer.process.pid!)
     control.set('lose', 1)
     const began = performance.now()
     let settled = false
@@ -85,7 +86,7 @@ test('what was on its way when the target recycled its engine lands nowhere', li
   control.set('hold', 1)
   const transfer = link.write(pages(page, 16), { deadlineMs: 300 })
   await until(() => control.get('held') > 0)
-  peer.process.kill('SIGSTOP')
+  await freeze(peer.process.pid!)
   await expect(transfer.done).rejects.toMatchObject({ code: 'ERR_KVX_TRANSFER_TIMEOUT' })
   peer.process.kill('SIGCONT')
 
@@ -156,7 +157,7 @@ test('connecting to a stopped process fails by its deadline with the reason', li
   const peer = await forkPeer([megabyte])
   const other = await forkPeer([megabyte])
   const { engine } = await writer(other)
-  peer.process.kill('SIGSTOP')
+  await freeze(peer.process.pid!)
   const began = performance.now()
   await expect(engine.connect(peer.address, { timeoutMs: 1000 })).rejects.toMatchObject({
     code: 'ERR_KVX_CONNECT_FAILED',
