@@ -150,6 +150,46 @@ test('with checksums on, an undamaged request succeeds', async () => {
   await receiver.done
 })
 
+test('an abort while checksums are computed ends both sides, and what they give afterwards changes nothing', async () => {
+  const side = await pair({ decode: { verifyKV: true } })
+  const { receiver, sender } = await openLegs(side, 1n, prompt(8), [11, 12])
+  let computed: () => void = () => undefined
+  const computing = new Promise<void>((started) => {
+    side.engine.faults.beforeChecksum = () => {
+      started()
+      return new Promise<void>((resolve) => (computed = resolve))
+    }
+  })
+  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  const finished = sender.finish()
+  await computing
+  receiver.abort('the client went away')
+  const aborted = { code: 'ERR_KVX_ABORTED', message: 'the client went away' }
+  await expect(receiver.done).rejects.toMatchObject(aborted)
+  await expect(finished).rejects.toMatchObject(aborted)
+  await Promise.all([receiver.settled, sender.settled])
+  computed()
+  side.engine.faults.beforeChecksum = () => undefined
+  // The pages of both sides serve the next request.
+  const next = await openLegs(side, 2n, prompt(8), [11, 12])
+  await next.sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await next.sender.finish()
+  expect((await next.receiver.done).report.pages).toBe(2)
+  expect(receiver.error).toMatchObject(aborted)
+})
+
+test('checksums that cannot be computed fail the request with the reason', async () => {
+  const side = await pair({ decode: { verifyKV: true } })
+  const { receiver, sender } = await openLegs(side, 1n, prompt(8), [11, 12])
+  side.engine.faults.beforeChecksum = () => {
+    throw new Error('no thread')
+  }
+  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  const failed = { phase: 'complete', message: expect.stringContaining('no thread') as string }
+  await expect(sender.finish()).rejects.toMatchObject(failed)
+  await expect(receiver.done).rejects.toMatchObject(failed)
+})
+
 test('after an abort decode keeps its pages until the last write has settled', async () => {
   const side = await pair()
   const { receiver, sender } = await openLegs(side, 1n, prompt(8), [1, 2])

@@ -13,6 +13,7 @@ import {
   checkCovered,
   checkFit,
   groupPages,
+  checksumJob,
   pageChecksums,
   Planner,
   planTransfer,
@@ -517,14 +518,16 @@ test('both sides compute the same checksums, each from its own pages, and any mo
         for (const [at, origin] of copies) to[at] = from[origin] ?? 0
         const { component, layers } = part
         const sums = (side: 'source' | 'destination') =>
-          pageChecksums({
-            planner,
-            side,
-            component,
-            layers,
-            pages: side === 'source' ? part.sourcePages : part.destinationPages,
-            memory: [memoryOf(side === 'source' ? from : to)],
-          })
+          pageChecksums(
+            checksumJob({
+              planner,
+              side,
+              component,
+              layers,
+              pages: side === 'source' ? part.sourcePages : part.destinationPages,
+            }),
+            [memoryOf(side === 'source' ? from : to)],
+          )
         const sent = sums('source')
         expect(sent).toHaveLength(part.sourcePages.length)
         expect(sums('destination')).toEqual(sent)
@@ -547,14 +550,16 @@ test('both sides compute the same checksums, each from its own pages, and any mo
 
 test('the checksum of a page is the CRC-32 of its bytes, layer after layer', () => {
   const bytes = Uint8Array.from({ length: regionBytes(plain) }, (_, i) => (i * 31) % 251)
-  const sums = pageChecksums({
-    planner: new Planner(plain, plain),
-    side: 'source',
-    component: 'kv',
-    layers: [1, 2],
-    pages: pages(5),
-    memory: [memoryOf(bytes)],
-  })
+  const sums = pageChecksums(
+    checksumJob({
+      planner: new Planner(plain, plain),
+      side: 'source',
+      component: 'kv',
+      layers: [1, 2],
+      pages: pages(5),
+    }),
+    [memoryOf(bytes)],
+  )
   const of = (part: Part) => {
     const base =
       plain.tensors.find((tensor) => tensor.layer === 1 && tensor.part === part)?.base ?? 0
@@ -566,12 +571,14 @@ test('the checksum of a page is the CRC-32 of its bytes, layer after layer', () 
 test('memory that cannot be viewed cannot be checked, and the error says so', () => {
   const memory: Memory = { address: 0n, bytes: 1_024, kind: 'hip', device: 0 }
   expect(() =>
-    pageChecksums({
-      planner: new Planner(plain, plain),
-      side: 'source',
-      component: 'kv',
-      pages: pages(0),
-      memory: [memory],
-    }),
+    pageChecksums(
+      checksumJob({
+        planner: new Planner(plain, plain),
+        side: 'source',
+        component: 'kv',
+        pages: pages(0),
+      }),
+      [memory],
+    ),
   ).toThrow(expect.objectContaining({ code: 'ERR_KVX_INVALID_OPTION' }))
 })

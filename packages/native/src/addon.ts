@@ -1,3 +1,4 @@
+import type { Memory } from '@kvx/core/backend'
 import { loadAddon } from './load.ts'
 
 /** The functions of this package's own addon (native/*.cc). */
@@ -13,6 +14,11 @@ interface Addon {
     destinationBytes: Float64Array,
     maxSegmentBytes: number,
   ): Float64Array
+  checksum(
+    memories: readonly (Memory | undefined)[],
+    lanes: Float64Array,
+    pages: Int32Array,
+  ): Promise<Uint32Array>
   scatter(...job: TokenJob): void
   gather(...job: TokenJob): void
 }

@@ -1,7 +1,9 @@
 import {
   KvxError,
   isErrorCode,
+  isKvxError,
   type Capabilities,
+  type ChecksumJob,
   type EngineIdentity,
   type FenceKind,
   type Link,
@@ -18,6 +20,7 @@ import {
   type TransferPlan,
   type TransferReport,
 } from '@kvx/core/backend'
+import { addon } from './addon.ts'
 import { pin } from './memory.ts'
 
 declare const engineBrand: unique symbol
@@ -237,6 +240,10 @@ class NativeEngine implements TransferEngine {
   readonly #calls: Calls
   /** Releases the memory of each registered region. */
   readonly #pins = new Map<number, () => void>()
+  /** By number of the region, which has a hole here once it is being deregistered. */
+  readonly #memories: (Memory | undefined)[] = []
+  /** Ends with the last checksum that was asked for. They read the memory, which therefore stays pinned until then. */
+  #checksums: Promise<unknown> = Promise.resolve()
   #closed: Promise<void> | undefined
 
   constructor(
@@ -268,6 +275,7 @@ class NativeEngine implements TransferEngine {
     }
     const id = event.first ?? 0
     this.#pins.set(id, unpin)
+    this.#memories[id] = memory
     let gone: Promise<void> | undefined
     return Object.freeze({
       id,
@@ -279,11 +287,40 @@ class NativeEngine implements TransferEngine {
 
   async #deregister(id: number): Promise<void> {
     if (this.#closed !== undefined) return this.#closed
+    this.#memories[id] = undefined
+    await this.#checksums
     await this.#calls.ask('transfer', (operation) => {
       this.#binding.deregister(this.#calls.handle, operation, id)
     })
     this.#pins.get(id)?.()
     this.#pins.delete(id)
+  }
+
+  /** One after another, so that they never take more than one thread of Node's pool. */
+  checksum(job: ChecksumJob): Promise<Uint32Array> {
+    const turn = this.#checksums.then(() => this.#checksum(job))
+    this.#checksums = turn.catch(() => undefined)
+    return turn
+  }
+
+  async #checksum({ lanes, pages }: ChecksumJob): Promise<Uint32Array> {
+    this.#checkOpen()
+    if (this.#memories.some((memory) => memory !== undefined && memory.kind !== 'cpu')) {
+      throw new KvxError(
+        'ERR_KVX_INVALID_OPTION',
+        'Pages in the memory of a device cannot be checked: only memory of the kind cpu can.',
+      )
+    }
+    try {
+      return await addon().checksum(this.#memories, lanes, pages)
+    } catch (cause) {
+      if (isKvxError(cause)) throw cause
+      throw new KvxError(
+        'ERR_KVX_PLAN_INVALID',
+        `The pages cannot be checked: ${(cause as Error).message}.`,
+        { cause },
+      )
+    }
   }
 
   async connect(
@@ -364,7 +401,8 @@ class NativeEngine implements TransferEngine {
   }
 
   async #close(): Promise<void> {
-    const unpin = (): void => {
+    const unpin = async (): Promise<void> => {
+      await this.#checksums
       for (const one of this.#pins.values()) one()
       this.#pins.clear()
     }
@@ -372,10 +410,10 @@ class NativeEngine implements TransferEngine {
       await this.#calls.ask('transfer', (operation) => {
         this.#binding.close(this.#calls.handle, operation)
       })
-      unpin()
+      await unpin()
     } catch (error) {
       // Its engine is gone. Any other error leaves one that may still touch the memory.
-      if ((error as KvxError).code === 'ERR_KVX_UNSETTLED') unpin()
+      if ((error as KvxError).code === 'ERR_KVX_UNSETTLED') await unpin()
       throw error
     } finally {
       this.#calls.end()

@@ -1,5 +1,5 @@
 /** A decode rank: the reducer of production between a simulated network, engine and host. */
-import { pageChecksums } from '@kvx/core'
+import { checksumJob, pageChecksums } from '@kvx/core'
 import { KvxError, toKvxError } from '@kvx/core/backend'
 import {
   createDecode,
@@ -193,13 +193,10 @@ export class DecodeRank extends RankProcess<DecodeRank> {
       let error: KvxError | undefined
       try {
         const memory = [viewOf(this.memory)]
-        const landed = pageChecksums({
-          planner,
-          side: 'destination',
-          component: 'kv',
-          pages,
+        const landed = pageChecksums(
+          checksumJob({ planner, side: 'destination', component: 'kv', pages }),
           memory,
-        })
+        )
         if (landed.some((sum, i) => sum !== checksums[i]! >>> 0))
           error = new KvxError('ERR_KVX_CHECKSUM_MISMATCH', 'a page arrived damaged', {
             phase: 'complete',

@@ -1,5 +1,5 @@
 /** A prefill rank: the reducer of production between a simulated network, engine and host. */
-import { pageChecksums, type Planner } from '@kvx/core'
+import { checksumJob, pageChecksums, type Planner } from '@kvx/core'
 import { toKvxError, type KvxError, type Memory } from '@kvx/core/backend'
 import {
   createPrefill,
@@ -158,7 +158,8 @@ export class PrefillRank extends RankProcess<PrefillRank> {
     this.later(this.world.random.between(1, 20), () => {
       try {
         const memory = [viewOf(this.memory)]
-        const checksums = pageChecksums({ planner, side: 'source', component: 'kv', pages, memory })
+        const job = checksumJob({ planner, side: 'source', component: 'kv', pages })
+        const checksums = pageChecksums(job, memory)
         this.step({ type: 'checksums', sender, peer, epoch, checksums })
       } catch (cause) {
         this.step({ type: 'checksums.failed', sender, error: toKvxError(cause) })

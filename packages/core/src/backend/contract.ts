@@ -139,6 +139,13 @@ export interface TransferEngine {
   /** @throws KvxError `ERR_KVX_MEMORY` */
   register(memory: Memory): Promise<Region>
   /**
+   * CRC-32 of pages in registered memory. Computed neither on the thread of JavaScript nor on one that moves bytes. While
+   * it reads, neither `deregister` nor `close` resolves.
+   * @throws KvxError `ERR_KVX_PLAN_INVALID` outside of the regions, `ERR_KVX_INVALID_OPTION` for memory that is not
+   *   of the kind `cpu`, `ERR_KVX_CLOSED`
+   */
+  checksum(job: ChecksumJob): Promise<Uint32Array>
+  /**
    * Writer side: prepares to write into the regions of a peer. Bounded by `options.timeoutMs`.
    * @throws KvxError `ERR_KVX_CONNECT_FAILED` with the reason
    */
@@ -163,6 +170,15 @@ export interface TransferEngine {
    *   may still touch memory that was registered with it
    */
   close(): Promise<void>
+}
+
+export interface ChecksumJob {
+  /**
+   * Rows of 6: region, base, pageBytes, run bytes, runs per page, run stride. The number of a page is the CRC-32 of all its
+   * runs, lane after lane; run k lies at `base + page · pageBytes + k · stride`.
+   */
+  readonly lanes: Float64Array
+  readonly pages: Int32Array
 }
 
 export type PeerGoneListener = (generation: string, reason: string) => void
@@ -224,6 +240,7 @@ export interface TransferPlan {
 }
 
 export const laneWidth = 10
+export const checksumWidth = 6
 export const groupWidth = 3
 export const blockWidth = 4
 

@@ -1,4 +1,4 @@
-import { KvxError, toKvxError, type Log, type Memory } from '../backend/index.ts'
+import { KvxError, toKvxError, type Log } from '../backend/index.ts'
 import {
   createDecode,
   receiveObjection,
@@ -42,7 +42,6 @@ export class DecodeManager implements KVManager {
   constructor(options: {
     self: Parameters<typeof createDecode>[0]
     engine: Engine
-    memory: readonly Memory[]
     token: string
     /** Bytes that may wait for one prefill rank. */
     maxUnsentBytes: number

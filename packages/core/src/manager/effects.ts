@@ -5,13 +5,12 @@ import {
   KvxError,
   type Link,
   type Log,
-  type Memory,
   type Phase,
   type Transfer,
 } from '../backend/index.ts'
 import { watchInstance, type Watch } from '../bootstrap/index.ts'
 import { ControlClient, type Connection } from '../control/index.ts'
-import { pageChecksums, type Planner } from '../plan/index.ts'
+import { checksumJob, type Planner } from '../plan/index.ts'
 import {
   parseMessage,
   readEnvelope,
@@ -41,7 +40,6 @@ interface Posted {
 }
 
 export class PrefillEffects {
-  readonly #memory: readonly Memory[]
   readonly #log: Log
   readonly #emit: (event: PrefillEvent) => void
   readonly #engine: Engine
@@ -49,14 +47,8 @@ export class PrefillEffects {
   readonly #posted = new Map<number, Posted>()
   readonly #connections = new Map<string, Connection>()
 
-  constructor(options: {
-    engine: Engine
-    memory: readonly Memory[]
-    log: Log
-    emit: (event: PrefillEvent) => void
-  }) {
+  constructor(options: { engine: Engine; log: Log; emit: (event: PrefillEvent) => void }) {
     this.#engine = options.engine
-    this.#memory = options.memory
     this.#log = options.log
     this.#emit = options.emit
     listen(options.engine, options.emit)
@@ -115,7 +107,7 @@ export class PrefillEffects {
         this.#recycle().catch(defect(this.#log))
         return
       case 'checksum':
-        this.#checksum(effect)
+        this.#checksum(effect).catch(defect(this.#log))
         return
     }
   }
@@ -214,24 +206,18 @@ export class PrefillEffects {
     posted.transfer?.cancel()
   }
 
-  #checksum(effect: PrefillEffect & { do: 'checksum' }): void {
+  async #checksum(effect: PrefillEffect & { do: 'checksum' }): Promise<void> {
     const { sender, peer, epoch, planner, pages } = effect
+    let event: PrefillEvent
     try {
-      const checksums = pageChecksums({
-        planner,
-        side: 'source',
-        component: 'kv',
-        pages,
-        memory: this.#memory,
-      })
-      this.#emit({ type: 'checksums', sender, peer, epoch, checksums })
+      const job = checksumJob({ planner, side: 'source', component: 'kv', pages })
+      const checksums = await this.#engine.current.engine.checksum(job)
+      event = { type: 'checksums', sender, peer, epoch, checksums }
     } catch (cause) {
-      this.#emit({
-        type: 'checksums.failed',
-        sender,
-        error: toKvxError(cause, 'ERR_KVX_INTERNAL', { phase: 'complete' }),
-      })
+      const error = within(toKvxError(cause), 'complete')
+      event = { type: 'checksums.failed', sender, error }
     }
+    this.#emit(event)
   }
 }
 
@@ -294,7 +280,6 @@ function later(ms: number, again: (nextMs: number) => void): { close(): void } {
 export class DecodeEffects {
   readonly #token: string
   readonly #maxUnsentBytes: number
-  readonly #memory: readonly Memory[]
   readonly #log: Log
   readonly #emit: (event: DecodeEvent) => void
   readonly #engine: Engine
@@ -306,14 +291,12 @@ export class DecodeEffects {
     token: string
     maxUnsentBytes: number
     engine: Engine
-    memory: readonly Memory[]
     log: Log
     emit: (event: DecodeEvent) => void
   }) {
     this.#token = options.token
     this.#maxUnsentBytes = options.maxUnsentBytes
     this.#engine = options.engine
-    this.#memory = options.memory
     this.#log = options.log
     this.#emit = options.emit
     listen(options.engine, options.emit)
@@ -353,7 +336,7 @@ export class DecodeEffects {
         this.#clients.get(effect.endpoint)?.send(effect.message)
         return
       case 'verify':
-        this.#verify(effect)
+        this.#verify(effect).catch(defect(this.#log))
         return
       case 'fence':
         this.#fence(effect.writer).catch(defect(this.#log))
@@ -448,35 +431,30 @@ export class DecodeEffects {
     })
   }
 
-  #verify(effect: DecodeEffect & { do: 'verify' }): void {
-    const { request, epoch, pages, planner, checksums } = effect
-    try {
-      const landed = pageChecksums({
-        planner,
-        side: 'destination',
-        component: 'kv',
-        pages,
-        memory: this.#memory,
-      })
-      const sent = new Uint32Array(checksums.buffer, checksums.byteOffset, checksums.length)
-      const wrong = landed.findIndex((sum, i) => sum !== sent[i])
-      const error =
-        wrong < 0
-          ? undefined
-          : new KvxError(
-              'ERR_KVX_CHECKSUM_MISMATCH',
-              `Page ${String(wrong)} of the prompt arrived damaged (page ${String(pages[wrong])} of the pool). Try again; if it happens again, suspect memory or network.`,
-              { phase: 'complete' },
-            )
-      this.#emit({ type: 'verified', request, epoch, error })
-    } catch (cause) {
-      this.#emit({
-        type: 'verified',
-        request,
-        epoch,
-        error: toKvxError(cause, 'ERR_KVX_INTERNAL', { phase: 'complete' }),
-      })
-    }
+  async #verify(effect: DecodeEffect & { do: 'verify' }): Promise<void> {
+    const { request, epoch } = effect
+    const error = await this.#objection(effect).catch((cause: unknown) =>
+      within(toKvxError(cause), 'complete'),
+    )
+    this.#emit({ type: 'verified', request, epoch, error })
+  }
+
+  /** What is wrong with the pages that have landed. */
+  async #objection({
+    pages,
+    planner,
+    checksums: sent,
+  }: DecodeEffect & { do: 'verify' }): Promise<KvxError | undefined> {
+    const job = checksumJob({ planner, side: 'destination', component: 'kv', pages })
+    const landed = await this.#engine.current.engine.checksum(job)
+    // They travel as signed numbers.
+    const wrong = landed.findIndex((sum, i) => (sum | 0) !== sent[i])
+    if (wrong < 0) return undefined
+    return new KvxError(
+      'ERR_KVX_CHECKSUM_MISMATCH',
+      `Page ${String(wrong)} of the prompt arrived damaged (page ${String(pages[wrong])} of the pool). Try again; if it happens again, suspect memory or network.`,
+      { phase: 'complete' },
+    )
   }
 
   async #fence(writer: string): Promise<void> {

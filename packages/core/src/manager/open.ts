@@ -74,7 +74,7 @@ async function openOver(
   { options, deadlines, limits, rank, log }: Checked,
   opened: { close(): Promise<void> }[],
 ): Promise<KVManagerType> {
-  const { role, layout, memory } = options
+  const { role, layout } = options
   const { identity, capabilities } = engine.current.engine
   const incarnation = randomBytes(16).toString('hex')
   const instance =
@@ -103,7 +103,6 @@ async function openOver(
       self: decode,
       engine,
       maxUnsentBytes: unsent,
-      memory,
       token: options.token,
       log,
     })
@@ -118,7 +117,6 @@ async function openOver(
   const manager = new PrefillManager({
     self: prefill,
     engine,
-    memory,
     log,
   })
   opened.push(manager)
@@ -170,8 +168,10 @@ function checkTogether(options: KVManagerOptions): void {
       "A prefill manager needs 'bootstrap': the address tcp://host:port of the bootstrap service of its instance.",
     )
   }
-  if (options.verifyKV && !options.memory.every((memory) => 'view' in memory)) {
-    throw invalid("'verifyKV' needs memory that can be viewed: let kvx allocate it.")
+  if (options.verifyKV && !options.memory.every(({ kind }) => kind === 'cpu')) {
+    throw invalid(
+      "'verifyKV' needs memory of the kind cpu: the pages of a device cannot be checked.",
+    )
   }
 }
 

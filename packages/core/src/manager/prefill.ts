@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { KvxError, toKvxError, type Log, type Memory } from '../backend/index.ts'
+import { KvxError, toKvxError, type Log } from '../backend/index.ts'
 import { type ControlServer } from '../control/index.ts'
 import {
   createPrefill,
@@ -45,12 +45,7 @@ export class PrefillManager implements KVManager {
   #draining = false
   #closing: Promise<void> | undefined
 
-  constructor(options: {
-    self: Parameters<typeof createPrefill>[0]
-    engine: Engine
-    memory: readonly Memory[]
-    log: Log
-  }) {
+  constructor(options: { self: Parameters<typeof createPrefill>[0]; engine: Engine; log: Log }) {
     const { self, engine } = options
     this.incarnation = self.incarnation
     this.engine = { backend: self.backend, version: self.version }

@@ -54,7 +54,7 @@ export interface KVManagerOptions {
    * the layers over the pipeline stages.
    */
   rank?: Partial<Rank>
-  /** Checksums per page in the manifest, checked before a request succeeds. Needs memory with `view`. */
+  /** Checksums per page in the manifest, checked before a request succeeds. Needs memory of the kind `cpu`. */
   verifyKV?: boolean
   deadlines?: Partial<Deadlines>
   limits?: Partial<Limits>

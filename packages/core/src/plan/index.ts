@@ -1,5 +1,5 @@
 /** Which bytes go where: pure functions from layouts and pages to a `TransferPlan`. */
-export { pageChecksums } from './checksum.ts'
+export { checksumJob, pageChecksums } from './checksum.ts'
 export { checkCovered, checkFit } from './fit.ts'
 export { groupPages } from './group.ts'
 export { pairLanes, type Lanes } from './lanes.ts'

@@ -16,12 +16,15 @@ import {
   type TransferPlan,
   type TransferReport,
 } from '../../src/backend/index.ts'
+import { pageChecksums } from '../../src/plan/index.ts'
 
 export interface Faults {
   /** Called before each write; what it returns or throws is awaited first. */
   beforeWrite?: () => Promise<void> | void
   /** Awaited between the end of a write and its settling. */
   beforeSettled?: () => Promise<void> | void
+  /** Called before each checksum; what it returns or throws is awaited first. */
+  beforeChecksum?: () => Promise<void> | void
   /** Called before each fence; what it returns or throws is awaited first. */
   beforeFence?: () => Promise<void> | void
   failConnect?: string
@@ -83,6 +86,10 @@ export class Loopback {
           descriptor: Buffer.from(key(id)),
           deregister: () => Promise.resolve(),
         })
+      },
+      checksum: async (job) => {
+        await this.faults.beforeChecksum?.()
+        return pageChecksums(job, regions)
       },
       connect: (peer) => {
         if (this.faults.failConnect !== undefined) {
