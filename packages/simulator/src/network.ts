@@ -1,6 +1,9 @@
 /**
  * Control connections. One stream in each direction keeps the order and repeats nothing; it may be slow,
- * stall while a partition lasts, or break.
+ * stall while a partition lasts, or break. What one side says in one turn travels together, as one frame.
+ *
+ * What a frozen process, or one behind a partition, does not read is queued by its peer, up to a bound. Beyond it
+ * the connection is cut, and both ends know at once.
  *
  * A connection breaks for its two ends at different moments. What had reached the other side's buffers by
  * then is still read there, what had not is lost. So after a reconnect the sender says again what it cannot
@@ -79,10 +82,28 @@ export interface Unsure {
   readonly down: Message[]
 }
 
+/** A frame that has not arrived. */
 interface Held {
-  readonly run: () => void
-  /** When the bytes arrived where a stop of the stream counts. */
-  readonly until: () => number
+  readonly stream: Stream
+  readonly messages: readonly Message[]
+}
+
+/** Of a frame; more go into further ones. */
+const frameMessages = 4
+
+/** One direction of a connection. */
+interface Stream {
+  readonly to: () => PrefillRank | DecodeRank
+  readonly deliver: (message: Message) => void
+  readonly unsure: Message[]
+  /** Messages that have been sent and not been read. */
+  unread: number
+  /** The frame of the turn in which it was begun. */
+  frame: { readonly at: number; readonly messages: Message[] }
+  /** Moment of the last arrival: nothing overtakes. */
+  last: number
+  /** What arrives later is lost. */
+  until: number
 }
 
 export class Wire {
@@ -95,12 +116,8 @@ export class Wire {
   #heard = false
   #serverOpen = true
   #broken = false
-  /** Moments of the last arrivals: nothing overtakes. */
-  #lastUp = 0
-  #lastDown = 0
-  /** What arrives later is lost. */
-  #upUntil = Infinity
-  #downUntil = Infinity
+  readonly #up: Stream
+  readonly #down: Stream
   readonly #unsure: Unsure
   /** Decode has heard a welcome on it. */
   welcomed = false
@@ -112,7 +129,26 @@ export class Wire {
     this.client = client
     this.prefill = prefill
     this.id = `w${world.serial()}`
-    this.#unsure = { by: prefill, up: [], down: [] }
+    const stream = (to: Stream['to'], deliver: Stream['deliver']): Stream => ({
+      ...{ to, deliver, unsure: [], unread: 0, last: 0, until: Infinity },
+      frame: { at: -1, messages: [] },
+    })
+    this.#up = stream(
+      () => this.prefill,
+      (message) => {
+        if (!this.#serverOpen) return
+        this.#heard = true
+        this.prefill.onMessage(this, message)
+      },
+    )
+    this.#down = stream(
+      () => this.decode,
+      // Also after the client has noticed the loss: what it had received waits in its queue.
+      (message) => {
+        if (!this.client.closed) this.decode.onMessage(this, message)
+      },
+    )
+    this.#unsure = { by: prefill, up: this.#up.unsure, down: this.#down.unsure }
     this.mask = client.made > 1 ? fault.reconnect : 0
     world.wires.set(this.id, this)
     world.log(() => `${client.decode.name} is connected to ${prefill.name} (${this.id})`)
@@ -123,44 +159,40 @@ export class Wire {
   }
 
   sendUp(message: Message): void {
-    if (this.#broken) return
-    this.#remember(this.#unsure.up, message)
-    const { clock } = this.world
-    this.#lastUp = Math.max(this.#lastUp, clock.now + this.#delay())
-    clock.at(this.#lastUp, () =>
-      this.#arrive(
-        () => this.#upUntil,
-        () => {
-          this.prefill.act(() => {
-            if (!this.#serverOpen) return
-            this.#heard = true
-            this.prefill.onMessage(this, message)
-          })
-        },
-      ),
-    )
+    if (!this.#broken) this.#send(this.#up, message)
   }
 
   sendDown(message: Message): void {
-    if (this.#broken || !this.#serverOpen) return
-    this.#remember(this.#unsure.down, message)
-    const { clock } = this.world
-    this.#lastDown = Math.max(this.#lastDown, clock.now + this.#delay())
-    clock.at(this.#lastDown, () =>
-      this.#arrive(
-        () => this.#downUntil,
-        () => {
-          // Also after the client has noticed the loss: what it had received waits in its queue.
-          this.decode.act(() => {
-            if (!this.client.closed) this.decode.onMessage(this, message)
-          })
-        },
-      ),
-    )
+    if (!this.#broken && this.#serverOpen) this.#send(this.#down, message)
+  }
+
+  #send(stream: Stream, message: Message): void {
+    this.#remember(stream.unsure, message)
+    const { clock, shape } = this.world
+    if (stream.unread >= shape.queue && this.#isUnread(stream)) {
+      this.world.log(() => `${this.id} is cut: ${stream.to().name} does not read`)
+      this.world.hit(stream.to().slot)
+      this.end('full')
+      return
+    }
+    stream.unread++
+    const { frame } = stream
+    if (frame.at === clock.now && frame.messages.length < frameMessages) {
+      frame.messages.push(message)
+      return
+    }
+    const messages = [message]
+    stream.frame = { at: clock.now, messages }
+    stream.last = Math.max(stream.last, clock.now + this.#delay())
+    clock.at(stream.last, () => this.#arrive(stream, messages))
+  }
+
+  #isUnread(stream: Stream): boolean {
+    return stream.to().frozen || this.world.isCut(this.decode.slot, this.prefill.slot)
   }
 
   /** The stream ends: `side` knows at once, the other side a while later. */
-  end(side: 'client' | 'server' | 'network'): void {
+  end(side: 'client' | 'server' | 'network' | 'full'): void {
     if (this.#broken) return
     this.#broken = true
     if (this.world.shape.repeats) this.decode.unsure.set(this.client.endpoint, this.#unsure)
@@ -171,22 +203,22 @@ export class Wire {
     const stalled = this.#held.length > 0
     const reach = () =>
       stalled ? clock.now - 1 : clock.now + (random.chance(0.5) ? 0 : random.between(5, 60))
-    this.#upUntil = side === 'server' ? clock.now - 1 : reach()
-    this.#downUntil = side === 'client' ? clock.now - 1 : reach()
+    this.#up.until = side === 'server' ? clock.now - 1 : reach()
+    this.#down.until = side === 'client' ? clock.now - 1 : reach()
     if (stalled) this.#held = []
     // A host that vanishes says nothing: the other side misses its heartbeat.
-    const notice = () => random.between(0, random.chance(0.3) ? 400 : 60)
+    const notice = () => (side === 'full' ? 0 : random.between(0, random.chance(0.3) ? 400 : 60))
     if (side !== 'client') {
       clock.at(
         Math.max(
-          this.#downUntil,
+          this.#down.until,
           clock.now + (side === 'server' ? random.between(0, 300) : notice()),
         ),
         () => this.decode.act(() => this.client.onLost(this)),
       )
     }
     if (side !== 'server') {
-      clock.at(Math.max(this.#upUntil, clock.now + notice()), () =>
+      clock.at(Math.max(this.#up.until, clock.now + notice()), () =>
         this.prefill.act(() => {
           this.#serverOpen = false
           if (this.#heard) this.prefill.onDisconnected(this.id)
@@ -217,16 +249,20 @@ export class Wire {
   release(): void {
     const held = this.#held
     this.#held = []
-    for (const { run, until } of held) if (this.world.clock.now <= until()) run()
+    for (const { stream, messages } of held) this.#arrive(stream, messages)
   }
 
-  #arrive(until: () => number, run: () => void): void {
-    if (this.world.clock.now > until()) return
+  #arrive(stream: Stream, messages: readonly Message[]): void {
+    if (this.world.clock.now > stream.until) return
     if (this.#held.length > 0 || this.world.isCut(this.decode.slot, this.prefill.slot)) {
-      if (!this.#broken) this.#held.push({ run, until })
+      if (!this.#broken) this.#held.push({ stream, messages })
       return
     }
-    run()
+    for (const message of messages)
+      stream.to().act(() => {
+        stream.unread--
+        stream.deliver(message)
+      })
   }
 
   #delay(): number {

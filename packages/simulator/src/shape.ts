@@ -31,6 +31,8 @@ export interface Shape {
   readonly repeats: boolean
   /** Moment at which the faults stop. */
   readonly horizon: number
+  /** Messages that a side queues for one that does not read; then the connection is cut. */
+  readonly queue: number
 }
 
 /** Milliseconds of virtual time; each different, so that a trace tells which one it was. */
@@ -108,6 +110,7 @@ export function drawShape(random: Random, only: { mode?: Mode; fence?: FenceKind
     checked: random.chance(1 / 64),
     repeats: random.chance(0.15),
     horizon: random.between(600, 2_600),
+    queue: random.chance(0.5) ? random.between(1, 3) : 1_000,
   }
 }
 

@@ -67,3 +67,10 @@ test('a range of seeds counts what its schedules count', () => {
   expect(totals.events).toBe(single.reduce((sum, { events }) => sum + events, 0))
   expect(totals.succeeded).toBe(single.reduce((sum, { succeeded }) => sum + succeeded, 0))
 })
+
+test('some schedules have a connection that is cut because nobody reads', () => {
+  const traces = Array.from({ length: 300 }, (_, i) => runSchedule({ seed: i + 1, traced: true }))
+  const cut = traces.filter(({ trace }) => trace.some((line) => line.endsWith('does not read')))
+  expect(cut.length).toBeGreaterThan(4)
+  expect(cut.length).toBeLessThan(traces.length / 2)
+})
