@@ -6,7 +6,10 @@ export async function openBarePrefill() {
   const keys = curveKeyPair()
   const socket = new Router({
     linger: 0,
+    // A send ends at once, and nothing is refused, however much there is to say.
     sendTimeout: 0,
+    sendHighWaterMark: 0,
+    receiveHighWaterMark: 0,
     curveServer: true,
     curveSecretKey: keys.secretKey,
   })
@@ -32,6 +35,8 @@ export async function openBareDecode({ endpoint, key }) {
   const socket = new Dealer({
     linger: 0,
     sendTimeout: 0,
+    sendHighWaterMark: 0,
+    receiveHighWaterMark: 0,
     immediate: true,
     curveServerKey: key,
     curvePublicKey: keys.publicKey,

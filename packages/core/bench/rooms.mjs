@@ -5,35 +5,37 @@ import { BootstrapServer, KVManager, promptDigest } from '@kvx/core'
 import { silentLog } from '@kvx/core/backend'
 import { allocate } from '@kvx/native'
 
-const [pageTokens, pageBytes, pages, poolPages, layers] = [16, 256, 4, 1024, 2]
+const [pageTokens, pageBytes, pages, layers] = [16, 256, 4, 2]
 const tokens = pages * pageTokens
 const digest = promptDigest(Array.from({ length: tokens }, (_, i) => i))
 
-const layout = {
+/** Of a pool with pages for so many lanes. */
+const layoutOf = (lanes) => ({
   model: 'bench',
   pageTokens,
   layers,
   heads: 1,
-  pages: { kv: poolPages },
+  pages: { kv: lanes * pages },
   tensors: Array.from({ length: 2 * layers }, (_, i) => ({
     component: 'kv',
     layer: i >> 1,
     part: i % 2 === 0 ? 'k' : 'v',
     dtype: 'f16',
     region: 0,
-    base: i * poolPages * pageBytes,
+    base: i * lanes * pages * pageBytes,
     pageBytes,
     heads: [0, 1],
     headBytes: pageBytes / pageTokens,
     order: 'token-major',
   })),
-}
+})
 
 /** Pages of a lane: its own, so that lanes do not meet. */
 const pagesOf = (lane) => Int32Array.from({ length: pages }, (_, i) => lane * pages + i)
 
-async function open(role, token, bootstrap) {
-  const memory = allocate(layout.tensors.length * poolPages * pageBytes)
+async function open(role, token, lanes, more = {}) {
+  const layout = layoutOf(lanes)
+  const memory = allocate(layout.tensors.length * lanes * pages * pageBytes)
   const manager = await KVManager.open({
     role,
     backend: 'shm',
@@ -41,24 +43,26 @@ async function open(role, token, bootstrap) {
     layout,
     memory: [memory],
     token,
-    ...(bootstrap && { bootstrap }),
+    limits: { requests: 2 * lanes, parkedPerPeer: lanes },
     log: silentLog,
+    ...more,
   })
-  return { manager, bytes: memory.view(0, memory.bytes) }
+  return { manager, layout, bytes: memory.view(0, memory.bytes) }
 }
 
-export async function openPrefill(token) {
+export async function openPrefill(token, lanes) {
   const bootstrap = await BootstrapServer.open({
     host: '127.0.0.1',
     port: 0,
     token,
     log: silentLog,
   })
-  const { manager, bytes } = await open('prefill', token, bootstrap.address)
+  const opened = await open('prefill', token, lanes, { bootstrap: bootstrap.address })
+  const { manager, bytes } = opened
   randomBytes(bytes.length).copy(bytes)
   return {
     address: bootstrap.address,
-    bytes,
+    moved: () => movedBytes(opened),
     async request(lane, room) {
       const sender = manager.send(room, { tokens, digest })
       await sender.reserved()
@@ -73,22 +77,31 @@ export async function openPrefill(token) {
   }
 }
 
-export async function openDecode(token, address) {
-  const { manager, bytes } = await open('decode', token)
+/** `peers` managers: the first has pages for all lanes, the others for their share. */
+export async function openDecode(token, address, lanes, peers) {
+  const opened = []
+  for (let peer = 0; peer < peers; peer++)
+    opened.push(
+      await open('decode', token, peer === 0 ? lanes : lanes / peers, {
+        instance: `decode-${peer}`,
+      }),
+    )
   return {
-    bytes,
-    async request(lane, room) {
+    moved: () => movedBytes(opened[0]),
+    /** Lanes are dealt to the first `among` managers in turn. */
+    async request(lane, room, among) {
+      const { manager } = opened[lane % among]
       const receiver = manager.receive(room, { from: address, tokens, digest })
-      await receiver.reserve({ pages: pagesOf(lane) })
+      await receiver.reserve({ pages: pagesOf(Math.floor(lane / among)) })
       await receiver.done
       await receiver.settled
     },
-    close: () => manager.close(),
+    close: () => Promise.all(opened.map(({ manager }) => manager.close())),
   }
 }
 
-/** The bytes that requests have moved or received, of all tensors. */
-export function movedBytes(bytes, lanes) {
-  const part = lanes * pages * pageBytes
+/** The bytes that one peer's requests have moved or received, of all tensors: all pages of its pool. */
+function movedBytes({ bytes, layout }) {
+  const part = layout.pages.kv * pageBytes
   return Buffer.concat(layout.tensors.map(({ base }) => bytes.subarray(base, base + part)))
 }

@@ -1,9 +1,11 @@
 // One of the two processes of the benchmark: `side.mjs prefill|decode`, told what to do by run.mjs.
+import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { Dealer, Router } from 'zeromq'
 import { decodeFrame, encodeMessage } from '../dist/control/codec.js'
 import { openBareDecode, openBarePrefill } from './bare.mjs'
-import { movedBytes, openDecode, openPrefill } from './rooms.mjs'
+
+import { openDecode, openPrefill } from './rooms.mjs'
 
 const role = process.argv[2]
 const token = 'a token for the benchmark'
@@ -44,13 +46,13 @@ function cpu() {
 const kinds = {}
 let begun
 const commands = {
-  async open({ kvx, bare }) {
+  async open({ kvx, bare, lanes, peers }) {
     if (role === 'prefill') {
-      kinds.kvx = await openPrefill(token)
+      kinds.kvx = await openPrefill(token, lanes)
       kinds.bare = await openBarePrefill()
       return { kvx: kinds.kvx.address, bare: kinds.bare.address }
     }
-    kinds.kvx = await openDecode(token, kvx)
+    kinds.kvx = await openDecode(token, kvx, lanes, peers)
     kinds.bare = await openBareDecode(bare)
     return undefined
   },
@@ -58,13 +60,20 @@ const commands = {
     begun = { cpu: cpu(), messages }
   },
   /** Each lane has one request after the other; both sides count rooms alike. */
-  async run({ kind, lanes, requests, firstRoom }) {
+  async run({ kind, lanes, peers, requests, firstRoom }) {
     const side = kinds[kind]
-    if (side.request === undefined) return
+    if (side.request === undefined) return undefined
+    const ms = []
     const lane = async (index) => {
-      for (let i = index; i < requests; i += lanes) await side.request(index, BigInt(firstRoom + i))
+      for (let i = index; i < requests; i += lanes) {
+        const began = performance.now()
+        await side.request(index, BigInt(firstRoom + i), peers)
+        ms.push(performance.now() - began)
+      }
     }
     await Promise.all(Array.from({ length: lanes }, (_, index) => lane(index)))
+    ms.sort((one, other) => one - other)
+    return { p50: ms[ms.length >> 1], p99: ms[Math.floor(ms.length * 0.99)] }
   },
   end() {
     const now = cpu()
@@ -87,7 +96,7 @@ const commands = {
   play({ own, others }) {
     kinds.bare.play(own.map(decoded), others.length)
   },
-  moved: ({ lanes }) => movedBytes(kinds.kvx.bytes, lanes).toString('base64'),
+  moved: () => createHash('sha256').update(kinds.kvx.moved()).digest('hex'),
   async close() {
     await kinds.kvx.close()
     kinds.bare.close()
