@@ -6,12 +6,13 @@ import tseslint from 'typescript-eslint'
 const mayImport = {
   core: [],
   native: ['@kvx/core/backend'],
+  vendor: ['@kvx/core/backend'],
   shm: ['@kvx/core/backend', '@kvx/native'],
-  mori: ['@kvx/core/backend', '@kvx/native'],
-  mooncake: ['@kvx/core/backend', '@kvx/native'],
+  mori: ['@kvx/core/backend', '@kvx/native', '@kvx/vendor'],
+  mooncake: ['@kvx/core/backend', '@kvx/native', '@kvx/vendor'],
   conformance: ['@kvx/core', '@kvx/core/backend'],
   simulator: ['@kvx/core', '@kvx/core/backend', '@kvx/core/protocol'],
-  llama: ['@kvx/core', '@kvx/core/backend', '@kvx/native'],
+  llama: ['@kvx/core', '@kvx/core/backend', '@kvx/native', '@kvx/vendor'],
   server: ['@kvx/core', '@kvx/core/backend', '@kvx/native', '@kvx/llama'],
 }
 

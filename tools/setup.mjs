@@ -79,7 +79,7 @@ function hasAddon(path) {
   return existsSync(folder) && readdirSync(folder).some((file) => file.endsWith('.node'))
 }
 
-/** The folder is the one that `cacheFolder()` of @kvx/native gives, which is not built yet. */
+/** The folder is the one that `cacheFolder()` of @kvx/vendor gives, which is not built yet. */
 function hasModel() {
   const { KVX_CACHE, XDG_CACHE_HOME } = process.env
   const folder = join(

@@ -298,7 +298,7 @@ export const fixedLimits = [
   },
   {
     what: '`kvx backend install`',
-    file: 'packages/native/src/wheels/download.ts',
+    file: 'packages/vendor/src/wheels/download.ts',
     name: 'deadlineMs',
     unit: 'ms',
     end: 'It fails and leaves nothing behind.',

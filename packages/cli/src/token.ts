@@ -122,7 +122,7 @@ async function sharedToken(environment: TokenSources['environment']): Promise<st
 async function configFolder(environment: TokenSources['environment']): Promise<string | undefined> {
   // An empty variable counts as unset.
   if (environment.XDG_CONFIG_HOME) return environment.XDG_CONFIG_HOME
-  const { homeFolder } = await import('@kvx/native')
+  const { homeFolder } = await import('@kvx/vendor')
   const home = homeFolder(environment)
   return home === undefined ? undefined : join(home, '.config')
 }

@@ -5,7 +5,7 @@ import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { cacheFolder } from '@kvx/native'
+import { cacheFolder } from '@kvx/vendor'
 import { patience } from './support/cluster.ts'
 import { command, kvxWith } from './support/command.ts'
 

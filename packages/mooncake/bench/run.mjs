@@ -9,7 +9,8 @@ import { fileURLToPath } from 'node:url'
 import { join } from 'node:path'
 import { silentLog } from '@kvx/core/backend'
 import mooncake, { wheelSpec } from '@kvx/mooncake'
-import { allocate, installWheel } from '@kvx/native'
+import { allocate } from '@kvx/native'
+import { installWheel } from '@kvx/vendor'
 
 const rounds = Number(process.env.KVX_BENCH_ROUNDS ?? 15)
 /** Of each turn; transfer_engine_bench knows whole seconds only. */

@@ -12,7 +12,7 @@ import {
   type Probe,
   type TransferEngine,
 } from '@kvx/core/backend'
-import { wheelLibrary } from '@kvx/native'
+import { wheelLibrary } from '@kvx/vendor'
 import { binding, unavailable, type Verdict } from './addon.ts'
 import { openEngine, type Setup } from './engine.ts'
 import { candidates, type Attempt, type Library } from './library.ts'

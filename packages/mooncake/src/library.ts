@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process'
 import { readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import { listInstalled } from '@kvx/native'
+import { listInstalled } from '@kvx/vendor'
 import type { CheckedOptions } from './options.ts'
 import { defaultFlavour, memoryKindsOf, tooOld } from './wheel.ts'
 

@@ -1,5 +1,5 @@
 import { KvxError } from '@kvx/core/backend'
-import type { WheelSpec } from '@kvx/native'
+import type { WheelSpec } from '@kvx/vendor'
 
 export const flavours = ['non-cuda', 'cuda', 'cuda13', 'rocm'] as const
 export type Flavour = (typeof flavours)[number]

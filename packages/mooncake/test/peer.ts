@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { silentLog, type PeerAddress, type TransferEngine } from '@kvx/core/backend'
 import mooncake, { wheelSpec, type MooncakeOptions } from '@kvx/mooncake'
-import { installWheel } from '@kvx/native'
+import { installWheel } from '@kvx/vendor'
 import { freeze } from '../../native/test/freeze.ts'
 
 /** Engines of tests meet on the loopback device. */

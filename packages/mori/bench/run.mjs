@@ -9,7 +9,7 @@ import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { wheelSpec } from '@kvx/mori'
-import { installWheel } from '@kvx/native'
+import { installWheel } from '@kvx/vendor'
 import { buildFakeVerbs } from '../test/fake-verbs/build.mjs'
 
 const rounds = Number(process.env.KVX_BENCH_ROUNDS ?? 21)

@@ -15,7 +15,7 @@ import { openEngine } from './engine.ts'
 import { overrides } from './environment.ts'
 import { findLibrary, type Attempt } from './library.ts'
 import { checkOptions, type MoriOptions } from './options.ts'
-import { wheelLibrary } from '@kvx/native'
+import { wheelLibrary } from '@kvx/vendor'
 import { preflight, setupOf, type Findings, type Task } from './preflight.ts'
 import { supportedVersions, wheelSpec } from './wheel.ts'
 

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process'
 import { readFile, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import { findInstalled, listInstalled } from '@kvx/native'
+import { findInstalled, listInstalled } from '@kvx/vendor'
 import { defaultVersion, supportedVersions } from './wheel.ts'
 
 export interface Attempt {

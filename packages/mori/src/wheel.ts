@@ -1,5 +1,5 @@
 import { KvxError } from '@kvx/core/backend'
-import type { WheelSpec } from '@kvx/native'
+import type { WheelSpec } from '@kvx/vendor'
 
 /**
  * The versions of MORI whose structures are known (native/abi.h), and the digest of each one's wheel. The wheel

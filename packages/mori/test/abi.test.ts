@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { supportedVersions, wheelSpec } from '@kvx/mori'
-import { installWheel } from '@kvx/native'
+import { installWheel } from '@kvx/vendor'
 import { expect, test } from 'vitest'
 
 const run = promisify(execFile)

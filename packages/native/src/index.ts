@@ -4,15 +4,3 @@ export { allocate, type AllocatedMemory } from './memory.ts'
 export { expand } from './expand.ts'
 export { gather, scatter, tensorWidth, type TokenCopy } from './tokens.ts'
 export { openNativeEngine, type EngineBinding, type NativeEngineInit } from './engine.ts'
-export {
-  cacheFolder,
-  findInstalled,
-  homeFolder,
-  installWheel,
-  listInstalled,
-  type InstallOptions,
-  type InstallProgress,
-  type InstalledWheel,
-  type WheelSpec,
-  wheelLibrary,
-} from './wheels/index.ts'

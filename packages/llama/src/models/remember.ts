@@ -5,7 +5,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
-import { cacheFolder } from '@kvx/native'
+import { cacheFolder } from '@kvx/vendor'
 import { refused } from './gguf.ts'
 
 /** A file as it was at one moment. */

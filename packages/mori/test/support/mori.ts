@@ -15,7 +15,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { silentLog, type Log, type PeerAddress, type TransferEngine } from '@kvx/core/backend'
 import mori, { wheelSpec, type MoriOptions } from '@kvx/mori'
-import { installWheel } from '@kvx/native'
+import { installWheel } from '@kvx/vendor'
 import { afterAll, beforeAll, onTestFinished } from 'vitest'
 import { buildFakeVerbs } from '../fake-verbs/build.mjs'
 

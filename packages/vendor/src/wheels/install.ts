@@ -4,7 +4,7 @@ import { mkdir, open, readdir, rename, rm, stat, writeFile } from 'node:fs/promi
 import { basename, join, resolve } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { KvxError, isKvxError } from '@kvx/core/backend'
-import { cacheFolder } from './cache.ts'
+import { cacheFolder } from '../cache.ts'
 import { aborted, download } from './download.ts'
 import { backendFolder, findInstalled, manifestName, wheelFolder } from './installed.ts'
 import type { InstalledWheel, WheelSpec } from './spec.ts'

@@ -1,6 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { cacheFolder } from './cache.ts'
+import { cacheFolder } from '../cache.ts'
 import type { InstalledWheel, WheelSpec } from './spec.ts'
 
 export const manifestName = 'kvx-wheel.json'

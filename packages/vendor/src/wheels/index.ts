@@ -1,5 +1,4 @@
 /** Vendors' libraries come in Python wheels: fetched, checked and unpacked under the cache folder. */
-export { cacheFolder, homeFolder } from './cache.ts'
 export { installWheel, type InstallOptions, type InstallProgress } from './install.ts'
 export { findInstalled, listInstalled } from './installed.ts'
 export { wheelLibrary } from './library.ts'

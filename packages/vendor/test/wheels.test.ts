@@ -22,7 +22,7 @@ import {
   installWheel,
   listInstalled,
   type WheelSpec,
-} from '@kvx/native'
+} from '@kvx/vendor'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 
 let folder: string
