@@ -290,7 +290,7 @@ export const fixedLimits = [
   },
   {
     what: '`kvx model pull`',
-    file: 'packages/llama/src/models/download.ts',
+    file: 'packages/llama/src/models/pull.ts',
     name: 'deadlineMs',
     unit: 'ms',
     end: 'It fails and leaves nothing behind.',
@@ -298,7 +298,7 @@ export const fixedLimits = [
   },
   {
     what: '`kvx backend install`',
-    file: 'packages/vendor/src/wheels/download.ts',
+    file: 'packages/vendor/src/wheels/install.ts',
     name: 'deadlineMs',
     unit: 'ms',
     end: 'It fails and leaves nothing behind.',

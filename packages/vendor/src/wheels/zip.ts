@@ -1,6 +1,7 @@
 import { createWriteStream } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import * as yauzl from 'yauzl'
 
@@ -46,6 +47,23 @@ export async function unpack(
   return [...missing]
 }
 
+/**
+ * One member of a zip file as a stream of its uncompressed bytes.
+ *
+ * @throws Error when the file is no zip file or has no such member
+ */
+export async function openMember(file: string, member: string): Promise<Readable> {
+  const zip = await open(file)
+  try {
+    for await (const entry of entries(zip)) {
+      if (entry.fileName === member) return await readEntry(zip, entry)
+    }
+    throw new Error(`${file} has no member ${member}`)
+  } finally {
+    zip.close() // the file itself is closed once the stream has ended
+  }
+}
+
 function open(file: string): Promise<yauzl.ZipFile> {
   return new Promise((resolve, reject) => {
     yauzl.open(file, { lazyEntries: true, autoClose: false }, (error, zip) => {
@@ -80,7 +98,7 @@ async function* entries(zip: yauzl.ZipFile): AsyncGenerator<yauzl.Entry> {
   }
 }
 
-function readEntry(zip: yauzl.ZipFile, entry: yauzl.Entry): Promise<NodeJS.ReadableStream> {
+function readEntry(zip: yauzl.ZipFile, entry: yauzl.Entry): Promise<Readable> {
   return new Promise((resolve, reject) => {
     zip.openReadStream(entry, (error, stream) => {
       if (error) reject(error)
