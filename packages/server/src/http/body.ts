@@ -1,5 +1,6 @@
 /** Reads the bodies of requests, with bounds on each of them, on all together, and on how slowly one may come. */
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import { setImmediate } from 'node:timers/promises'
 import { KvxError } from '@kvx/core/backend'
 import { plainError, Refusal } from './errors.ts'
 import type { AppContext } from './server.ts'
@@ -11,6 +12,13 @@ const maxHeldBytes = 64 * 2 ** 20
 /** In each such span so many bytes more must come, or the rest of the body. */
 const bodyPaceMs = 10_000
 const bodyPaceBytes = 256 * 2 ** 10
+/** Each piece in which a body comes is work of its own, and a chunk may have one byte: so many, */
+const freePieces = 4096
+/** and one more for so many bytes. A network's smallest packets are larger. */
+const bytesPerPiece = 256
+/** Pieces that are kept before they become text: a piece of one byte takes hundreds. */
+const keptPieces = 256
+const keptBytes = 64 * 2 ** 10
 
 export interface BodyLimits {
   readonly bodyBytes: number
@@ -48,10 +56,12 @@ export class Bodies {
       this.#held -= mine
     })
     if (incoming.headers.expect !== undefined) outgoing.writeContinue()
-    const bytes = await this.#read(incoming, (more) => {
+    let pieces = 0
+    const text = await this.#read(incoming, (more) => {
       mine += more
       this.#held += more
       if (mine > this.#limits.bodyBytes) this.#tooLarge()
+      if (++pieces > freePieces + mine / bytesPerPiece) tooManyPieces(pieces)
       if (this.#held > this.#limits.heldBytes) {
         throw new KvxError(
           'ERR_KVX_OVER_LIMIT',
@@ -60,21 +70,16 @@ export class Bodies {
         )
       }
     })
-    try {
-      return utf8.decode(bytes)
-    } catch (cause) {
-      throw new KvxError('ERR_KVX_INVALID_ARGUMENT', 'The body is not valid UTF-8.', {
-        cause,
-        phase: 'open',
-      })
-    }
+    // What has been read and what is made of it are two turns of the event loop.
+    await setImmediate()
+    return text
   }
 
   /** @param count is told of every part before it is kept, and throws when it may not be */
-  #read(incoming: IncomingMessage, count: (bytes: number) => void): Promise<Buffer> {
+  #read(incoming: IncomingMessage, count: (bytes: number) => void): Promise<string> {
     const { paceMs, paceBytes } = this.#limits
     return new Promise((resolve, reject) => {
-      const parts: Buffer[] = []
+      const text = new Text()
       let bytes = 0
       let seen = 0
       const pace = setInterval(() => {
@@ -90,21 +95,24 @@ export class Bodies {
         incoming.off('data', take).off('end', whole).off('close', gone).off('error', gone)
         // Listened to for ever: a connection may still break while the answer is on its way.
         incoming.on('error', () => undefined)
-        if (error === undefined) resolve(Buffer.concat(parts, bytes))
-        else reject(error)
+        if (error !== undefined) reject(error)
       }
       const take = (part: Buffer) => {
         try {
           count(part.length)
+          bytes += part.length
+          text.push(part)
         } catch (cause) {
           end(cause as Error)
-          return
         }
-        bytes += part.length
-        parts.push(part)
       }
       const whole = () => {
-        end()
+        try {
+          resolve(text.end())
+          end()
+        } catch (cause) {
+          end(cause as Error)
+        }
       }
       const gone = () => {
         end(new KvxError('ERR_KVX_ABORTED', 'The client closed its connection.', { phase: 'open' }))
@@ -120,8 +128,46 @@ export class Bodies {
   }
 }
 
-/** A byte order mark is no part of the text. */
-const utf8 = new TextDecoder('utf-8', { fatal: true })
+/** UTF-8 that becomes text while it comes: that of a whole body at once would hold the event loop for long. */
+class Text {
+  /** A byte order mark is no part of the text. */
+  readonly #utf8 = new TextDecoder('utf-8', { fatal: true })
+  readonly #texts: string[] = []
+  #kept: Buffer[] = []
+  #bytes = 0
+
+  /** @throws KvxError `ERR_KVX_INVALID_ARGUMENT` */
+  push(piece: Buffer): void {
+    this.#kept.push(piece)
+    this.#bytes += piece.length
+    if (this.#kept.length >= keptPieces || this.#bytes >= keptBytes) this.#decode(true)
+  }
+
+  /** The whole. Throws as `push`. */
+  end(): string {
+    this.#decode(false)
+    return this.#texts.join('')
+  }
+
+  #decode(stream: boolean): void {
+    const bytes = Buffer.concat(this.#kept, this.#bytes)
+    this.#kept = []
+    this.#bytes = 0
+    try {
+      this.#texts.push(this.#utf8.decode(bytes, { stream }))
+    } catch (cause) {
+      throw new KvxError('ERR_KVX_INVALID_ARGUMENT', 'The body is not valid UTF-8.', {
+        cause,
+        phase: 'open',
+      })
+    }
+  }
+}
+
+function tooManyPieces(pieces: number): never {
+  const message = `The body came in ${String(pieces)} pieces, too many for its length: send it with content-length, or in larger chunks.`
+  throw new Refusal(plainError(413, 'body_in_pieces', message))
+}
 
 /**
  * Only what says that it is JSON: a web page may send any other kind to any address without being asked.

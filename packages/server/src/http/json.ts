@@ -9,6 +9,9 @@ const maxJsonLevels = 32
 /** Enough for the token ids of a prompt of 128k. */
 const maxJsonValues = 150_000
 const maxJsonNames = 4096
+const maxNameLength = 256
+/** Names and texts together: each is made anew, which takes far longer than a number. */
+const maxJsonTexts = 8192
 /** 64-bit integers have 20 digits, and the longest exact double 17. */
 const maxNumberLength = 64
 
@@ -21,10 +24,12 @@ export function parseJson(text: string): unknown {
   const fields = rawFields(text)
   const value = parse(text)
   for (const [name, raw] of fields) {
-    const [, open, digits] = /^(\[\s*)?(-?\d{16,})(?:\s*\])?$/.exec(raw) ?? []
-    if (digits === undefined || Number.isSafeInteger(Number(digits))) continue
+    const item = raw.startsWith('[') && raw.endsWith(']') ? raw.slice(1, -1).trim() : undefined
+    const digits = item ?? raw
+    if (digits.length > maxNumberLength || !/^-?\d{16,}$/.test(digits)) continue
+    if (Number.isSafeInteger(Number(digits))) continue
     const integer = BigInt(digits)
-    ;(value as Record<string, unknown>)[name] = open === undefined ? integer : [integer]
+    ;(value as Record<string, unknown>)[name] = item === undefined ? integer : [integer]
   }
   return value
 }
@@ -82,6 +87,7 @@ function rawFields(text: string): Map<string, string> {
   let levels = 0
   let values = 1
   let names = 0
+  let texts = 0
   let name: string | undefined
   let start = 0
   const endField = (end: number) => {
@@ -100,6 +106,9 @@ function rawFields(text: string): Map<string, string> {
     switch (code) {
       case quote: {
         const end = stringEnd(text, at)
+        if (++texts > maxJsonTexts) {
+          throw refusal(`The body holds more than ${String(maxJsonTexts)} texts and names.`)
+        }
         lastString = [at, end]
         at = end
         continue
@@ -125,6 +134,11 @@ function rawFields(text: string): Map<string, string> {
       case colon:
         if (++names > maxJsonNames) {
           throw refusal(`The body holds more than ${String(maxJsonNames)} names.`)
+        }
+        if (lastString !== undefined && lastString[1] - lastString[0] > maxNameLength + 2) {
+          throw refusal(
+            `A name of the body is written with more than ${String(maxNameLength)} characters.`,
+          )
         }
         if (levels === 1 && lastString !== undefined) {
           name = nameOf(text.slice(...lastString))

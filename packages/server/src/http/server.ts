@@ -93,11 +93,13 @@ function refuse(c: Context, status: number, code: string, message: string): Resp
 export function clientGone(c: AppContext): AbortSignal {
   const controller = new AbortController()
   const { outgoing } = c.env
-  outgoing.once('close', () => {
+  const closed = () => {
     if (!outgoing.writableFinished) {
       controller.abort(new KvxError('ERR_KVX_ABORTED', 'The client closed its connection.'))
     }
-  })
+  }
+  if (outgoing.destroyed) closed()
+  else outgoing.once('close', closed)
   return controller.signal
 }
 

@@ -45,7 +45,7 @@ export class LegFailure extends Error {
  */
 export async function openLeg(
   worker: Worker,
-  body: string,
+  body: Buffer,
   headers: Record<string, string>,
   signal: AbortSignal,
 ): Promise<Answer> {

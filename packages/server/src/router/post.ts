@@ -11,7 +11,7 @@ const connectMs = 10_000
  */
 export function post(
   url: string,
-  body: string,
+  body: Buffer,
   headers: Readonly<Record<string, string>>,
   signal: AbortSignal,
 ): Promise<IncomingMessage> {
@@ -22,7 +22,7 @@ export function post(
       method: 'POST',
       // A connection for each leg: one that was kept might be closed by the worker while it is used again.
       agent: false,
-      headers: { ...headers, 'content-length': Buffer.byteLength(body) },
+      headers: { ...headers, 'content-length': body.length },
       signal,
     })
     request.once('response', resolve)

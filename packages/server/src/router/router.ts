@@ -1,6 +1,7 @@
 /** One address in front of prefill and decode workers: a completion becomes two legs with one fate. */
 import { randomBytes } from 'node:crypto'
 import { pipeline } from 'node:stream/promises'
+import { setImmediate } from 'node:timers/promises'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Counter, Gauge, Registry } from 'prom-client'
 import { KvxError, silentLog, type Log } from '@kvx/core/backend'
@@ -143,6 +144,8 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
     const body = parseFields(await c.var.text())
     const gone = clientGone(c)
     await firstLooks
+    // A long body is taken apart and written again in two turns of the event loop.
+    await setImmediate()
     const refused = new Set<Worker>()
     let refusal: unknown
     for (;;) {
@@ -286,20 +289,23 @@ function pair(
       const port = await prefill.port(either).catch((cause: unknown) => {
         throw legFailure(prefill, cause)
       })
-      const text = writeFields(
-        new Map([
-          ...body,
-          ['bootstrap_host', JSON.stringify(prefill.host)],
-          ['bootstrap_port', String(port)],
-          ['bootstrap_room', String(randomRoom())],
-        ]),
+      // The bytes of both legs are the same ones.
+      const bytes = Buffer.from(
+        writeFields(
+          new Map([
+            ...body,
+            ['bootstrap_host', JSON.stringify(prefill.host)],
+            ['bootstrap_port', String(port)],
+            ['bootstrap_room', String(randomRoom())],
+          ]),
+        ),
       )
       const headers = forwarded(c)
       const prefilled = prefill.during(async (lost) => {
         const signal = AbortSignal.any([either, lost])
-        await drain(prefill, await openLeg(prefill, text, headers, signal))
+        await drain(prefill, await openLeg(prefill, bytes, headers, signal))
       })
-      const answer = openLeg(decode, text, headers, AbortSignal.any([either, decodeLost]))
+      const answer = openLeg(decode, bytes, headers, AbortSignal.any([either, decodeLost]))
       // Each may fail after the other has decided the race; that failure is then nobody's news.
       prefilled.catch(() => undefined)
       answer.catch(() => undefined)

@@ -2,7 +2,7 @@
 import { request, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http'
 import { text as textOf } from 'node:stream/consumers'
 import { silentLog } from '@kvx/core/backend'
-import type { LlamaModel } from '@kvx/llama'
+import { LlamaModel } from '@kvx/llama'
 import { Admission } from '../../src/http/drain.ts'
 import { listen, type HttpOptions, type ListenOptions } from '../../src/http/server.ts'
 import { startRouter } from '../../src/index.ts'
@@ -17,12 +17,14 @@ export async function closeAll(): Promise<void> {
   for (const close of closers.splice(0).reverse()) await close()
 }
 
-const model = {
+/** Judges requests as a model does; every text has two tokens. */
+const model = Object.assign(Object.create(LlamaModel.prototype) as object, {
   id: 'none',
   contextLength: 2 ** 20,
-  checkRequest: () => undefined,
+  vocabulary: { size: 2 ** 31 },
+  tokenizePrompt: () => Promise.resolve([1, 2]),
   detokenizer: () => ({ push: (token: number) => `<${String(token)}>`, flush: () => '' }),
-} as unknown as LlamaModel
+}) as unknown as LlamaModel
 
 /** What answers instead of a model: by default two tokens. */
 export type Answering = (call: Call) => AsyncGenerator<number, void>
