@@ -56,14 +56,17 @@ test.each([0o644, 0o640, 0o620, 0o604])(
   },
 )
 
-test.skipIf(process.getuid?.() !== 0)('a token file of another user is refused', async () => {
-  const file = join(folder, 'theirs')
-  await writeFile(file, secret, { mode: 0o600 })
-  await chown(file, 12_345, 0)
-  await expect(resolve({ file })).rejects.toThrow(
-    'belongs to another user (uid 12345; this is uid 0)',
-  )
-})
+test.skipIf(process.getuid?.() !== 0)(
+  'a token file of another user is refused (skipped unless root)',
+  async () => {
+    const file = join(folder, 'theirs')
+    await writeFile(file, secret, { mode: 0o600 })
+    await chown(file, 12_345, 0)
+    await expect(resolve({ file })).rejects.toThrow(
+      'belongs to another user (uid 12345; this is uid 0)',
+    )
+  },
+)
 
 test('a token that can be guessed is refused by the name of its source, and not told', async () => {
   const file = join(folder, 'short')
