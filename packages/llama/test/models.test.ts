@@ -14,6 +14,7 @@ import {
   resolveModel,
   type PullProgress,
 } from '../src/index.ts'
+import { tinyModel, writeGguf } from './support/gguf.ts'
 
 let folder: string
 let python: string
@@ -196,6 +197,20 @@ test('a file that is missing and a folder are refused by path', async () => {
   await expect(resolveModel(missing)).rejects.toThrow(`${missing} does not exist`)
   await expect(resolveModel(`${folder}/`)).rejects.toThrow(/is a folder/)
 })
+
+test.each([
+  [1024, 1024],
+  [4096, 2048],
+])(
+  'the context length of a model that was trained on %i tokens is %i by default',
+  async (trained, context) => {
+    const path = join(folder, 'trained.gguf')
+    await writeFile(path, writeGguf(tinyModel({ context: trained })))
+    const loaded = await LlamaModel.load({ path })
+    expect(loaded.contextLength).toBe(context)
+    await loaded.dispose()
+  },
+)
 
 test('damaged metadata is refused', async () => {
   const path = join(folder, 'damaged.gguf')

@@ -52,7 +52,7 @@ export interface WorkerOptions {
   readonly from?: string | undefined
   /** Tokens. Default 16. */
   readonly pageSize?: number | undefined
-  /** Tokens of prompt and answer together. Default: what the model was trained on, within reason. */
+  /** Tokens of prompt and answer together. Default: what the model was trained on, at most 2048. */
   readonly contextLength?: number | undefined
   /** Requests worked on at the same time; more wait. Default 4. */
   readonly maxRunningRequests?: number | undefined
