@@ -1,5 +1,4 @@
-import { networkInterfaces } from 'node:os'
-import { KvxError } from '@kvx/core/backend'
+import { devices, invalidOption, list, optionTable, ownAddress, text, whole } from '@kvx/vendor'
 import * as v from 'valibot'
 import { flavours, type Flavour } from './wheel.ts'
 
@@ -36,21 +35,9 @@ export interface CheckedOptions {
   readonly maxSegmentBytes: number
 }
 
-const text = v.pipe(v.string('must be a text'), v.nonEmpty('must not be empty'))
-const device = v.pipe(text, v.regex(/^[\w.-]+$/, 'must be names of devices'))
-const whole = (least: number, most: number) =>
-  v.pipe(
-    v.number('must be a number'),
-    v.integer('must be a whole number'),
-    v.minValue(least, `must be at least ${String(least)}`),
-    v.maxValue(most, `must be at most ${String(most)}`),
-  )
-
 const schema = v.strictObject({
   protocol: v.optional(v.picklist(['tcp', 'rdma'], "must be 'tcp' or 'rdma'")),
-  devices: v.optional(
-    v.pipe(v.array(device, 'must be a list'), v.minLength(1, 'must name a device')),
-  ),
+  devices: v.optional(devices(/^[\w.-]+$/, 'must be names of devices')),
   hostname: v.optional(
     v.pipe(
       text,
@@ -81,18 +68,16 @@ const schema = v.strictObject({
   maxSegmentBytes: v.optional(whole(2 ** 16, 2 ** 30)),
 })
 
-type Name = keyof typeof schema.entries
-
-const variables: Readonly<Record<Name, string>> = {
-  protocol: 'KVX_MOONCAKE_PROTOCOL',
-  devices: 'KVX_MOONCAKE_DEVICES',
-  hostname: 'KVX_MOONCAKE_HOSTNAME',
-  metadataServer: 'KVX_MOONCAKE_METADATA_SERVER',
-  libraryPath: 'KVX_MOONCAKE_LIBRARY',
-  flavour: 'KVX_MOONCAKE_FLAVOUR',
-  maxBatchSegments: 'KVX_MOONCAKE_MAX_BATCH_SEGMENTS',
-  maxSegmentBytes: 'KVX_MOONCAKE_MAX_SEGMENT_BYTES',
-}
+const read = optionTable('mooncake', schema, {
+  protocol: { variables: ['KVX_MOONCAKE_PROTOCOL'] },
+  devices: { variables: ['KVX_MOONCAKE_DEVICES'], parse: list },
+  hostname: { variables: ['KVX_MOONCAKE_HOSTNAME'] },
+  metadataServer: { variables: ['KVX_MOONCAKE_METADATA_SERVER'] },
+  libraryPath: { variables: ['KVX_MOONCAKE_LIBRARY'] },
+  flavour: { variables: ['KVX_MOONCAKE_FLAVOUR'] },
+  maxBatchSegments: { variables: ['KVX_MOONCAKE_MAX_BATCH_SEGMENTS'], parse: Number },
+  maxSegmentBytes: { variables: ['KVX_MOONCAKE_MAX_SEGMENT_BYTES'], parse: Number },
+})
 
 /**
  * Option, then variable, then default.
@@ -104,27 +89,20 @@ export function checkOptions(
   env: NodeJS.ProcessEnv = process.env,
 ): CheckedOptions {
   checkEnvironment(env)
-  const given = check(options ?? {}, (option) => `The option '${option}' of the backend 'mooncake'`)
-  const found: Record<string, unknown> = {}
-  for (const option of Object.keys(variables) as Name[]) {
-    const value = env[variables[option]] ?? ''
-    if (value !== '') found[option] = parse(option, value)
-  }
-  const environment = check(found, (option) => `The variable ${variables[option as Name]}`)
-  const protocol = given.protocol ?? environment.protocol ?? 'tcp'
-  const devices = given.devices ?? environment.devices
-  if (devices !== undefined && protocol !== 'rdma') {
-    throw invalid("The option 'devices' of the backend 'mooncake' needs protocol 'rdma'.")
+  const chosen = read(options, env)
+  const protocol = chosen.protocol ?? 'tcp'
+  if (chosen.devices !== undefined && protocol !== 'rdma') {
+    throw invalidOption("The option 'devices' of the backend 'mooncake' needs protocol 'rdma'.")
   }
   return {
     protocol,
-    devices,
-    hostname: given.hostname ?? environment.hostname ?? defaultHostname(),
-    metadataServer: given.metadataServer ?? environment.metadataServer ?? peerToPeer,
-    libraryPath: given.libraryPath ?? environment.libraryPath,
-    flavour: given.flavour ?? environment.flavour,
-    maxBatchSegments: given.maxBatchSegments ?? environment.maxBatchSegments ?? 512,
-    maxSegmentBytes: given.maxSegmentBytes ?? environment.maxSegmentBytes ?? 2 ** 26,
+    devices: chosen.devices,
+    hostname: chosen.hostname ?? ownAddress(),
+    metadataServer: chosen.metadataServer ?? peerToPeer,
+    libraryPath: chosen.libraryPath,
+    flavour: chosen.flavour,
+    maxBatchSegments: chosen.maxBatchSegments ?? 512,
+    maxSegmentBytes: chosen.maxSegmentBytes ?? 2 ** 26,
   }
 }
 
@@ -140,7 +118,7 @@ function checkEnvironment(env: NodeJS.ProcessEnv): void {
     const value = env[variable] ?? ''
     if (value === '' || (variable !== 'MC_TCP_PROTO' && value === '0')) continue
     if (variable === 'MC_TCP_PROTO' && value !== '1') continue
-    throw invalid(`The variable ${variable}=${value} ${why}. Unset it.`)
+    throw invalidOption(`The variable ${variable}=${value} ${why}. Unset it.`)
   }
 }
 
@@ -159,40 +137,6 @@ export function overridden(env: NodeJS.ProcessEnv = process.env): string[] {
   )
 }
 
-function parse(option: Name, value: string): unknown {
-  if (option === 'devices') return value.split(',')
-  if (option === 'maxBatchSegments' || option === 'maxSegmentBytes') return Number(value)
-  return value
-}
-
-function check(
-  options: unknown,
-  subject: (option: string) => string,
-): v.InferOutput<typeof schema> {
-  const result = v.safeParse(schema, options)
-  if (result.success) return result.output
-  const [issue] = result.issues
-  const option = v.getDotPath(issue)?.split('.')[0]
-  if (option === undefined)
-    throw invalid(`The options of the backend 'mooncake' must be an object.`)
-  if (!Object.hasOwn(schema.entries, option)) {
-    const known = Object.keys(schema.entries).join(', ')
-    throw invalid(`The backend 'mooncake' has no option '${option}'. It has: ${known}.`)
-  }
-  throw invalid(`${subject(option)} ${issue.message}.`)
-}
-
 function isHttp(value: string): boolean {
   return URL.canParse(value) && /^https?:\/\/[^/]/.test(value)
-}
-
-function invalid(message: string): KvxError {
-  return new KvxError('ERR_KVX_INVALID_OPTION', message, { phase: 'open' })
-}
-
-function defaultHostname(): string {
-  const addresses = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
-  return (
-    addresses.find(({ family, internal }) => family === 'IPv4' && !internal)?.address ?? '127.0.0.1'
-  )
 }

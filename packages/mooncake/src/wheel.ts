@@ -1,5 +1,4 @@
-import { KvxError } from '@kvx/core/backend'
-import type { WheelSpec } from '@kvx/vendor'
+import { invalidOption, type WheelSpec } from '@kvx/vendor'
 
 export const flavours = ['non-cuda', 'cuda', 'cuda13', 'rocm'] as const
 export type Flavour = (typeof flavours)[number]
@@ -62,7 +61,7 @@ export function wheelSpec(
   const digest = sha256[version]
   if (digest === undefined) {
     const why = tooOld(version)
-    throw invalid(
+    throw invalidOption(
       `Mooncake ${version} of the flavour ${flavour} cannot be installed` +
         `${why === undefined ? '' : `: ${why}`}. Known are: ${versions.join(', ')}.`,
     )
@@ -105,9 +104,5 @@ export function tooOld(version: string): string | undefined {
 function flavourOf(name: string): Flavour {
   const flavour = flavours.find((known) => known === name)
   if (flavour !== undefined) return flavour
-  throw invalid(`Mooncake has no flavour '${name}'. It has: ${flavours.join(', ')}.`)
-}
-
-function invalid(message: string): KvxError {
-  return new KvxError('ERR_KVX_INVALID_OPTION', message, { phase: 'open' })
+  throw invalidOption(`Mooncake has no flavour '${name}'. It has: ${flavours.join(', ')}.`)
 }

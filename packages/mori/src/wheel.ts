@@ -1,5 +1,4 @@
-import { KvxError } from '@kvx/core/backend'
-import type { WheelSpec } from '@kvx/vendor'
+import { invalidOption, type WheelSpec } from '@kvx/vendor'
 
 /**
  * The versions of MORI whose structures are known (native/abi.h), and the digest of each one's wheel. The wheel
@@ -25,12 +24,12 @@ export function wheelSpec(
   const version = options.version ?? defaultVersion
   const sha256 = wheels[version]
   if (sha256 === undefined) {
-    throw invalid(
+    throw invalidOption(
       `MORI ${version} is not supported; supported are ${supportedVersions.join(', ')}.`,
     )
   }
   if (options.flavour !== undefined)
-    throw invalid(`MORI has no flavours; '${options.flavour}' was asked for.`)
+    throw invalidOption(`MORI has no flavours; '${options.flavour}' was asked for.`)
   return {
     name: 'mori',
     version,
@@ -44,8 +43,4 @@ export function wheelSpec(
       `amd_mori-${version}.dist-info/`,
     ],
   }
-}
-
-function invalid(message: string): KvxError {
-  return new KvxError('ERR_KVX_INVALID_OPTION', message, { phase: 'open' })
 }

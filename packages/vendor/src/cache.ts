@@ -1,6 +1,6 @@
 import { userInfo } from 'node:os'
 import { join, resolve } from 'node:path'
-import { KvxError } from '@kvx/core/backend'
+import { invalidOption } from './errors.ts'
 
 /**
  * The user's own folder, or undefined: containers have users without one. An empty `HOME` counts as unset.
@@ -25,9 +25,7 @@ export function cacheFolder(env: NodeJS.ProcessEnv = process.env): string {
   if (env.XDG_CACHE_HOME) return join(resolve(env.XDG_CACHE_HOME), 'kvx')
   const home = homeFolder(env)
   if (home) return join(home, '.cache', 'kvx')
-  throw new KvxError(
-    'ERR_KVX_INVALID_OPTION',
+  throw invalidOption(
     'This user has no home folder for the cache of kvx: set KVX_CACHE to a folder that can be written.',
-    { phase: 'open' },
   )
 }

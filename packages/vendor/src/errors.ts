@@ -1,0 +1,6 @@
+import { KvxError } from '@kvx/core/backend'
+
+/** The error of an option, or of the variable in its place. */
+export function invalidOption(message: string): KvxError {
+  return new KvxError('ERR_KVX_INVALID_OPTION', message, { phase: 'open' })
+}
