@@ -227,24 +227,28 @@ test('a decode leg that is pointed at another instance gets nothing of the right
   expect(sent).toMatchObject(expired)
 })
 
-test('a decode leg that is pointed at no instance, or at another service, says so', async () => {
+test('a decode leg that is pointed at no instance, or at another service, gets one answer, and the log says which', async () => {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo
   server.close()
   await once(server, 'close')
-  expect(await decodeLeg(51, promptA, { bootstrap_port: port })).toMatchObject({
-    status: 503,
-    code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
-    phase: 'bootstrap',
-  })
-  // Something listens, but it is the worker's HTTP port, which cannot show the token.
-  const http = { bootstrap_port: Number(new URL(prefill.url).port) }
-  expect(await decodeLeg(52, promptA, http)).toMatchObject({
-    status: 502,
-    code: 'ERR_KVX_UNAUTHORIZED',
-    phase: 'bootstrap',
-  })
+  // Something listens at the other one, but it is the worker's HTTP port, which cannot show the token.
+  const http = Number(new URL(prefill.url).port)
+  for (const [room, bootstrap_port, reason] of [
+    [51, port, 'Nothing answers'],
+    [52, http, 'is no kvx service'],
+  ] as const) {
+    expect(await decodeLeg(room, promptA, { bootstrap_port })).toMatchObject({
+      status: 503,
+      code: 'ERR_KVX_BOOTSTRAP_UNREACHABLE',
+      phase: 'bootstrap',
+    })
+    const failed = await decode.event((event) => {
+      return event.name === 'request.failed' && event.room === String(room)
+    })
+    expect(failed.reason).toContain(reason)
+  }
 })
 
 test('rooms that clients give to the router pair nobody: it draws its own', async () => {

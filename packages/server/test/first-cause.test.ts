@@ -13,6 +13,7 @@ import { receivePrompt } from '../src/worker/decode.ts'
 import { EventLog } from '../src/worker/events.ts'
 import { workerMetrics } from '../src/worker/metrics.ts'
 import { sendPrompt } from '../src/worker/prefill.ts'
+import { Strangers } from '../src/worker/strangers.ts'
 
 const pageTokens = 4
 const pages = 8
@@ -72,14 +73,17 @@ async function cluster(pools: Pools) {
     })
     open.push(() => manager.close())
     const metrics = workerMetrics(undefined)
-    const side = { model, manager, pool: new PagePool(pools[role]), metrics, queueMs: 60_000 }
+    const pool = new PagePool(pools[role])
+    const strangers = new Strangers()
+    const side = { model, manager, pool, metrics, queueMs: 60_000, strangers }
+    const find = () => Promise.resolve(bootstrap.address)
     const roomOf = ({ request }: Call) => request.bootstrap.room ?? 0n
     const compute: Compute =
       role === 'prefill'
         ? { kind: 'prefill', run: (call) => sendPrompt(side, call, roomOf(call)) }
         : {
             kind: 'answer',
-            run: (call) => receivePrompt(side, call, roomOf(call), bootstrap.address),
+            run: (call) => receivePrompt(side, call, roomOf(call), find),
           }
     const app = completionsApp({
       ...{ model, modelName: 'none', compute, metrics, log: silentLog, info: {} },

@@ -62,11 +62,15 @@ test.each(['127.0.0.1', 'localhost', '::1', '[::1]', '127.1.2.3'])(
   'a worker on %s takes loopback only',
   async (host) => {
     const hosts = PrefillHosts.byDefault(host)
-    expect(await hosts?.addressOf('127.0.0.1')).toBe('127.0.0.1')
-    await expect(hosts?.addressOf('10.0.0.1')).rejects.toMatchObject(refused)
+    expect(await hosts.addressOf('127.0.0.1')).toBe('127.0.0.1')
+    await expect(hosts.addressOf('10.0.0.1')).rejects.toMatchObject(refused)
   },
 )
 
-test('a worker on another address takes any host unless it is told', () => {
-  expect(PrefillHosts.byDefault('10.0.0.1')).toBeUndefined()
+test('a worker on another address takes any host unless it is told, at the address that was looked up', async () => {
+  const hosts = PrefillHosts.byDefault('10.0.0.1', lookUp)
+  expect(await hosts.addressOf('192.0.2.1')).toBe('192.0.2.1')
+  expect(await hosts.addressOf('2001:db8::1')).toBe('2001:db8::1')
+  expect(await hosts.addressOf('inside')).toBe('10.1.2.3')
+  await expect(hosts.addressOf('no-such-name')).rejects.toMatchObject(refused)
 })

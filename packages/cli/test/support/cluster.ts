@@ -18,6 +18,8 @@ export interface WorkerEvent {
   readonly pages?: readonly number[] | number
   readonly tokens?: readonly number[] | number
   readonly code?: string
+  /** What is not told to clients. */
+  readonly reason?: string
 }
 
 export class Process {

@@ -152,7 +152,7 @@ export const errorTable = {
     retryable: true,
     phases: ['bootstrap'],
     advice:
-      'Check address and port of the prefill instance, and that both sides have the same token.',
+      'Check address and port of the prefill instance, and that both sides have the same token. Of an address that has never shown the token a decode worker tells clients no more; its log does.',
   },
   ERR_KVX_BOOTSTRAP_INCOMPLETE: {
     summary: 'The prefill instance has not registered all of its ranks.',

@@ -76,11 +76,16 @@ export class DecodeManager implements KVManager {
     if (objection) throw objection
     const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline')
     const id = this.#nextReceiver++
-    const receiver = new Receiver(room, index, (event) => {
-      this.#loop.dispatch({ ...event, request: id })
-    })
-    this.#receivers.set(id, receiver)
     const { from, tokens, digest } = request
+    const receiver = new Receiver(
+      room,
+      index,
+      (event) => {
+        this.#loop.dispatch({ ...event, request: id })
+      },
+      () => this.state.sources.get(from)?.ranks !== undefined,
+    )
+    this.#receivers.set(id, receiver)
     this.#loop.dispatch({
       type: 'host.receive',
       request: id,
@@ -161,6 +166,7 @@ class Receiver implements KVReceiver {
   readonly settled: Promise<void>
   error: KvxError | undefined
   readonly #emit: (event: ReceiverEvent) => void
+  readonly #isFound: () => boolean
   readonly #reached = new Deferred<void>()
   readonly #accepted = new Deferred<{ prefixTokens: number }>()
   readonly #wanted = new Deferred<void>()
@@ -170,7 +176,12 @@ class Receiver implements KVReceiver {
   readonly #rejected: KvxError[] = []
   #poll: KVPoll = KVPoll.Bootstrapping
 
-  constructor(room: bigint, index: number, emit: (event: ReceiverEvent) => void) {
+  constructor(
+    room: bigint,
+    index: number,
+    emit: (event: ReceiverEvent) => void,
+    isFound: () => boolean,
+  ) {
     this.room = room
     this.index = index
     this.reached = this.#reached.promise
@@ -178,6 +189,11 @@ class Receiver implements KVReceiver {
     this.done = this.#done.promise
     this.settled = this.#settled.promise
     this.#emit = emit
+    this.#isFound = isFound
+  }
+
+  get found(): boolean {
+    return this.#isFound()
   }
 
   async reserve(

@@ -226,6 +226,11 @@ export interface KVReceiver {
    */
   readonly reached: Promise<void>
   /**
+   * Whether the service at `from` has shown the token and named the ranks of a prefill instance, for this request or
+   * for one shortly before it. As long as it has not, an error says something about an address, not about a member of the deployment.
+   */
+  readonly found: boolean
+  /**
    * Tells prefill where to write. `pages` begin after the prefix, which is rounded down to a whole page.
    * Resolves when prefill has answered: paired, or parked because its own leg is not there yet.
    * Without `pages`: wait for `wanted`, then `provide`.

@@ -105,11 +105,11 @@ async function complete(worker: Worker, c: AppContext): Promise<Response> {
     const cancelled = error.code === 'ERR_KVX_ABORTED'
     metrics.requestEnded(cancelled ? 'cancelled' : 'failed')
     const { code, phase, peer, rank, message } = error
-    events(cancelled ? 'request.cancelled' : 'request.failed', { code, phase, peer, rank })
-    log.warn(
-      { request: head.id, room: request.bootstrap.room?.toString(), code, err: cause },
-      message,
-    )
+    // Not always the client's to know.
+    const reason = error.cause instanceof Error ? error.cause.message : undefined
+    events(cancelled ? 'request.cancelled' : 'request.failed', { code, phase, peer, rank, reason })
+    const room = request.bootstrap.room?.toString()
+    log.warn({ request: head.id, room, code, reason, err: cause }, message)
     if (!c.env.outgoing.headersSent) throw error
     metrics.failed(error.code)
     return RESPONSE_ALREADY_SENT

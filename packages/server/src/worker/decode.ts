@@ -1,10 +1,11 @@
-/** The decode leg: reserves pages, waits until the prompt's cache is in them, and goes on from there. */
+/** The decode leg: finds prefill, reserves pages, waits until the prompt's cache is in them, and goes on from there. */
 import { promptDigest, type KVManager, type PagePool } from '@kvx/core'
 import { KvxError, toKvxError } from '@kvx/core/backend'
 import { decode, type Generation, type LlamaModel } from '@kvx/llama'
 import type { Run, Transferred } from './answer.ts'
 import type { Call } from './call.ts'
 import { returnPages } from './pages.ts'
+import type { Strangers } from './strangers.ts'
 import type { WorkerMetrics } from './metrics.ts'
 
 export interface DecodeSide {
@@ -14,21 +15,30 @@ export interface DecodeSide {
   readonly metrics: WorkerMetrics
   /** Milliseconds that a request waits for free pages. */
   readonly queueMs: number
+  readonly strangers: Strangers
 }
 
 /**
- * @param from the bootstrap service of the prefill instance
- * @throws KvxError at once when the room cannot be opened; while iterating, with the first cause
+ * Resolves when prefill has answered: then it is time to tell the client that its request is taken.
+ * @param find the bootstrap service of the prefill instance
+ * @throws KvxError as `Strangers.reach`; while iterating, with the first cause
  */
-export function receivePrompt(
-  { model, manager, pool, metrics, queueMs }: DecodeSide,
+export async function receivePrompt(
+  { model, manager, pool, metrics, queueMs, strangers }: DecodeSide,
   { tokens, maxTokens, sampling, signal, events }: Call,
   room: bigint,
-  from: string,
-): Run {
-  const digest = promptDigest(tokens)
-  const receiver = manager.receive(room, { from, tokens: tokens.length, digest })
-  events('room.opened')
+  find: () => Promise<string>,
+): Promise<Run> {
+  const receive = (from: string) => {
+    const opened = manager.receive(room, {
+      ...{ from, tokens: tokens.length },
+      digest: promptDigest(tokens),
+    })
+    events('room.opened')
+    return opened
+  }
+  // No page is taken for an address at which no prefill is; it then waits with this side for the pages.
+  const receiver = await strangers.reach({ room, find, receive, signal })
   let generation: Generation | undefined
   let transfer: Transferred | undefined
 
@@ -72,8 +82,6 @@ export function receivePrompt(
     try {
       if (signal.aborted) abort()
       const count = Math.ceil(tokens.length / model.layout.pageTokens)
-      // No page is taken for an address at which no prefill is; it then waits with this side for the pages.
-      await receiver.reached
       const lease = await pool.allocate(count, { signal: either, timeoutMs: queueMs })
       events('pages.leased', { pages: count })
       let held = true

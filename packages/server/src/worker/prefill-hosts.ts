@@ -3,6 +3,7 @@ import { lookup } from 'node:dns/promises'
 import { BlockList, isIP } from 'node:net'
 import { isHost } from '@kvx/core'
 import { KvxError } from '@kvx/core/backend'
+import { isLoopback } from '../http/address.ts'
 
 /** Milliseconds in which a name must have been looked up. */
 const lookupMs = 5_000
@@ -10,6 +11,7 @@ const lookupMs = 5_000
 type Lookup = (host: string) => Promise<readonly string[]>
 
 const loopback = ['127.0.0.0/8', '::1']
+const everywhere = ['0.0.0.0/0', '::/0']
 
 export class PrefillHosts {
   readonly #addresses = new BlockList()
@@ -25,10 +27,9 @@ export class PrefillHosts {
     for (const entry of allowed) this.#add(entry)
   }
 
-  /** What a worker that listens on `host` allows by default: on loopback loopback alone, else any host, as undefined. */
-  static byDefault(host: string): PrefillHosts | undefined {
-    const own = new PrefillHosts(loopback)
-    return host === 'localhost' || own.#allows(host.replace(/^\[|\]$/g, '')) ? own : undefined
+  /** What a worker that listens on `host` allows by default: on loopback loopback alone, else any host. */
+  static byDefault(host: string, lookUp: Lookup = allAddresses): PrefillHosts {
+    return new PrefillHosts(isLoopback(host) ? loopback : everywhere, lookUp)
   }
 
   /**

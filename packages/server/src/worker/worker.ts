@@ -22,6 +22,7 @@ import { workerMetrics } from './metrics.ts'
 import { PrefillHosts } from './prefill-hosts.ts'
 import { sendPrompt } from './prefill.ts'
 import { generateAlone } from './standalone.ts'
+import { Strangers } from './strangers.ts'
 
 export type WorkerMode = 'null' | 'prefill' | 'decode'
 
@@ -231,12 +232,13 @@ function computeWith(
   if (options.mode === 'prefill') {
     return { kind: 'prefill', run: (call) => sendPrompt(side, call, roomOf(call, 'prefill')) }
   }
+  const decodeSide = { ...side, strangers: new Strangers() }
   const hosts = options.prefillHosts
     ? new PrefillHosts(options.prefillHosts)
     : PrefillHosts.byDefault(options.host ?? '127.0.0.1')
   return {
     kind: 'answer',
-    run: async (call) => {
+    run: (call) => {
       const room = roomOf(call, 'decode')
       const { host, port = options.bootstrapPort ?? 8998 } = call.request.bootstrap
       if (host === undefined) {
@@ -246,8 +248,10 @@ function computeWith(
           { phase: 'open' },
         )
       }
-      const address = hosts === undefined ? host : await hosts.addressOf(host)
-      return receivePrompt(side, call, room, `tcp://${urlHost(address)}:${String(port)}`)
+      return receivePrompt(decodeSide, call, room, async () => {
+        const address = await hosts.addressOf(host)
+        return `tcp://${urlHost(address)}:${String(port)}`
+      })
     },
   }
 }
