@@ -1,5 +1,6 @@
 /** Who may ask a server: by which name, from which page, with which key? */
 import { afterEach, describe, expect, test } from 'vitest'
+import { silentLog } from '@kvx/core/backend'
 import { makeGate, type GateOptions } from '../src/http/gate.ts'
 import {
   asJson,
@@ -10,6 +11,7 @@ import {
   startRouterApp,
   startWorkerApp,
 } from './support/http.ts'
+import { startRouter } from '../src/index.ts'
 
 afterEach(closeAll)
 
@@ -196,9 +198,40 @@ describe.each([
   })
 })
 
-test('a router that lacks the key of its workers says that it needs it', async () => {
-  const router = await startRouterApp({}, { http: { apiKey: 'secret' } })
-  const answer = await complete(router.url, body, { authorization: 'Bearer secret' })
-  expect(answer.status).toBeGreaterThanOrEqual(500)
-  expect(errorIn(answer).message).toContain('401: give the router the key of its workers')
-})
+test.each([
+  ['no key', undefined, 'refuses this router, which has no key'],
+  ['another key', 'another', 'refuses the key of this router'],
+])(
+  'a router that has %s says in its log, in /health and to clients that --api-key must be the same',
+  async (_, apiKey, words) => {
+    const worker = { http: { apiKey: 'secret' } }
+    const [prefill, decode] = await Promise.all([startWorkerApp(worker), startWorkerApp(worker)])
+    const lines: string[] = []
+    const log = { ...silentLog, error: (_fields: object, text: string) => lines.push(text) }
+    const router = await startRouter({
+      // Its port is known, so that no request has to ask for it.
+      ...{ prefill: [{ url: prefill.url, bootstrapPort: 1 }], decode: [decode.url], log },
+      http: { apiKey },
+    })
+    try {
+      const of = ({ url }: { url: string }, role: string) =>
+        `The ${role} worker at ${url} ${words}: start the router and its workers with the same --api-key or KVX_API_KEY.`
+      const answer = await complete(router.url, body, {
+        authorization: `Bearer ${apiKey ?? 'secret'}`,
+      })
+      expect(answer.status).toBe(502)
+      expect(errorIn(answer).message).toBe(of(prefill, 'prefill'))
+      const health = await send(`${router.url}/health`)
+      expect(health.status).toBe(503)
+      const { problems } = JSON.parse(health.body) as { problems: { message: string }[] }
+      expect(problems.map(({ message }) => message)).toEqual([
+        of(prefill, 'prefill'),
+        of(decode, 'decode'),
+      ])
+      expect(lines.toSorted()).toEqual([of(decode, 'decode'), of(prefill, 'prefill')])
+      expect(JSON.stringify([answer, health, lines])).not.toContain('"secret"')
+    } finally {
+      await router.close()
+    }
+  },
+)

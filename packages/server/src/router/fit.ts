@@ -18,6 +18,8 @@ export interface Known {
   readonly role: 'prefill' | 'decode'
   readonly url: string
   readonly info: WorkerInfo | undefined
+  /** It refuses the router's key. */
+  readonly wrongKey?: KvxError | undefined
 }
 
 export function readInfo(value: unknown): WorkerInfo {
@@ -40,7 +42,8 @@ export function readInfo(value: unknown): WorkerInfo {
 }
 
 /** Why a worker cannot do what it was given to the router for, or undefined. */
-export function wrongRole({ role, url, info }: Known): KvxError | undefined {
+export function wrongAlone({ role, url, info, wrongKey }: Known): KvxError | undefined {
+  if (wrongKey !== undefined) return wrongKey
   const mode = info?.mode
   if (mode === undefined || mode === role) return undefined
   const remedy =
@@ -56,7 +59,7 @@ export function wrongRole({ role, url, info }: Known): KvxError | undefined {
 
 /** Why these two cannot work together, or undefined. */
 export function misfit(prefill: Known, decode: Known): KvxError | undefined {
-  const wrong = wrongRole(prefill) ?? wrongRole(decode)
+  const wrong = wrongAlone(prefill) ?? wrongAlone(decode)
   if (wrong !== undefined) return wrong
   const [p, d] = [prefill.info, decode.info]
   if (p === undefined || d === undefined) return undefined

@@ -20,7 +20,7 @@ import {
   type Listening,
 } from '../http/server.ts'
 import { choose } from './balance.ts'
-import { misfit } from './fit.ts'
+import { misfit, wrongAlone } from './fit.ts'
 import { drain, legFailure, LegFailure, openLeg, type Answer } from './leg.ts'
 import { ask, PrefillWorker, Worker } from './workers.ts'
 
@@ -65,16 +65,11 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
   /** What the log says is wrong at present. */
   let told: readonly string[] = []
 
-  /** Why pairs of workers cannot work together, each reason once. */
+  /** Why workers are of no use, alone or as a pair, each reason once. */
   function problems(): KvxError[] {
-    const found = new Map<string, KvxError>()
-    for (const prefill of prefills) {
-      for (const decode of decodes) {
-        const error = misfit(prefill, decode)
-        if (error !== undefined) found.set(error.message, error)
-      }
-    }
-    return [...found.values()]
+    const pairs = prefills.flatMap((prefill) => decodes.map((decode) => misfit(prefill, decode)))
+    const found = [...workers.map(wrongAlone), ...pairs].filter((error) => error !== undefined)
+    return [...new Map(found.map((error) => [error.message, error])).values()]
   }
 
   function tell(found: readonly KvxError[], before: readonly string[]): string[] {

@@ -15,7 +15,7 @@ export interface WorkerOptions {
   /** The workers' key, when they have one. */
   readonly apiKey: string | undefined
   readonly log: Log
-  /** Called when a worker has told of itself what it had not before: it is new, or was started again. */
+  /** Called when a worker has told of itself what it had not before, or refuses to: it is new, or was started again. */
   readonly onInfo: () => void
 }
 
@@ -26,6 +26,7 @@ export class Worker {
   #live = 0
   #healthy = true
   #info: WorkerInfo | undefined
+  #wrongKey: KvxError | undefined
   #misses = 0
   #heardAt = 0
   #looking: Promise<boolean> | undefined
@@ -58,6 +59,11 @@ export class Worker {
   /** What it told of itself when it was last well. */
   get info(): WorkerInfo | undefined {
     return this.#info
+  }
+
+  /** Why it refuses whatever this router asks it, or undefined. */
+  get wrongKey(): KvxError | undefined {
+    return this.#wrongKey
   }
 
   /** Counts a request as its own. While it has any it is looked after: `lost` is aborted when it falls silent. */
@@ -139,18 +145,24 @@ export class Worker {
   }
 
   async #ask(): Promise<void> {
+    const { apiKey, onInfo } = this.#options
     try {
-      const info = readInfo(
-        await ask(`${this.url}/server_info`, {
-          apiKey: this.#options.apiKey,
-          signal: AbortSignal.timeout(lookMs),
-        }),
-      )
-      if (JSON.stringify(info) === JSON.stringify(this.#info)) return
+      const signal = AbortSignal.timeout(lookMs)
+      const info = readInfo(await ask(`${this.url}/server_info`, { apiKey, signal }))
+      const isKnown = JSON.stringify(info) === JSON.stringify(this.#info)
+      if (isKnown && this.#wrongKey === undefined) return
       this.#info = info
-      this.#options.onInfo()
-    } catch {
-      // A worker that does not tell what it is is not objected to: its partner will say what does not fit.
+      this.#wrongKey = undefined
+      onInfo()
+    } catch (cause) {
+      // Of one that does not tell what it is for another reason, its partner will say what does not fit.
+      if (!(cause instanceof KeyRefused) || this.#wrongKey !== undefined) return
+      this.#wrongKey = new KvxError(
+        'ERR_KVX_INVALID_OPTION',
+        `T${this.name.slice(1)} refuses ${apiKey === undefined ? 'this router, which has no key' : 'the key of this router'}: start the router and its workers with the same --api-key or KVX_API_KEY.`,
+        { cause, phase: 'open', peer: this.url },
+      )
+      onInfo()
     }
   }
 
@@ -216,7 +228,12 @@ export class PrefillWorker extends Worker {
   }
 }
 
-/** The JSON that a GET answers with. Rejects when it fails or takes too long. */
+/** A worker has another key than this router. */
+class KeyRefused extends Error {
+  override readonly name = 'KeyRefused'
+}
+
+/** The JSON that a GET answers with. Rejects when it fails or takes too long, with `KeyRefused` for 401. */
 export async function ask(
   url: string,
   { apiKey, signal }: { apiKey: string | undefined; signal?: AbortSignal },
@@ -228,8 +245,10 @@ export async function ask(
   })
   if (!response.ok) {
     await response.body?.cancel()
-    const hint = response.status === 401 ? ': give the router the key of its workers' : ''
-    throw new Error(`it answered ${String(response.status)}${hint}`)
+    if (response.status === 401) {
+      throw new KeyRefused('it answered 401: the router needs the same --api-key as its workers')
+    }
+    throw new Error(`it answered ${String(response.status)}`)
   }
   return response.json()
 }
