@@ -1,5 +1,5 @@
-import { KvxError } from '@kvx/core/backend'
 import { loadAddon, type EngineBinding } from '@kvx/native'
+import { unavailable } from '@kvx/vendor'
 
 /** What a library is, or the reason why it cannot be used. */
 export type Verdict =
@@ -26,8 +26,4 @@ export function binding(): Binding {
     )
   }
   return loadAddon<Binding>(new URL('..', import.meta.url), '@kvx/mooncake')
-}
-
-export function unavailable(message: string, cause?: unknown): KvxError {
-  return new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', message, { cause, phase: 'open' })
 }

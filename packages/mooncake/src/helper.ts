@@ -1,5 +1,6 @@
 /** The helper process of preflight.ts: takes one task, answers with a verdict, and is ended. */
 import { silentLog } from '@kvx/core/backend'
+import { onTask, tell } from '@kvx/vendor'
 import { binding, type Verdict } from './addon.ts'
 import { openEngine } from './engine.ts'
 import { needsAll, type Task } from './preflight.ts'
@@ -25,8 +26,4 @@ async function examine({ options, library }: Task): Promise<Verdict> {
   return verdict
 }
 
-process.once('message', (task: Task) => {
-  void examine(task).then((verdict) => process.send?.(verdict))
-})
-// Whoever asked is gone.
-process.once('disconnect', () => process.exit(1))
+onTask(async (task) => tell(await examine(task as Task)))

@@ -12,10 +12,10 @@ import {
   type Probe,
   type TransferEngine,
 } from '@kvx/core/backend'
-import { wheelLibrary } from '@kvx/vendor'
-import { binding, unavailable, type Verdict } from './addon.ts'
+import { keepGood, reasons, unavailable, wheelLibrary, type Attempt } from '@kvx/vendor'
+import { binding } from './addon.ts'
 import { openEngine, type Setup } from './engine.ts'
-import { candidates, type Attempt, type Library } from './library.ts'
+import { candidates } from './library.ts'
 import { checkOptions, overridden, type CheckedOptions, type MooncakeOptions } from './options.ts'
 import { preflight } from './preflight.ts'
 import { flavours, supportedVersions, wheelSpec } from './wheel.ts'
@@ -39,7 +39,7 @@ async function select(
     }
   }
   for await (const library of candidates(options, tried)) {
-    const verdict = await examined(options, library, anew)
+    const verdict = await examined({ options, library }, { anew })
     if (!('reason' in verdict)) {
       for (const soname of verdict.standIns) {
         tried.push({
@@ -55,19 +55,7 @@ async function select(
 }
 
 /** A library that worked is not looked at again when an engine is opened with the same options. */
-const verdicts = new Map<string, Promise<Verdict>>()
-
-function examined(options: CheckedOptions, library: Library, anew: boolean): Promise<Verdict> {
-  const key = JSON.stringify([options, library])
-  const known = verdicts.get(key)
-  if (known !== undefined && !anew) return known
-  const verdict = preflight({ options, library }).then((result) => {
-    if ('reason' in result) verdicts.delete(key)
-    return result
-  })
-  verdicts.set(key, verdict)
-  return verdict
-}
+const examined = keepGood(preflight, (verdict) => !('reason' in verdict))
 
 async function withoutRdma(devices: readonly string[] | undefined): Promise<string | undefined> {
   const present = await readdir('/sys/class/infiniband').catch((): string[] => [])
@@ -126,8 +114,7 @@ async function open(options: MooncakeOptions, context: OpenContext): Promise<Tra
   const tried: Attempt[] = []
   const setup = await select(checked, tried, { anew: false })
   if (setup === undefined) {
-    const list = tried.map(({ what, reason }) => `${what}: ${reason}`).join('; ')
-    throw unavailable(`Mooncake cannot be used here (${list}). ${remedy(tried)}`)
+    throw unavailable(`Mooncake cannot be used here (${reasons(tried)}). ${remedy(tried)}`)
   }
   for (const name of overridden()) {
     context.log.warn({ variable: name }, `kvx sets ${name} itself; your value is not used`)

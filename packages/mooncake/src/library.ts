@@ -1,15 +1,8 @@
-import { execFile } from 'node:child_process'
 import { readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { promisify } from 'node:util'
-import { listInstalled } from '@kvx/vendor'
+import { listInstalled, pythonPackage, type Attempt } from '@kvx/vendor'
 import type { CheckedOptions } from './options.ts'
 import { defaultFlavour, memoryKindsOf, tooOld } from './wheel.ts'
-
-export interface Attempt {
-  readonly what: string
-  readonly reason: string
-}
 
 /** A library that may be Mooncake's. */
 export interface Library {
@@ -76,9 +69,8 @@ async function* places(
     const path = join(folder, 'libtransfer_engine.so')
     if (await isFile(path)) yield path
   }
-  const python = await pythonPackage()
-  if (python === undefined) tried.push({ what: 'python3', reason: 'it has no package mooncake' })
-  else yield python
+  const python = await pythonPackage('mooncake', tried)
+  if (python !== undefined) yield python
 }
 
 async function fileAt(place: string): Promise<string | undefined> {
@@ -108,16 +100,4 @@ async function describe(path: string): Promise<Library> {
     return { path, version, project: published, memoryKinds: memoryKindsOf(published) }
   }
   return { path, version: undefined, project: undefined, memoryKinds: 'cpu' }
-}
-
-/** Asks where the package is without importing it. */
-async function pythonPackage(): Promise<string | undefined> {
-  const question =
-    "import importlib.util as u; s = u.find_spec('mooncake'); print(next(iter(s.submodule_search_locations), '') if s else '')"
-  try {
-    const { stdout } = await promisify(execFile)('python3', ['-c', question], { timeout: 10_000 })
-    return stdout.trim() || undefined
-  } catch {
-    return undefined // no python3, or one that cannot answer
-  }
 }

@@ -1,8 +1,8 @@
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { KvxError } from '@kvx/core/backend'
 import { loadAddon, type EngineBinding } from '@kvx/native'
+import { invalidOption, unavailable } from '@kvx/vendor'
 
 export interface Dependency {
   readonly soname: string
@@ -51,13 +51,7 @@ export function fakeVerbs(env: NodeJS.ProcessEnv = process.env): string | undefi
   const choice = env.KVX_MORI_VERBS ?? ''
   if (choice === '') return undefined
   if (choice !== 'fake') {
-    throw new KvxError(
-      'ERR_KVX_INVALID_OPTION',
-      `KVX_MORI_VERBS can only be 'fake', not '${choice}'.`,
-      {
-        phase: 'open',
-      },
-    )
+    throw invalidOption(`KVX_MORI_VERBS can only be 'fake', not '${choice}'.`)
   }
   const path =
     env.KVX_MORI_FAKE_VERBS ??
@@ -69,8 +63,4 @@ export function fakeVerbs(env: NodeJS.ProcessEnv = process.env): string | undefi
     )
   }
   return path
-}
-
-export function unavailable(message: string, cause?: unknown): KvxError {
-  return new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', message, { cause, phase: 'open' })
 }

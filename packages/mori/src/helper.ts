@@ -2,36 +2,31 @@
 import { randomBytes } from 'node:crypto'
 import { isKvxError, silentLog } from '@kvx/core/backend'
 import { allocate } from '@kvx/native'
+import { onTask, tell } from '@kvx/vendor'
 import { binding } from './addon.ts'
 import { openEngine } from './engine.ts'
 import { setupOf, type Message, type Step, type Task } from './preflight.ts'
 
 const page = 4096
 
-function tell(message: Message): Promise<void> {
-  return new Promise((resolve) => {
-    process.send?.(message, undefined, undefined, () => {
-      resolve()
-    })
-  })
-}
+const say: (message: Message) => Promise<void> = tell
 
 /** Waits for the message to be on its way: the step may be the last thing this process does. */
 function begin(step: Step): Promise<void> {
-  return tell({ kind: 'step', step })
+  return say({ kind: 'step', step })
 }
 
 async function run(task: Task): Promise<void> {
   await begin('load')
   const addon = binding()
   const dependencies = addon.checkDependencies()
-  await tell({ kind: 'dependencies', list: dependencies })
+  await say({ kind: 'dependencies', list: dependencies })
 
   let rocmSmi = 'it was left out'
   if (!task.skipRocmSmi) {
     await begin('rocm-smi')
     rocmSmi = addon.checkRocmSmi()
-    await tell({ kind: 'rocm-smi', problem: rocmSmi })
+    await say({ kind: 'rocm-smi', problem: rocmSmi })
   }
 
   await begin('open')
@@ -69,19 +64,17 @@ async function run(task: Task): Promise<void> {
 
   await begin('close')
   await engine.close()
-  await tell({ kind: 'ok' })
+  await say({ kind: 'ok' })
 }
 
-process.once('message', (task: Task) => {
-  run(task)
+onTask((task) =>
+  run(task as Task)
     .catch((error: unknown) =>
-      tell({
+      say({
         kind: 'failed',
         code: isKvxError(error) ? error.code : 'ERR_KVX_BACKEND_UNAVAILABLE',
         message: error instanceof Error ? error.message : String(error),
       }),
     )
-    .finally(() => process.exit(0))
-})
-// Whoever asked is gone.
-process.once('disconnect', () => process.exit(1))
+    .finally(() => process.exit(0)),
+)

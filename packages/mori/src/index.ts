@@ -10,12 +10,12 @@ import {
   type Probe,
   type TransferEngine,
 } from '@kvx/core/backend'
-import { fakeVerbs, unavailable } from './addon.ts'
+import { keepGood, reasons, unavailable, wheelLibrary, type Attempt } from '@kvx/vendor'
+import { fakeVerbs } from './addon.ts'
 import { openEngine } from './engine.ts'
 import { overrides } from './environment.ts'
-import { findLibrary, type Attempt } from './library.ts'
+import { findLibrary } from './library.ts'
 import { checkOptions, type MoriOptions } from './options.ts'
-import { wheelLibrary } from '@kvx/vendor'
 import { preflight, setupOf, type Findings, type Task } from './preflight.ts'
 import { supportedVersions, wheelSpec } from './wheel.ts'
 
@@ -66,17 +66,11 @@ function remedy(findings: Findings): string | undefined {
     : `Install the libraries that MORI needs (Debian, Ubuntu): apt-get install ${packages.join(' ')}`
 }
 
-/** What a helper process has found, by task: it need not be found again for every engine of this process. */
-const flown = new Map<string, Promise<Findings>>()
-
-async function findings(task: Task): Promise<Findings> {
-  const key = JSON.stringify(task)
-  const running = flown.get(key) ?? preflight(task)
-  flown.set(key, running)
-  const result = await running
-  if (result.failure !== undefined) flown.delete(key) // the machine may have been mended meanwhile
-  return result
-}
+/** What a helper process has found need not be found again for every engine of this process. */
+const findings = keepGood(
+  (task: Task) => preflight(task),
+  ({ failure }) => failure === undefined,
+)
 
 /** MORI reads its devices from the environment, so engines are opened one after another. */
 let last: Promise<unknown> = Promise.resolve()
@@ -86,8 +80,7 @@ async function open(options: MoriOptions, context: OpenContext): Promise<Transfe
   const verbs = fakeVerbs()
   const { library, tried } = await findLibrary(checked.libraryPath)
   if (library === undefined) {
-    const reasons = tried.map(({ what, reason }) => `${what}: ${reason}`).join('; ')
-    throw unavailable(`MORI was not found (${reasons}). Install it with: ${install}`)
+    throw unavailable(`MORI was not found (${reasons(tried)}). Install it with: ${install}`)
   }
   const task = { options: checked, library }
   const found = await findings(task)

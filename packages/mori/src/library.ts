@@ -1,14 +1,7 @@
-import { execFile } from 'node:child_process'
 import { readFile, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { promisify } from 'node:util'
-import { findInstalled, listInstalled } from '@kvx/vendor'
+import { findInstalled, listInstalled, pythonPackage, type Attempt } from '@kvx/vendor'
 import { defaultVersion, supportedVersions } from './wheel.ts'
-
-export interface Attempt {
-  readonly what: string
-  readonly reason: string
-}
 
 export interface Library {
   /** Absolute path of libmori_io.so. */
@@ -50,21 +43,8 @@ async function* candidates(
     tried.push({ what: 'the cache of kvx', reason: 'MORI was not installed there' })
   for (const folder of new Set(installed.map((wheel) => wheel.folder)))
     yield join(folder, 'mori', soname)
-  const python = await pythonPackage()
-  if (python === undefined) tried.push({ what: 'python3', reason: 'it has no package mori' })
-  else yield join(python, soname)
-}
-
-/** Asks where the package is without importing it. */
-async function pythonPackage(): Promise<string | undefined> {
-  const question =
-    "import importlib.util as u; s = u.find_spec('mori'); print(next(iter(s.submodule_search_locations), '') if s else '')"
-  try {
-    const { stdout } = await promisify(execFile)('python3', ['-c', question], { timeout: 10_000 })
-    return stdout.trim() || undefined
-  } catch {
-    return undefined // no python3, or one that cannot answer
-  }
+  const python = await pythonPackage('mori', tried)
+  if (python !== undefined) yield join(python, soname)
 }
 
 async function examine(path: string): Promise<Library | string> {

@@ -1,6 +1,7 @@
 /** How a vendor's library gets to this machine and is tried before a process relies on it. */
 export { cacheFolder, homeFolder } from './cache.ts'
-export { invalidOption } from './errors.ts'
+export { invalidOption, unavailable } from './errors.ts'
+export { type HelperEnd, type HelperOptions, keepGood, onTask, runHelper, tell } from './helper.ts'
 export {
   devices,
   list,
@@ -11,6 +12,7 @@ export {
   whole,
   wholeThat,
 } from './options.ts'
+export { type Attempt, pythonPackage, reasons } from './places.ts'
 export { inWorkFolder } from './work.ts'
 export {
   type DownloadOptions,

@@ -5,6 +5,7 @@ import { basename, join, resolve } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { KvxError, isKvxError } from '@kvx/core/backend'
 import { cacheFolder } from '../cache.ts'
+import { unavailable } from '../errors.ts'
 import { inWorkFolder } from '../work.ts'
 import { backendFolder, findInstalled, manifestName, wheelFolder } from './installed.ts'
 import { downloadWheel } from './pip.ts'
@@ -58,7 +59,7 @@ export async function installWheel(
     if (options.signal?.aborted) throw aborted(cause)
     if (isKvxError(cause)) throw cause
     const text = (cause as Error).message
-    throw refused(
+    throw unavailable(
       `${spec.name} ${spec.version} could not be installed in ${cache}: ${text}. KVX_CACHE names another folder.`,
       cause,
     )
@@ -95,7 +96,8 @@ async function install(
       tell({ step: 'unpack', message: `unpacking ${basename(file)}`, share: done / total })
     },
   })
-  if (missing.length > 0) throw refused(`${basename(file)} does not hold ${missing.join(', ')}.`)
+  if (missing.length > 0)
+    throw unavailable(`${basename(file)} does not hold ${missing.join(', ')}.`)
 
   const from = given ?? 'pip'
   const { name, version, flavour } = spec
@@ -119,7 +121,7 @@ async function copy(
   // Without waiting for a writer, should it be a pipe.
   const source = await open(file, constants.O_RDONLY | constants.O_NONBLOCK)
   try {
-    if (!(await source.stat()).isFile()) throw refused(`${file} is no regular file.`)
+    if (!(await source.stat()).isFile()) throw unavailable(`${file} is no regular file.`)
     const target = join(folder, basename(file))
     const stream = source.createReadStream({ autoClose: false })
     await pipeline(stream, createWriteStream(target, { flags: 'wx' }), signal ? { signal } : {})
@@ -159,21 +161,17 @@ async function digest(file: string, signal: AbortSignal | undefined): Promise<st
 
 function wrongDigest(spec: WheelSpec, file: string, actual: string): KvxError {
   const known = Object.entries(spec.sha256).map(([name, sha256]) => `${name}: ${sha256}`)
-  return refused(
+  return unavailable(
     `${basename(file)} has the SHA-256 ${actual}, which is none of those known for ${spec.project} ${spec.version} (${known.join(', ')}). ` +
       'The file is damaged, was tampered with, or is another version; it was not unpacked.',
   )
 }
 
 function notDownloaded(reason: string, cause?: unknown): KvxError {
-  return refused(
+  return unavailable(
     `${reason} A wheel that was downloaded elsewhere can be installed with --wheel FILE.`,
     cause,
   )
-}
-
-function refused(message: string, cause?: unknown): KvxError {
-  return new KvxError('ERR_KVX_BACKEND_UNAVAILABLE', message, { cause, phase: 'open' })
 }
 
 function aborted(cause: unknown): KvxError {
