@@ -16,9 +16,10 @@ const bodyPaceBytes = 256 * 2 ** 10
 const freePieces = 4096
 /** and one more for so many bytes. A network's smallest packets are larger. */
 const bytesPerPiece = 256
-/** Pieces that are kept before they become text: a piece of one byte takes hundreds. */
+/** Pieces that are kept before they become a block: a piece of one byte takes hundreds. */
 const keptPieces = 256
-const keptBytes = 64 * 2 ** 10
+const blockBytes = 64 * 2 ** 10
+const blocksPerTurn = 16
 
 export interface BodyLimits {
   readonly bodyBytes: number
@@ -57,7 +58,7 @@ export class Bodies {
     })
     if (incoming.headers.expect !== undefined) outgoing.writeContinue()
     let pieces = 0
-    const text = await this.#read(incoming, (more) => {
+    const blocks = await this.#read(incoming, (more) => {
       mine += more
       this.#held += more
       if (mine > this.#limits.bodyBytes) this.#tooLarge()
@@ -70,16 +71,17 @@ export class Bodies {
         )
       }
     })
-    // What has been read and what is made of it are two turns of the event loop.
+    const text = await blocks.text()
+    // What is made of it has a turn of the event loop for itself.
     await setImmediate()
     return text
   }
 
   /** @param count is told of every part before it is kept, and throws when it may not be */
-  #read(incoming: IncomingMessage, count: (bytes: number) => void): Promise<string> {
+  #read(incoming: IncomingMessage, count: (bytes: number) => void): Promise<Blocks> {
     const { paceMs, paceBytes } = this.#limits
     return new Promise((resolve, reject) => {
-      const text = new Text()
+      const blocks = new Blocks()
       let bytes = 0
       let seen = 0
       const pace = setInterval(() => {
@@ -95,24 +97,21 @@ export class Bodies {
         incoming.off('data', take).off('end', whole).off('close', gone).off('error', gone)
         // Listened to for ever: a connection may still break while the answer is on its way.
         incoming.on('error', () => undefined)
-        if (error !== undefined) reject(error)
+        if (error === undefined) resolve(blocks)
+        else reject(error)
       }
       const take = (part: Buffer) => {
         try {
           count(part.length)
-          bytes += part.length
-          text.push(part)
         } catch (cause) {
           end(cause as Error)
+          return
         }
+        bytes += part.length
+        blocks.push(part)
       }
       const whole = () => {
-        try {
-          resolve(text.end())
-          end()
-        } catch (cause) {
-          end(cause as Error)
-        }
+        end()
       }
       const gone = () => {
         end(new KvxError('ERR_KVX_ABORTED', 'The client closed its connection.', { phase: 'open' }))
@@ -128,39 +127,45 @@ export class Bodies {
   }
 }
 
-/** UTF-8 that becomes text while it comes: that of a whole body at once would hold the event loop for long. */
-class Text {
-  /** A byte order mark is no part of the text. */
-  readonly #utf8 = new TextDecoder('utf-8', { fatal: true })
-  readonly #texts: string[] = []
+/** What has come of a body, in blocks, whatever the pieces in which it came. */
+class Blocks {
+  readonly #blocks: Buffer[] = []
   #kept: Buffer[] = []
   #bytes = 0
 
-  /** @throws KvxError `ERR_KVX_INVALID_ARGUMENT` */
   push(piece: Buffer): void {
     this.#kept.push(piece)
     this.#bytes += piece.length
-    if (this.#kept.length >= keptPieces || this.#bytes >= keptBytes) this.#decode(true)
+    if (this.#kept.length >= keptPieces || this.#bytes >= blockBytes) this.#join()
   }
 
-  /** The whole. Throws as `push`. */
-  end(): string {
-    this.#decode(false)
-    return this.#texts.join('')
-  }
-
-  #decode(stream: boolean): void {
-    const bytes = Buffer.concat(this.#kept, this.#bytes)
-    this.#kept = []
-    this.#bytes = 0
+  /**
+   * The text of all, which is made in several turns of the event loop: that of four megabytes takes long.
+   * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
+   */
+  async text(): Promise<string> {
+    this.#join()
+    // A byte order mark is no part of the text.
+    const utf8 = new TextDecoder('utf-8', { fatal: true })
+    const texts: string[] = []
     try {
-      this.#texts.push(this.#utf8.decode(bytes, { stream }))
+      for (const [i, block] of this.#blocks.entries()) {
+        texts.push(utf8.decode(block, { stream: i < this.#blocks.length - 1 }))
+        if (i % blocksPerTurn === blocksPerTurn - 1) await setImmediate()
+      }
     } catch (cause) {
       throw new KvxError('ERR_KVX_INVALID_ARGUMENT', 'The body is not valid UTF-8.', {
         cause,
         phase: 'open',
       })
     }
+    return texts.join('')
+  }
+
+  #join(): void {
+    this.#blocks.push(Buffer.concat(this.#kept, this.#bytes))
+    this.#kept = []
+    this.#bytes = 0
   }
 }
 
