@@ -4,16 +4,16 @@ import tseslint from 'typescript-eslint'
 
 /** Which kvx packages the source of each package may import: the arrows point down only. */
 const mayImport = {
-  core: [],
-  native: ['@kvx/core/backend'],
-  vendor: ['@kvx/core/backend'],
-  shm: ['@kvx/core/backend', '@kvx/native'],
-  mori: ['@kvx/core/backend', '@kvx/native', '@kvx/vendor'],
-  mooncake: ['@kvx/core/backend', '@kvx/native', '@kvx/vendor'],
-  conformance: ['@kvx/core', '@kvx/core/backend'],
-  simulator: ['@kvx/core', '@kvx/core/backend', '@kvx/core/protocol'],
-  llama: ['@kvx/core', '@kvx/core/backend', '@kvx/native', '@kvx/vendor'],
-  server: ['@kvx/core', '@kvx/core/backend', '@kvx/native', '@kvx/llama'],
+  contract: [],
+  core: ['@kvx/contract'],
+  native: ['@kvx/contract'],
+  vendor: ['@kvx/contract'],
+  shm: ['@kvx/contract', '@kvx/native'],
+  mori: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
+  mooncake: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
+  simulator: ['@kvx/contract', '@kvx/core', '@kvx/core/protocol'],
+  llama: ['@kvx/contract', '@kvx/core', '@kvx/native', '@kvx/vendor'],
+  server: ['@kvx/contract', '@kvx/core', '@kvx/native', '@kvx/llama'],
 }
 
 /** Everything of kvx except `names`; the command may import all, and nothing imports it. */
@@ -56,7 +56,7 @@ const pure = Object.entries(pureFolders).map(([folder, builtins]) => ({
     ...restrictImports(
       arrowOf('core'),
       {
-        regex: `^(?!\\.|valibot$|(${builtins.join('|') || '$^'})$)`,
+        regex: `^(?!\\.|@kvx/contract$|valibot$|(${builtins.join('|') || '$^'})$)`,
         message: `${folder}/ is pure: no input, output or clock.`,
       },
       {
@@ -134,10 +134,10 @@ export default defineConfig(
     rules: restrictImports(arrowOf(name)),
   })),
   {
-    files: ['packages/core/src/backend/**/*.ts'],
+    files: ['packages/contract/src/**/*.ts'],
     rules: restrictImports({
-      regex: '^(?!\\./|node:)',
-      message: 'backend/ is what engines depend on: it imports nothing but itself and Node.',
+      regex: '^(?!\\./)',
+      message: 'The contract has no dependency at all: it imports only its own files.',
     }),
   },
   ...pure,

@@ -16,6 +16,7 @@ const node = process.execPath
 
 const checks = [
   ['package manifests', node, ['tools/check-packages.mjs']],
+  ['import circles', tool('depcruise'), ['--config', '.dependency-cruiser.mjs', 'packages']],
   ['formatting', node, ['tools/format.mjs', '--check']],
   ['types', tool('tsc'), ['-b']],
   // After the types, which build what the pages are made from.

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { extname, join } from 'node:path'
 import ts from 'typescript'
-import { errorTable, KvxError, phaseTable } from '../../packages/core/dist/backend/errors.js'
+import { errorTable, KvxError, phaseTable } from '../../packages/contract/dist/errors.js'
 import { statusOf } from '../../packages/server/dist/http/errors.js'
 import { filesBelow, packages, root } from '../lib/repository.mjs'
 import { code, codes, table } from './table.mjs'

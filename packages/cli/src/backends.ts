@@ -1,5 +1,6 @@
 /** Where this command finds transfer backends: kvx's own lie beside it, all others where it was called. */
-import { isKvxError, loadBackend, publishedBackends, type Backend } from '@kvx/core/backend'
+import { isKvxError, type Backend } from '@kvx/contract'
+import { loadBackend, publishedBackends } from '@kvx/core/backend'
 import { nearest, UsageError } from './usage.ts'
 
 /**

@@ -1,7 +1,7 @@
 /** A process of `kvx up`: the same command line, forked. */
 import { fork, type ChildProcess } from 'node:child_process'
 import { createInterface } from 'node:readline'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import type { Ready, Word } from './lifetime.ts'
 
 /** Milliseconds that a child has to end by itself before it is killed. */

@@ -1,5 +1,5 @@
 /** A streaming client of `/v1/completions`, as far as `kvx up --once` needs one. */
-import { isErrorCode, KvxError } from '@kvx/core/backend'
+import { isErrorCode, KvxError } from '@kvx/contract'
 
 export interface Answer {
   readonly text: string

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { stripVTControlCharacters } from 'node:util'
 import { renderUsage, type CommandMeta } from 'citty'
-import { isKvxError } from '@kvx/core/backend'
+import { isKvxError } from '@kvx/contract'
 import type { Command } from './command.ts'
 import { backend } from './commands/backend.ts'
 import { doctor } from './commands/doctor.ts'

@@ -9,7 +9,7 @@ import {
   type KVSender,
   type SendRequest,
 } from '@kvx/core'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import { afterEach, beforeAll, expect, test } from 'vitest'
 import { buildFakeVerbs } from '../../mori/test/fake-verbs/build.mjs'

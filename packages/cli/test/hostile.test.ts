@@ -1,7 +1,7 @@
 /** What can a prefill rank do to a decode worker by what it says of its answer? */
 import { afterAll, expect, test } from 'vitest'
 import { BootstrapServer, readInstance, registerRank } from '@kvx/core'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import { ControlServer, type Message } from '../../core/src/control/index.ts'
 import { complete, patience, post, Process } from './support/cluster.ts'
 

@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { afterAll, expect, test, vi } from 'vitest'
 import { BootstrapServer, readInstance, registerRank } from '@kvx/core'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import { ControlClient, ControlServer, deploymentKeys } from '../../core/src/control/index.ts'
 import { complete, patience, post, withKey } from './support/cluster.ts'
 import { startUp } from './support/up.ts'

@@ -2,7 +2,7 @@
 // memory, so that the control plane dominates.
 import { randomBytes } from 'node:crypto'
 import { BootstrapServer, KVManager, promptDigest } from '@kvx/core'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 
 const [pageTokens, pageBytes, pages, layers] = [16, 256, 4, 2]

@@ -1,7 +1,7 @@
 /** Whether what a caller gives has the form that a public call takes: one way to check it, and one to say it. */
 import { isUint8Array, isInt32Array } from 'node:util/types'
 import * as v from 'valibot'
-import { KvxError, type ErrorCode, type Phase } from './backend/errors.ts'
+import { KvxError, type ErrorCode, type Phase } from '@kvx/contract'
 
 /**
  * `value`, checked. A schema says what a value must be; here it is said of which, and what came instead: `chunk.start must

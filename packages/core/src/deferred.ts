@@ -1,4 +1,4 @@
-import { KvxError } from './backend/index.ts'
+import { KvxError } from '@kvx/contract'
 
 /** A promise to be settled from outside. Nobody need listen: its rejection is never unhandled. */
 export class Deferred<T> {

@@ -1,5 +1,5 @@
 /**
- * KV-cache transfer between prefill and decode: contracts, layout and plan arithmetic, one protocol for
+ * KV-cache transfer between prefill and decode: the contract, layout and plan arithmetic, one protocol for
  * all engines, and the managers that a host calls.
  *
  * @packageDocumentation

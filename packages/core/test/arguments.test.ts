@@ -1,5 +1,5 @@
 import { afterEach, expect, test } from 'vitest'
-import { KvxError } from '../src/backend/index.ts'
+import { KvxError } from '@kvx/contract'
 import { promptDigest } from '../src/layout/index.ts'
 import { KVManager } from '../src/manager/index.ts'
 import { Loopback, plainMemory } from './support/loopback.ts'

@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { errorTable, isKvxError, KvxError, loadBackend, toKvxError } from '../src/backend/index.ts'
+import { loadBackend } from '../src/backend/index.ts'
 import { Loopback } from './support/loopback.ts'
 
 const good = (name: string, version = 1) => `export default {
@@ -64,29 +64,4 @@ test('nobody is told to install a package that does not exist', async () => {
   for (const name of ['absent', 'zlib', './none.mjs', '@them/engine']) {
     await expect(loadBackend(name, { from: host })).rejects.toThrow(/^(?!.*npm install)/)
   }
-})
-
-test('an error of another copy of the package is known by its name and code', () => {
-  const foreign = Object.assign(new Error('x'), { name: 'KvxError', code: 'ERR_KVX_TIMEOUT' })
-  expect(isKvxError(foreign)).toBe(true)
-  expect(toKvxError(foreign)).toBe(foreign)
-  expect(isKvxError(Object.assign(new Error('x'), { name: 'KvxError', code: 'ERR_OTHER' }))).toBe(
-    false,
-  )
-})
-
-test('anything else becomes the cause of a KvxError, which knows whether to try again', () => {
-  const cause = new Error('socket hang up')
-  const error = toKvxError(cause, 'ERR_KVX_TRANSFER_FAILED', {
-    phase: 'transfer',
-    peer: 'decode-0',
-  })
-  expect(error).toMatchObject({
-    code: 'ERR_KVX_TRANSFER_FAILED',
-    cause,
-    phase: 'transfer',
-    peer: 'decode-0',
-  })
-  expect(error.retryable).toBe(errorTable.ERR_KVX_TRANSFER_FAILED.retryable)
-  expect(new KvxError('ERR_KVX_PLAN_INVALID', 'x').retryable).toBe(false)
 })

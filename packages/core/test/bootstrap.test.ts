@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import fc from 'fast-check'
 import * as v from 'valibot'
 import { expect, test } from 'vitest'
-import { silentLog, type KvxError } from '@kvx/core/backend'
+import { silentLog, type KvxError } from '@kvx/contract'
 import { BootstrapServer } from '../src/bootstrap/server.ts'
 import {
   packInstance,

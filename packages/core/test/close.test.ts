@@ -1,6 +1,6 @@
 import { connect } from 'node:net'
 import { afterEach, expect, test } from 'vitest'
-import { KvxError, silentLog } from '../src/backend/index.ts'
+import { KvxError, silentLog } from '@kvx/contract'
 import { promptDigest } from '../src/layout/index.ts'
 import type { DecodeState } from '../src/protocol/index.ts'
 import { Engine } from '../src/manager/engine.ts'

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { Encoder } from 'cbor-x'
-import { isKvxError } from '@kvx/core/backend'
+import { isKvxError } from '@kvx/contract'
 import { decodeFrame, encodeMessage, maxFrameMessages, type Message } from '../src/control/codec.ts'
 
 /** What a frame gives out, and whether it was refused then; anything but ERR_KVX_PROTOCOL fails the test. */

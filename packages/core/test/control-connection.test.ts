@@ -1,6 +1,6 @@
 import { createServer } from 'node:net'
 import { expect, test } from 'vitest'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import { ControlServer } from '../src/control/server.ts'
 import { maxMessageBytes } from '../src/control/codec.ts'
 import { cleanup, openClient, openServer, token } from './control-helpers.ts'

@@ -1,5 +1,5 @@
 import { afterEach } from 'vitest'
-import { silentLog, type KvxError } from '@kvx/core/backend'
+import { silentLog, type KvxError } from '@kvx/contract'
 import { ControlClient, type ControlClientOptions } from '../src/control/client.ts'
 import { ControlServer, type Connection, type ControlServerOptions } from '../src/control/server.ts'
 import { type Message } from '../src/control/codec.ts'

@@ -1,6 +1,6 @@
 /** Effects that fail: what they concern fails with them, and nothing else. */
 import { afterEach, expect, test, vi } from 'vitest'
-import { KvxError, silentLog } from '../src/backend/index.ts'
+import { KvxError, silentLog } from '@kvx/contract'
 import { ControlClient, decodeFrame, encodeMessage } from '../src/control/index.ts'
 import { promptDigest } from '../src/layout/index.ts'
 import { KVManager, type KVManagerOptions } from '../src/manager/index.ts'

@@ -1,6 +1,6 @@
 /** Does an error that ends a request at one side reach the other as what it is? */
 import { afterEach, expect, test } from 'vitest'
-import { KvxError } from '../src/backend/index.ts'
+import { KvxError } from '@kvx/contract'
 import { promptDigest } from '../src/layout/index.ts'
 import { openLegs, openPair } from './support/pair.ts'
 

@@ -2,7 +2,7 @@ import { afterEach, expect, test } from 'vitest'
 import { promptDigest, type Layout } from '../src/layout/index.ts'
 import { KVManager } from '../src/manager/index.ts'
 import { BootstrapServer } from '../src/bootstrap/index.ts'
-import { silentLog } from '../src/backend/index.ts'
+import { silentLog } from '@kvx/contract'
 import { Loopback } from './support/loopback.ts'
 import { memoryFor, openLegs, pageBytes, pageTokens, smallLayout, token } from './support/pair.ts'
 

@@ -5,7 +5,7 @@
 import { allocate } from '@kvx/native'
 import shm from '@kvx/shm'
 import { afterEach, expect, test } from 'vitest'
-import { isKvxError, silentLog } from '../src/backend/index.ts'
+import { isKvxError, silentLog } from '@kvx/contract'
 import { ControlClient } from '../src/control/index.ts'
 import { promptDigest, type Layout, type Tensor } from '../src/layout/index.ts'
 import { KVManager, KVPoll, type KVReceiver } from '../src/manager/index.ts'

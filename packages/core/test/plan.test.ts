@@ -1,13 +1,7 @@
 import fc from 'fast-check'
 import { crc32 } from 'node:zlib'
 import { expect, test } from 'vitest'
-import {
-  blockWidth,
-  groupWidth,
-  laneWidth,
-  type Memory,
-  type TransferPlan,
-} from '@kvx/core/backend'
+import { blockWidth, groupWidth, laneWidth, type Memory, type TransferPlan } from '@kvx/contract'
 import { checkLayout, type Layout, type Part, type Tensor } from '../src/layout/index.ts'
 import {
   checkCovered,

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { isKvxError, type KvxError } from '@kvx/core/backend'
+import { isKvxError, type KvxError } from '@kvx/contract'
 import { decodeFrame, encodeMessage } from '../src/control/codec.ts'
 import {
   messageKinds,

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import { makeRank, receiveObjection, type DecodeEvent } from '../src/protocol/index.ts'
 import {
   deadlines,

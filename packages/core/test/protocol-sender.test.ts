@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import { sendObjection } from '../src/protocol/index.ts'
 import {
   deadlines,

@@ -1,6 +1,6 @@
 /** Instances of several ranks: real managers, sockets and bootstrap; the engine copies within the process. */
 import { afterEach, expect, test } from 'vitest'
-import { silentLog } from '../src/backend/index.ts'
+import { silentLog } from '@kvx/contract'
 import { BootstrapServer } from '../src/bootstrap/index.ts'
 import { promptDigest, type Layout, type Tensor } from '../src/layout/index.ts'
 import { KVManager, KVPoll } from '../src/manager/index.ts'

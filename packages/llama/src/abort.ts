@@ -1,4 +1,4 @@
-import { KvxError, isKvxError } from '@kvx/core/backend'
+import { KvxError, isKvxError } from '@kvx/contract'
 
 /** The reason of an abort, when it is a KvxError, or `ERR_KVX_ABORTED` with the reason as its cause. */
 export function abortError(signal: AbortSignal): KvxError {

@@ -1,4 +1,4 @@
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import { throwIfAborted } from './abort.ts'
 import { History } from './history.ts'
 import type { LlamaModel, Slot } from './model.ts'

@@ -7,17 +7,18 @@ import {
   type LlamaModel as Weights,
   type Token,
 } from 'node-llama-cpp'
-import { KvxError, isKvxError, silentLog, type Log, type Memory } from '@kvx/core/backend'
+import { KvxError, isKvxError, silentLog, type Memory } from '@kvx/contract'
 import type { Layout } from '@kvx/core'
 import { allocate } from '@kvx/native'
 import { Gate } from './gate.ts'
 import { modelLayout } from './layout.ts'
 import { refused } from './models/gguf.ts'
-import { identityOf, type ReadProgress } from './models/identity.ts'
+import { identityOf } from './models/identity.ts'
 import { readModel, type ModelPart } from './models/parts.ts'
 import { checkUnchanged } from './models/remember.ts'
 import { cacheSettings, cellsFor } from './models/settings.ts'
 import { tryModel } from './models/trial.ts'
+import type { LoadOptions } from './options.ts'
 import { Slots } from './queue.ts'
 import { Sampler } from './sampler.ts'
 import type { ResolvedSampling } from './sampling.ts'
@@ -30,26 +31,6 @@ import { Vocabulary } from './text/vocabulary.ts'
 
 /** A text of so many bytes is tokenized within a few milliseconds, whatever it says. */
 const shortBytes = 4096
-
-export interface LoadOptions {
-  /** A GGUF file. */
-  path: string
-  /** Tokens of one request, prompt and answer together. Default: what the model was trained on, at most 2048. */
-  contextLength?: number | undefined
-  /** Requests that are computed at the same time. Default 1. */
-  sequences?: number | undefined
-  /** Largest prefill chunk in tokens, at least 2. Default 512. */
-  chunkTokens?: number | undefined
-  /** Tokens per page. Default 16. */
-  pageTokens?: number | undefined
-  /** Pages of the pool. Default 0: none, for a process that does both prefill and decode. */
-  pages?: number | undefined
-  /** Threads that compute. Default 1. */
-  threads?: number | undefined
-  /** Told while the file is read whole, to identify it: once for each file, until it changes. */
-  onProgress?: ((progress: ReadProgress) => void) | undefined
-  log?: Log | undefined
-}
 
 /** One sequence of the context: what a request holds while it computes. */
 export interface Slot {

@@ -1,5 +1,5 @@
 import { scatter } from '@kvx/native'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import { throwIfAborted } from './abort.ts'
 import { evaluatePrompt, release } from './evaluate.ts'
 import type { LlamaModel, Slot } from './model.ts'

@@ -1,4 +1,4 @@
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import { abortError } from './abort.ts'
 
 interface Waiter<T> {

@@ -1,5 +1,5 @@
 import type { LlamaContextSequence, LlamaModel as Weights } from 'node-llama-cpp'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import type { History } from './history.ts'
 import { seedAt, type ResolvedSampling } from './sampling.ts'
 

@@ -1,5 +1,5 @@
 import { createHash, randomInt } from 'node:crypto'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 
 /**
  * How the tokens of one answer are chosen, and which of them end it. Prefill samples the first token and

@@ -1,6 +1,6 @@
 // The target of the benchmark: memory, an engine, and nothing to do.
 import { randomBytes } from 'node:crypto'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import mooncake from '@kvx/mooncake'
 import { allocate } from '@kvx/native'
 

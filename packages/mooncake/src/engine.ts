@@ -1,4 +1,4 @@
-import type { OpenContext, TransferEngine } from '@kvx/core/backend'
+import type { OpenContext, TransferEngine } from '@kvx/contract'
 import { openNativeEngine } from '@kvx/native'
 import { binding } from './addon.ts'
 import type { Library } from './library.ts'

@@ -1,5 +1,5 @@
 /** The helper process of preflight.ts: takes one task, answers with a verdict, and is ended. */
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import { onTask, tell } from '@kvx/vendor'
 import { binding, type Verdict } from './addon.ts'
 import { openEngine } from './engine.ts'

@@ -11,7 +11,7 @@ import {
   type OpenContext,
   type Probe,
   type TransferEngine,
-} from '@kvx/core/backend'
+} from '@kvx/contract'
 import { keepGood, reasons, unavailable, wheelLibrary, type Attempt } from '@kvx/vendor'
 import { binding } from './addon.ts'
 import { openEngine, type Setup } from './engine.ts'

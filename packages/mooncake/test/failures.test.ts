@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { once } from 'node:events'
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
-import { isKvxError, type Transfer } from '@kvx/core/backend'
+import { isKvxError, type Transfer } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import { beforeAll, expect, test, vi } from 'vitest'
 import { installMooncake, openEngine, Peer } from './peer.ts'

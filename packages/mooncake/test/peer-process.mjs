@@ -1,6 +1,6 @@
 // The other process of a test: owns memory and an engine, and does what it is told over IPC.
 import { createHash, randomFillSync } from 'node:crypto'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import mooncake from '@kvx/mooncake'
 import { allocate } from '@kvx/native'
 

@@ -1,4 +1,4 @@
-import type { TransferPlan } from '@kvx/core/backend'
+import type { TransferPlan } from '@kvx/contract'
 
 /** Copies `pages` pages of `pageBytes` from the start of source region 0 to the start of destination region 0. */
 export function wholePages(pages: number, pageBytes: number): TransferPlan {

@@ -1,5 +1,5 @@
 import { createHash, randomFillSync } from 'node:crypto'
-import type { TransferPlan } from '@kvx/core/backend'
+import type { TransferPlan } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import * as fc from 'fast-check'
 import { beforeAll, expect, test } from 'vitest'

@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import type { OpenContext, TransferEngine } from '@kvx/core/backend'
+import type { OpenContext, TransferEngine } from '@kvx/contract'
 import { openNativeEngine } from '@kvx/native'
 import { binding, fakeVerbs, standIns } from './addon.ts'
 import { defaults, setForMori, usersValue } from './environment.ts'

@@ -1,6 +1,6 @@
 /** The helper process of preflight.ts: takes one task, tells each step before it, and ends. */
 import { randomBytes } from 'node:crypto'
-import { isKvxError, silentLog } from '@kvx/core/backend'
+import { isKvxError, silentLog } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import { onTask, tell } from '@kvx/vendor'
 import { binding } from './addon.ts'

@@ -9,7 +9,7 @@ import {
   type OpenContext,
   type Probe,
   type TransferEngine,
-} from '@kvx/core/backend'
+} from '@kvx/contract'
 import { keepGood, reasons, unavailable, wheelLibrary, type Attempt } from '@kvx/vendor'
 import { fakeVerbs } from './addon.ts'
 import { openEngine } from './engine.ts'

@@ -1,4 +1,4 @@
-import { KvxError, isErrorCode } from '@kvx/core/backend'
+import { KvxError, isErrorCode } from '@kvx/contract'
 import { runHelper, unavailable } from '@kvx/vendor'
 import type { Dependency } from './addon.ts'
 import type { Setup } from './engine.ts'

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto'
-import type { TransferPlan } from '@kvx/core/backend'
+import type { TransferPlan } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import fc from 'fast-check'
 import { expect, onTestFinished, test } from 'vitest'

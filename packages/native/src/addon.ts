@@ -1,4 +1,4 @@
-import type { Memory } from '@kvx/core/backend'
+import type { Memory } from '@kvx/contract'
 import { loadAddon } from './load.ts'
 
 /** The functions of this package's own addon (native/*.cc). */

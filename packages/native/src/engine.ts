@@ -19,7 +19,7 @@ import {
   type TransferOptions,
   type TransferPlan,
   type TransferReport,
-} from '@kvx/core/backend'
+} from '@kvx/contract'
 import { addon } from './addon.ts'
 import { pin } from './memory.ts'
 

@@ -1,4 +1,4 @@
-import { KvxError, type TransferPlan } from '@kvx/core/backend'
+import { KvxError, type TransferPlan } from '@kvx/contract'
 import { addon } from './addon.ts'
 
 /**

@@ -1,4 +1,4 @@
-/** Memory, plan tools, and the bridge from an engine addon to the contract of `@kvx/core/backend`. */
+/** Memory, plan tools, and the bridge from an engine addon to the contract, `@kvx/contract`. */
 export { loadAddon } from './load.ts'
 export { allocate, type AllocatedMemory } from './memory.ts'
 export { expand } from './expand.ts'

@@ -1,6 +1,6 @@
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 
 const load = createRequire(import.meta.url)('node-gyp-build') as (folder: string) => unknown
 

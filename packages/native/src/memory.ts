@@ -1,4 +1,4 @@
-import { KvxError, toKvxError, type Memory } from '@kvx/core/backend'
+import { KvxError, toKvxError, type Memory } from '@kvx/contract'
 import { addon, type MemoryHandle } from './addon.ts'
 
 /** What a `Uint8Array` can span in the oldest Node that kvx supports. */

@@ -1,4 +1,4 @@
-import { KvxError, isKvxError, type Memory } from '@kvx/core/backend'
+import { KvxError, isKvxError, type Memory } from '@kvx/contract'
 import { addon } from './addon.ts'
 import { handleOf } from './memory.ts'
 

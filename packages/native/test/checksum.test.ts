@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { crc32 } from 'node:zlib'
-import type { TransferEngine } from '@kvx/core/backend'
+import type { TransferEngine } from '@kvx/contract'
 import { allocate, type AllocatedMemory } from '@kvx/native'
 import fc from 'fast-check'
 import { beforeAll, expect, test } from 'vitest'

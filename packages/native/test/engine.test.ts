@@ -1,4 +1,4 @@
-import type { KvxError, Transfer } from '@kvx/core/backend'
+import type { KvxError, Transfer } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import { afterEach, beforeAll, expect, test, vi } from 'vitest'
 import { buildFaulty, child, loadFaulty, newGeneration, open, pair, reversed } from './faulty.ts'

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { createRequire } from 'node:module'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import { silentLog, type TransferEngine } from '@kvx/core/backend'
+import { silentLog, type TransferEngine } from '@kvx/contract'
 import { allocate, openNativeEngine, type AllocatedMemory, type EngineBinding } from '@kvx/native'
 import { lane, planOf } from './plans.ts'
 

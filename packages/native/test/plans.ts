@@ -1,4 +1,4 @@
-import type { TransferPlan } from '@kvx/core/backend'
+import type { TransferPlan } from '@kvx/contract'
 import fc from 'fast-check'
 
 export interface LaneFields {

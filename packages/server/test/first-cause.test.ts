@@ -1,7 +1,7 @@
 /** Does a failure of one worker reach the client of the router as what it is, whichever leg tells it first? */
 import { afterEach, expect, test } from 'vitest'
 import { BootstrapServer, KVManager, PagePool, type Layout } from '@kvx/core'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import type { LlamaModel } from '@kvx/llama'
 import { allocate } from '@kvx/native'
 import { Admission } from '../src/http/drain.ts'

@@ -1,6 +1,6 @@
 /** Who may ask a server: by which name, from which page, with which key? */
 import { afterEach, describe, expect, test } from 'vitest'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import { makeGate, type GateOptions } from '../src/http/gate.ts'
 import {
   asJson,

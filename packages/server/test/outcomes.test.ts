@@ -1,7 +1,7 @@
 /** Is a request counted as what became of it? */
 import { setTimeout as after } from 'node:timers/promises'
 import { afterEach, expect, test } from 'vitest'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import type { Call } from '../src/worker/call.ts'
 import { asJson, closeAll, complete, startWorkerApp } from './support/http.ts'
 

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { isKvxError } from '@kvx/core/backend'
+import { isKvxError } from '@kvx/contract'
 import { httpError } from '../src/http/errors.ts'
 import { parseFields, parseJson, writeFields } from '../src/http/json.ts'
 import { fieldNames, parseCompletionRequest } from '../src/http/request.ts'

@@ -1,7 +1,7 @@
 // Owns the memory that the benchmark writes into, in a process of its own: `owner.mjs BYTES`.
 import { randomBytes } from 'node:crypto'
 import { fstatSync } from 'node:fs'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import shm from '@kvx/shm'
 

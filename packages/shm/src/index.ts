@@ -2,13 +2,7 @@
  * The backend `shm`: KV-cache transfer between processes of one host. The owner's pages are a memory file that the
  * writer maps; one copy, straight in.
  */
-import {
-  backendSymbol,
-  contractVersion,
-  KvxError,
-  type Backend,
-  type Probe,
-} from '@kvx/core/backend'
+import { backendSymbol, contractVersion, KvxError, type Backend, type Probe } from '@kvx/contract'
 import { loadAddon, openNativeEngine, type EngineBinding } from '@kvx/native'
 import { checkOptions, type ShmOptions } from './options.ts'
 

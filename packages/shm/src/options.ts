@@ -1,38 +1,37 @@
-import { KvxError } from '@kvx/core/backend'
-import * as v from 'valibot'
-
-const schema = v.strictObject({
-  copyThreads: v.optional(
-    v.pipe(
-      v.number('must be a number'),
-      v.integer('must be a whole number'),
-      v.minValue(1, 'must be at least 1'),
-      v.maxValue(64, 'must be at most 64'),
-    ),
-  ),
-})
+import { inspect } from 'node:util'
+import { KvxError } from '@kvx/contract'
 
 export interface ShmOptions {
   /** Threads that copy, 1 to 64. Default 1. */
   readonly copyThreads?: number | undefined
 }
 
-const known = Object.keys(schema.entries)
+const known = ['copyThreads']
 
 /** @throws KvxError `ERR_KVX_INVALID_OPTION`, which names the option and the nearest that exists */
 export function checkOptions(options: unknown): ShmOptions {
-  const result = v.safeParse(schema, options ?? {})
-  if (result.success) return result.output
-  const [issue] = result.issues
-  const name = v.getDotPath(issue)
-  if (name === null) throw invalid(`The options of the backend 'shm' must be an object.`)
-  if (!known.includes(name)) {
+  const given = options ?? {}
+  if (typeof given !== 'object' || Array.isArray(given)) {
+    throw invalid(`The options of the backend 'shm' must be an object.`)
+  }
+  const unknown = Object.keys(given).find((name) => !known.includes(name))
+  if (unknown !== undefined) {
     throw invalid(
-      `The backend 'shm' has no option '${name}'. Did you mean '${nearest(name)}'? It has: ${known.join(', ')}.`,
+      `The backend 'shm' has no option '${unknown}'. Did you mean '${nearest(unknown)}'? It has: ${known.join(', ')}.`,
     )
   }
-  throw invalid(`The option '${name}' of the backend 'shm' ${issue.message}.`)
+  const { copyThreads } = given as { copyThreads?: unknown }
+  if (copyThreads === undefined) return {}
+  if (!isThreadCount(copyThreads)) {
+    throw invalid(
+      `The option 'copyThreads' of the backend 'shm' must be an integer from 1 to 64, got ${inspect(copyThreads)}.`,
+    )
+  }
+  return { copyThreads }
 }
+
+const isThreadCount = (value: unknown): value is number =>
+  Number.isInteger(value) && Number(value) >= 1 && Number(value) <= 64
 
 function invalid(message: string): KvxError {
   return new KvxError('ERR_KVX_INVALID_OPTION', message, { phase: 'open' })

@@ -1,4 +1,5 @@
-import { isBackend, loadBackend, silentLog } from '@kvx/core/backend'
+import { isBackend, silentLog } from '@kvx/contract'
+import { loadBackend } from '@kvx/core/backend'
 import shm from '@kvx/shm'
 import { expect, test } from 'vitest'
 import { newGeneration, open } from './processes.ts'

@@ -4,7 +4,7 @@ import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { BootstrapServer } from '@kvx/core'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import { afterEach, expect, test } from 'vitest'
 import { awaitPages, begin, openRank, token } from './children/rank.mjs'
 

@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import type { TransferEngine } from '@kvx/core/backend'
+import type { TransferEngine } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import { expect, test } from 'vitest'
 import { forkOwner, forkWriter, newGeneration, open, pair, scattered } from './processes.ts'

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { execPath } from 'node:process'
 import { fileURLToPath } from 'node:url'
-import { silentLog, type PeerAddress, type TransferEngine } from '@kvx/core/backend'
+import { silentLog, type PeerAddress, type TransferEngine } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import shm, { type ShmOptions } from '@kvx/shm'
 

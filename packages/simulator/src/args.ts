@@ -1,7 +1,7 @@
 /** The command line. */
 import { parseArgs } from 'node:util'
 import { availableParallelism } from 'node:os'
-import type { FenceKind } from '@kvx/core/backend'
+import type { FenceKind } from '@kvx/contract'
 import type { Filter } from './job.ts'
 import { fences, modes, type Mode } from './shape.ts'
 

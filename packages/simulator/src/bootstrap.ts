@@ -3,7 +3,7 @@
  * watch. It runs in the process of the instance's first rank, so it stops and restarts with it, and may
  * be unreachable by itself.
  */
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import { rankName, type Rank } from '@kvx/core/protocol'
 import type { DecodeRank } from './decode.ts'
 import type { PrefillRank } from './prefill.ts'

@@ -3,7 +3,7 @@
  * land, what was said to whom, what a caller waits for. No check reads the state of a reducer, except the
  * last one, that no table holds anything (end.ts).
  */
-import type { KvxError } from '@kvx/core/backend'
+import type { KvxError } from '@kvx/contract'
 import type { DecodeEffect, Message, MessageOf, PrefillEffect } from '@kvx/core/protocol'
 import { byteOf, components, type RankMemory } from './content.ts'
 import type { DecodeRank } from './decode.ts'

@@ -1,6 +1,6 @@
 /** A decode rank: the reducer of production between a simulated network, engine and host. */
 import { checksumJob, pageChecksums } from '@kvx/core'
-import { KvxError, toKvxError } from '@kvx/core/backend'
+import { KvxError, toKvxError } from '@kvx/contract'
 import {
   createDecode,
   stepDecode,

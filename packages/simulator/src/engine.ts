@@ -8,7 +8,7 @@
  * - `engine`: nothing can be revoked. What a dead writer had posted still lands, until the owner closes its
  *   engine. With the medium `sockets` the same is true after the writer has closed its own.
  */
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import type { TransferPlan } from '@kvx/core'
 import type { PrefillEffect } from '@kvx/core/protocol'
 import type { DecodeRank } from './decode.ts'

@@ -1,4 +1,4 @@
-import { blockWidth, groupWidth, laneWidth, type TransferPlan } from '@kvx/core/backend'
+import { blockWidth, groupWidth, laneWidth, type TransferPlan } from '@kvx/contract'
 
 /** The copies that a plan orders, by the definition of the engine contract. */
 export function expand(

@@ -1,5 +1,5 @@
 /** A range of seeds: what a worker process runs, and the sum of several. */
-import type { FenceKind } from '@kvx/core/backend'
+import type { FenceKind } from '@kvx/contract'
 import { Coverage, universe, type CoverageRows } from './coverage.ts'
 import { faultNames } from './faults.ts'
 import { runSchedule } from './schedule.ts'

@@ -1,5 +1,5 @@
 /** Requests as their hosts see them: one leg on each rank of both sides. */
-import type { KvxError } from '@kvx/core/backend'
+import type { KvxError } from '@kvx/contract'
 import type { Lease } from '@kvx/core'
 import type { Component } from './content.ts'
 import type { DecodeRank } from './decode.ts'

@@ -1,6 +1,6 @@
 /** A prefill rank: the reducer of production between a simulated network, engine and host. */
 import { checksumJob, pageChecksums, type Planner } from '@kvx/core'
-import { toKvxError, type KvxError, type Memory } from '@kvx/core/backend'
+import { toKvxError, type KvxError, type Memory } from '@kvx/contract'
 import {
   createPrefill,
   stepPrefill,

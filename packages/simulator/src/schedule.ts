@@ -1,5 +1,5 @@
 /** One schedule from its seed to its verdict. */
-import type { FenceKind } from '@kvx/core/backend'
+import type { FenceKind } from '@kvx/contract'
 import { drawActions, perform, type Action } from './actions.ts'
 import { Violation } from './checks.ts'
 import { Coverage } from './coverage.ts'

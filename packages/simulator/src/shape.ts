@@ -1,5 +1,5 @@
 /** What a schedule is about: which processes there are, and how they are set. */
-import type { FenceKind } from '@kvx/core/backend'
+import type { FenceKind } from '@kvx/contract'
 import type { Deadlines, Limits } from '@kvx/core'
 import { makeRank, type Rank } from '@kvx/core/protocol'
 import type { Model } from './content.ts'

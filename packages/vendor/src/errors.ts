@@ -1,4 +1,4 @@
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 
 /** The error of a backend that cannot run here. */
 export function unavailable(message: string, cause?: unknown): KvxError {

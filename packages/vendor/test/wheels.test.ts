@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { crc32 } from 'node:zlib'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import {
   cacheFolder,
   downloadWheel,

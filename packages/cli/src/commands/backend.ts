@@ -1,5 +1,6 @@
 /** `kvx backend`: the transfer backends of this installation, and fetching their vendors' libraries. */
-import { isKvxError, publishedBackends, type Backend, type Probe } from '@kvx/core/backend'
+import { isKvxError, type Backend, type Probe } from '@kvx/contract'
+import { publishedBackends } from '@kvx/core/backend'
 import { findBackend } from '../backends.ts'
 import type { Command } from '../command.ts'
 import { Flags } from '../flags.ts'

@@ -1,6 +1,6 @@
 /** `kvx serve`: one worker. */
 import type { ArgsDef } from 'citty'
-import { isKvxError } from '@kvx/core/backend'
+import { isKvxError } from '@kvx/contract'
 import { defaultDeadlines, defaultLimits, settings } from '@kvx/core/protocol'
 import type { RunningWorker } from '@kvx/server'
 import { findBackend } from '../backends.ts'

@@ -1,6 +1,6 @@
 /** `kvx up`: prefill, decode and router on one machine; with --once one prompt, checked against a standalone worker. */
 import type { ArgsDef } from 'citty'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import { Child } from '../children.ts'
 import {
   drainMs,

@@ -1,4 +1,3 @@
-/** The engine contract: all that an author of a backend needs, without dependencies. */
-export * from './contract.ts'
-export * from './errors.ts'
+/** The engine contract, and how a host finds an engine by its name. */
+export * from '@kvx/contract'
 export { loadBackend, publishedBackends } from './load.ts'

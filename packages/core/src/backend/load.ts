@@ -1,8 +1,7 @@
 import { createRequire } from 'node:module'
 import { isAbsolute, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { backendSymbol, contractVersion, isBackend, type Backend } from './contract.ts'
-import { KvxError } from './errors.ts'
+import { backendSymbol, contractVersion, isBackend, KvxError, type Backend } from '@kvx/contract'
 
 /** Those that kvx itself publishes, as `@kvx/<name>`. */
 export const publishedBackends: readonly string[] = ['shm', 'mooncake', 'mori']

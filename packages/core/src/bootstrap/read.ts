@@ -1,4 +1,4 @@
-import { silentLog } from '../backend/contract.ts'
+import { silentLog } from '@kvx/contract'
 import { type InstanceRecord } from './messages.ts'
 import { Wait } from './session.ts'
 import { watchInstance, type Watch } from './watch.ts'

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { silentLog, type Log } from '../backend/contract.ts'
-import { KvxError } from '../backend/errors.ts'
+import { silentLog, type Log } from '@kvx/contract'
+import { KvxError } from '@kvx/contract'
 import { bootstrapVersion, type BootstrapReply, type RankRecord } from './messages.ts'
 import { connect, Wait } from './session.ts'
 

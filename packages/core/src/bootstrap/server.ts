@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import * as v from 'valibot'
-import { type Log } from '../backend/contract.ts'
+import { type Log } from '@kvx/contract'
 import { ControlServer, type Connection } from '../control/index.ts'
 import {
   bootstrapVersion,

@@ -1,6 +1,6 @@
 import * as v from 'valibot'
-import { type Log } from '../backend/contract.ts'
-import { isKvxError, KvxError } from '../backend/errors.ts'
+import { type Log } from '@kvx/contract'
+import { isKvxError, KvxError } from '@kvx/contract'
 import { ControlClient, type ControlClientOptions } from '../control/index.ts'
 import { Deferred } from '../deferred.ts'
 import { replySchema, type BootstrapReply } from './messages.ts'

@@ -1,5 +1,5 @@
-import { type Log } from '../backend/contract.ts'
-import { KvxError } from '../backend/errors.ts'
+import { type Log } from '@kvx/contract'
+import { KvxError } from '@kvx/contract'
 import { rankCount } from '../protocol/rank.ts'
 import { bootstrapVersion, type BootstrapReply, type InstanceRecord } from './messages.ts'
 import { connect, unreachable } from './session.ts'

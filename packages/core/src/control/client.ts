@@ -1,6 +1,6 @@
 import { Context, Dealer, type Observer } from 'zeromq'
-import { type Log } from '../backend/contract.ts'
-import { KvxError, toKvxError } from '../backend/errors.ts'
+import { type Log } from '@kvx/contract'
+import { KvxError, toKvxError } from '@kvx/contract'
 import { decodeFrame, encodeMessage, type Message } from './codec.ts'
 import { parseEndpoint } from './endpoint.ts'
 import { deploymentKeys } from './keys.ts'

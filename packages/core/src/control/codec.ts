@@ -1,5 +1,5 @@
 import { Encoder } from 'cbor-x'
-import { KvxError } from '../backend/errors.ts'
+import { KvxError } from '@kvx/contract'
 
 /** A message as it travels: a CBOR map with text keys. */
 export type Message = Readonly<Record<string, unknown>>

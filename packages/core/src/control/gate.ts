@@ -11,7 +11,7 @@ import { closeSync, constants, mkdtempSync, openSync, rmdirSync, unlinkSync } fr
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { KvxError } from '../backend/errors.ts'
+import { KvxError } from '@kvx/contract'
 
 /** Connections that have not shown the token. One more ends the oldest of them. */
 export const maxStrangers = 512

@@ -1,5 +1,5 @@
 import { createPrivateKey, createPublicKey, hkdfSync } from 'node:crypto'
-import { KvxError } from '../backend/errors.ts'
+import { KvxError } from '@kvx/contract'
 
 /** One X25519 key pair as libzmq wants it: 40 characters of Z85 each. */
 export interface CurveKeys {

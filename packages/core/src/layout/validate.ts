@@ -1,4 +1,4 @@
-import { KvxError } from '../backend/errors.ts'
+import { KvxError } from '@kvx/contract'
 import { longestSetting, mostSettings, pageCount, type Layout, type Tensor } from './layout.ts'
 
 /**

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { KvxError } from '../backend/index.ts'
+import { KvxError } from '@kvx/contract'
 import type { Layout } from '../layout/index.ts'
 import { maxPromptPages, roomKey } from '../protocol/index.ts'
 import { KVPoll, type KVReceiver, type KVSender, type SendRequest } from './types.ts'

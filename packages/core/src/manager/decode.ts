@@ -1,4 +1,4 @@
-import { KvxError, toKvxError, type Log } from '../backend/index.ts'
+import { KvxError, toKvxError, type Log } from '@kvx/contract'
 import {
   createDecode,
   receiveObjection,

@@ -7,7 +7,7 @@ import {
   type Log,
   type Phase,
   type Transfer,
-} from '../backend/index.ts'
+} from '@kvx/contract'
 import { watchInstance, type Watch } from '../bootstrap/index.ts'
 import { ControlClient, type Connection } from '../control/index.ts'
 import { checksumJob, type Planner } from '../plan/index.ts'

@@ -8,7 +8,7 @@ import {
   type Memory,
   type PeerGoneListener,
   type TransferEngine,
-} from '../backend/index.ts'
+} from '@kvx/contract'
 import { until } from './check.ts'
 
 /** One generation, with the memory of the host registered. */

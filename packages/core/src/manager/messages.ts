@@ -1,5 +1,5 @@
 /** What a manager's messages take. */
-import { KvxError } from '../backend/index.ts'
+import { KvxError } from '@kvx/contract'
 import { baseUnsentBytes, encodeMessage, maxMessageBytes } from '../control/index.ts'
 import type { Layout } from '../layout/index.ts'
 import type { Message } from '../protocol/index.ts'

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
-import { KvxError, loadBackend, silentLog, type Log } from '../backend/index.ts'
+import { KvxError, silentLog, type Log } from '@kvx/contract'
+import { loadBackend } from '../backend/load.ts'
 import { registerRank } from '../bootstrap/index.ts'
 import { ControlServer } from '../control/index.ts'
 import { checkLayout, layoutFingerprint } from '../layout/index.ts'

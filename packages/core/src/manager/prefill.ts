@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { KvxError, toKvxError, type Log } from '../backend/index.ts'
+import { KvxError, toKvxError, type Log } from '@kvx/contract'
 import { type ControlServer } from '../control/index.ts'
 import {
   createPrefill,

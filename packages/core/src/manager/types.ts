@@ -1,5 +1,5 @@
 /** What a host calls, and what it gives. The classes behind it are made by `KVManager.open`. */
-import type { Backend, KvxError, Log, Memory } from '../backend/index.ts'
+import type { Backend, KvxError, Log, Memory } from '@kvx/contract'
 import type { Layout } from '../layout/layout.ts'
 import type { Rank } from '../protocol/rank.ts'
 

@@ -1,6 +1,6 @@
 import { crc32 } from 'node:zlib'
-import { checksumWidth, laneWidth, type ChecksumJob, type Memory } from '../backend/contract.ts'
-import { KvxError } from '../backend/errors.ts'
+import { checksumWidth, laneWidth, type ChecksumJob, type Memory } from '@kvx/contract'
+import { KvxError } from '@kvx/contract'
 import { type Planner } from './plan.ts'
 
 /**

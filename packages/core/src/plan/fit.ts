@@ -1,4 +1,4 @@
-import { KvxError, type ErrorCode } from '../backend/errors.ts'
+import { KvxError, type ErrorCode } from '@kvx/contract'
 import { type Layout, type Tensor } from '../layout/layout.ts'
 import { byKey, tensorKey } from './lanes.ts'
 

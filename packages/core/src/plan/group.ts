@@ -1,5 +1,5 @@
-import { groupWidth } from '../backend/contract.ts'
-import { KvxError } from '../backend/errors.ts'
+import { groupWidth } from '@kvx/contract'
+import { KvxError } from '@kvx/contract'
 
 /**
  * Writes the rows (source page, destination page, count) of pages that are consecutive on both sides

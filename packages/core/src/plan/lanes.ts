@@ -1,4 +1,4 @@
-import { laneWidth } from '../backend/contract.ts'
+import { laneWidth } from '@kvx/contract'
 import { type Layout, type Tensor } from '../layout/layout.ts'
 
 /** The lanes between two layouts, ordered by component, layer and part. */

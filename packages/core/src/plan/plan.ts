@@ -1,5 +1,5 @@
-import { blockWidth, groupWidth, laneWidth, type TransferPlan } from '../backend/contract.ts'
-import { KvxError } from '../backend/errors.ts'
+import { blockWidth, groupWidth, laneWidth, type TransferPlan } from '@kvx/contract'
+import { KvxError } from '@kvx/contract'
 import { pageCount, type Layout } from '../layout/layout.ts'
 import { groupPages } from './group.ts'
 import { pairLanes, type Lanes } from './lanes.ts'

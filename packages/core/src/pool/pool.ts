@@ -1,4 +1,4 @@
-import { KvxError } from '../backend/errors.ts'
+import { KvxError } from '@kvx/contract'
 import { realTimer, type Timer } from './timer.ts'
 
 /** The right to a set of pages. It ends once: by `release`, or by `quarantine`. */

@@ -1,4 +1,4 @@
-import { KvxError } from '../backend/index.ts'
+import { KvxError } from '@kvx/contract'
 import { checkLayout, type Layout } from '../layout/index.ts'
 
 /**

@@ -1,4 +1,4 @@
-import { KvxError, toKvxError, type Phase } from '../backend/index.ts'
+import { KvxError, toKvxError, type Phase } from '@kvx/contract'
 import { clip, type MessageOf } from './messages.ts'
 import { rankName, type Rank } from './rank.ts'
 

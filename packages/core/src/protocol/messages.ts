@@ -4,7 +4,7 @@
  * `ep` the epoch that decode gave to the transfer.
  */
 import * as v from 'valibot'
-import { isErrorCode, KvxError, type ErrorCode, type Phase } from '../backend/index.ts'
+import { isErrorCode, KvxError, type ErrorCode, type Phase } from '@kvx/contract'
 import { longestSetting, mostSettings, type Layout } from '../layout/index.ts'
 import { maxRanks, rankObjection } from './rank.ts'
 

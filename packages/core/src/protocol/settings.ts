@@ -1,4 +1,4 @@
-import { KvxError, type ErrorCode } from '../backend/index.ts'
+import { KvxError, type ErrorCode } from '@kvx/contract'
 import type { Deadlines, Limits } from '../manager/types.ts'
 
 /** What docs/configuration.md says of a deadline or a limit, beside its default. */

@@ -2,7 +2,7 @@
  * Which ranks of one side hold bytes for a rank of the other. One predicate answers for both sides, so
  * that they cannot disagree.
  */
-import { KvxError } from '../backend/index.ts'
+import { KvxError } from '@kvx/contract'
 import { rankName, type Rank } from './rank.ts'
 
 /**

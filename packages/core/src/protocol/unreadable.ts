@@ -1,5 +1,5 @@
 /** Frames that are no message of this version: what of them can be read all the same. */
-import type { KvxError } from '../backend/index.ts'
+import type { KvxError } from '@kvx/contract'
 
 /** Whom a frame is from, for and about, as far as it says so. In every version of the protocol it says so alike. */
 export interface Envelope {

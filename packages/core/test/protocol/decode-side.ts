@@ -1,5 +1,5 @@
 /** The decode side alone: the test plays its prefill rank, the bootstrap, the engine and the host. */
-import { KvxError, type ErrorCode, type FenceKind } from '@kvx/core/backend'
+import { KvxError, type ErrorCode, type FenceKind } from '@kvx/contract'
 import { layoutFingerprint } from '../../src/layout/index.ts'
 import type { Deadlines, Limits } from '../../src/manager/types.ts'
 import {

@@ -1,5 +1,5 @@
 /** The prefill side alone: the test plays its decode ranks, its engine and its host. */
-import { KvxError, type FenceKind } from '@kvx/core/backend'
+import { KvxError, type FenceKind } from '@kvx/contract'
 import { layoutFingerprint } from '../../src/layout/index.ts'
 import type { Aux, Deadlines, Limits } from '../../src/manager/types.ts'
 import {

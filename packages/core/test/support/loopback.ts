@@ -15,7 +15,7 @@ import {
   type TransferEngine,
   type TransferPlan,
   type TransferReport,
-} from '../../src/backend/index.ts'
+} from '@kvx/contract'
 import { pageChecksums } from '../../src/plan/index.ts'
 
 export interface Faults {

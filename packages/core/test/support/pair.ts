@@ -1,5 +1,5 @@
 import { BootstrapServer } from '../../src/bootstrap/index.ts'
-import { silentLog } from '../../src/backend/index.ts'
+import { silentLog } from '@kvx/contract'
 import {
   KVManager,
   type KVManagerOptions,

@@ -1,7 +1,7 @@
 /** A decode rank with the right token that says what a test makes it say. */
 import { randomBytes } from 'node:crypto'
 import { once, EventEmitter } from 'node:events'
-import { silentLog, type Memory, type TransferEngine } from '../../src/backend/index.ts'
+import { silentLog, type Memory, type TransferEngine } from '@kvx/contract'
 import { readInstance } from '../../src/bootstrap/index.ts'
 import { ControlClient } from '../../src/control/index.ts'
 import { layoutFingerprint, type Layout } from '../../src/layout/index.ts'

@@ -1,7 +1,7 @@
 /** A prefill rank with the right token, and a bootstrap service of its own, that says what a test makes it say. */
 import { randomBytes } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
-import { silentLog } from '../../src/backend/index.ts'
+import { silentLog } from '@kvx/contract'
 import { BootstrapServer, registerRank, type Registration } from '../../src/bootstrap/index.ts'
 import { ControlServer, type Connection } from '../../src/control/index.ts'
 import { layoutFingerprint } from '../../src/layout/index.ts'

@@ -1,4 +1,4 @@
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 
 /** A model that kvx knows by name: one file inside one Python wheel of one exact version. */
 export interface KnownModel {

@@ -2,7 +2,7 @@
  * A bounded walk over a GGUF file: what it holds, and where. The parsers behind it (node-llama-cpp's and
  * llama.cpp's own) trust counts, lengths and types, so they see only files that passed here.
  */
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 
 /** Bytes that can be read in any order. */
 export interface Source {

@@ -1,5 +1,5 @@
 /** The process of trial.ts: loads a model, computes, reads and writes text with it, and tells how that went. */
-import { isKvxError } from '@kvx/core/backend'
+import { isKvxError } from '@kvx/contract'
 import { LlamaModel } from '../model.ts'
 import { readModel } from './parts.ts'
 import type { Task, Verdict } from './trial.ts'

@@ -12,7 +12,7 @@
  *
  * A sequence has its cells in one stream, and here always one cell per token.
  */
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import { elementBytes, keyRowBytes, valueRowBytes, type Geometry } from './geometry.ts'
 
 const magic = 0x67677371

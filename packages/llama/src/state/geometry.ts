@@ -1,4 +1,4 @@
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 
 /** Bytes of one element: K and V are kept as f16, the type llama.cpp uses unless told otherwise. */
 export const elementBytes = 2

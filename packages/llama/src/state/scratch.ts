@@ -3,7 +3,7 @@ import { open, statfs, unlink, type FileHandle } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { LlamaContextSequence } from 'node-llama-cpp'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 
 // llama.cpp, as bound here, saves and loads states by file only. The files are in memory where there is
 // room, readable by this user alone, and have lost their name before anything is in them: whatever

@@ -1,6 +1,6 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import { abortError } from '../abort.ts'
 
 export interface Order {

@@ -13,7 +13,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { silentLog, type Log, type PeerAddress, type TransferEngine } from '@kvx/core/backend'
+import { silentLog, type Log, type PeerAddress, type TransferEngine } from '@kvx/contract'
 import mori, { wheelSpec, type MoriOptions } from '@kvx/mori'
 import { installWheel } from '@kvx/vendor'
 import { afterAll, beforeAll, onTestFinished } from 'vitest'

@@ -3,7 +3,7 @@ import { createRequire } from 'node:module'
 import { setImmediate } from 'node:timers/promises'
 import { parentPort, workerData } from 'node:worker_threads'
 import { allocate, openNativeEngine } from '@kvx/native'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 
 const binding = createRequire(import.meta.url)('../faulty/build/Release/faulty.node')
 const engine = await openNativeEngine(binding, {

@@ -1,9 +1,9 @@
 /** Reads the bodies of requests, with bounds on each of them, on all together, and on how slowly one may come. */
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { setImmediate } from 'node:timers/promises'
-import { KvxError } from '@kvx/core/backend'
+import type { HttpBindings } from '@hono/node-server'
+import { KvxError } from '@kvx/contract'
 import { plainError, Refusal } from './errors.ts'
-import type { AppContext } from './server.ts'
 
 /** A prompt of a hundred thousand token ids, with room to spare. */
 const maxBodyBytes = 4 * 2 ** 20
@@ -48,8 +48,7 @@ export class Bodies {
    * The JSON text that a request carries. To be called once for each.
    * @throws Refusal with 408, 413 or 415; KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_OVER_LIMIT`, `ERR_KVX_ABORTED`
    */
-  async text(c: AppContext): Promise<string> {
-    const { incoming, outgoing } = c.env
+  async text({ incoming, outgoing }: HttpBindings): Promise<string> {
     checkKind(incoming.headers)
     if (Number(incoming.headers['content-length'] ?? 0) > this.#limits.bodyBytes) this.#tooLarge()
     let mine = 0

@@ -4,7 +4,7 @@
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import type { Log } from '@kvx/core/backend'
+import type { Log } from '@kvx/contract'
 
 const maxConnections = 4096
 /** From the first byte of a request, or from the connection, until its headers are complete. */

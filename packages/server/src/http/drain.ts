@@ -1,6 +1,6 @@
 /** Ending in order: what runs may end, nothing new begins. */
 import { once } from 'node:events'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import type { AppContext } from './server.ts'
 
 /** Requests that are worked on, and whether more are taken. */

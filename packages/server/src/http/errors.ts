@@ -1,5 +1,5 @@
 /** What an error looks like to an HTTP client: OpenAI's shape, and one table of statuses. */
-import { toKvxError, type ErrorCode, type KvxError } from '@kvx/core/backend'
+import { toKvxError, type ErrorCode, type KvxError } from '@kvx/contract'
 
 /**
  * Status per code. Routers retry 429, 500 and 503 and pass the others on, so a code that is
@@ -106,7 +106,7 @@ export function plainError(status: number, code: string, message: string): HttpE
 }
 
 export function statusOf(error: KvxError): number {
-  // A newer copy of @kvx/core may know a code that this table does not.
+  // A newer copy of @kvx/contract may know a code that this table does not.
   return (statusTable as Record<string, number>)[error.code] ?? 500
 }
 

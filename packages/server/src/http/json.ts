@@ -3,7 +3,7 @@
  * and what is passed on keeps every number as it was written. The bounds are checked in one pass over the text,
  * before anything is made of it: whatever is within them costs the event loop a few milliseconds.
  */
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 
 const maxJsonLevels = 32
 /** Enough for the token ids of a prompt of 128k. */

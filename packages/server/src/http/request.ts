@@ -1,7 +1,7 @@
 /** What a client may ask for: OpenAI's completions, and the three fields a router adds. */
 import * as v from 'valibot'
 import { isHost } from '@kvx/core'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import type { Sampling } from '@kvx/llama'
 
 const integer = (what: string, least: number, most: number) =>

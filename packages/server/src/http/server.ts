@@ -5,7 +5,7 @@ import { getRequestListener, RequestError, type HttpBindings } from '@hono/node-
 import { Hono, type Context } from 'hono'
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import type { Registry } from 'prom-client'
-import { KvxError, silentLog, type Log } from '@kvx/core/backend'
+import { KvxError, silentLog, type Log } from '@kvx/contract'
 import { bareHost, urlHost } from './address.ts'
 import { Bodies, bodyLimits, type BodyLimits } from './body.ts'
 import { connectionLimits, Connections, type ConnectionLimits } from './connections.ts'
@@ -40,7 +40,7 @@ export function makeApp(
   const bodies = new Bodies({ ...bodyLimits, ...limits })
   const app: App = new Hono()
   app.use((c, next) => {
-    c.set('text', () => bodies.text(c))
+    c.set('text', () => bodies.text(c.env))
     return next()
   })
   app.notFound((c) => {

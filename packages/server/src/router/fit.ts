@@ -1,5 +1,5 @@
 /** Which prefill and decode workers can work together, from what they tell of themselves, and what is wrong with the others. */
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 
 /** Of `/server_info`; what a worker does not tell is undefined, and not objected to. */
 export interface WorkerInfo {

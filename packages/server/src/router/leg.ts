@@ -1,5 +1,5 @@
 /** One of the two requests that a completion becomes. */
-import { errorTable, isErrorCode, isKvxError, KvxError } from '@kvx/core/backend'
+import { errorTable, isErrorCode, isKvxError, KvxError } from '@kvx/contract'
 import {
   httpError,
   plainError,

@@ -1,5 +1,5 @@
 /** The workers that a router knows, and which of them seem to be well. */
-import { KvxError, type Log } from '@kvx/core/backend'
+import { KvxError, type Log } from '@kvx/contract'
 import { readInfo, type WorkerInfo } from './fit.ts'
 
 /** Milliseconds in which a worker answers a question that needs no model. */

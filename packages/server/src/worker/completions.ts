@@ -1,6 +1,6 @@
 /** The HTTP face of a worker. */
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
-import { toKvxError, type Log } from '@kvx/core/backend'
+import { toKvxError, type Log } from '@kvx/contract'
 import { resolveSampling, type LlamaModel } from '@kvx/llama'
 import type { Admission } from '../http/drain.ts'
 import { httpError } from '../http/errors.ts'

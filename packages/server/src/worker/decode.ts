@@ -1,6 +1,6 @@
 /** The decode leg: finds prefill, reserves pages, waits until the prompt's cache is in them, and goes on from there. */
 import { promptDigest, type KVManager, type PagePool } from '@kvx/core'
-import { KvxError, toKvxError } from '@kvx/core/backend'
+import { KvxError, toKvxError } from '@kvx/contract'
 import { decode, type Generation, type LlamaModel } from '@kvx/llama'
 import type { Run, Transferred } from './answer.ts'
 import type { Call } from './call.ts'

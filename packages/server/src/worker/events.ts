@@ -1,5 +1,5 @@
 /** What happens to a worker and to the requests inside it, in the order in which it happens. */
-import type { Log } from '@kvx/core/backend'
+import type { Log } from '@kvx/contract'
 
 export type EventName =
   | 'worker.ready'

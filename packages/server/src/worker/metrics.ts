@@ -1,7 +1,7 @@
 /** What a worker counts. Each worker has a registry of its own, so that several live in one process. */
 import { Counter, Gauge, Registry } from 'prom-client'
 import type { PageCounts } from '@kvx/core'
-import type { KvxError } from '@kvx/core/backend'
+import type { KvxError } from '@kvx/contract'
 
 export interface WorkerMetrics {
   readonly registry: Registry

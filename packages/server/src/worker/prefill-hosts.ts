@@ -2,7 +2,7 @@
 import { lookup } from 'node:dns/promises'
 import { BlockList, isIP } from 'node:net'
 import { isHost } from '@kvx/core'
-import { KvxError } from '@kvx/core/backend'
+import { KvxError } from '@kvx/contract'
 import { isLoopback } from '../http/address.ts'
 
 /** Milliseconds in which a name must have been looked up. */

@@ -1,6 +1,6 @@
 /** The prefill leg: computes a prompt's cache and sends it, chunk by chunk, to whoever reserved pages for it. */
 import { promptDigest, type KVManager, type PagePool } from '@kvx/core'
-import { toKvxError } from '@kvx/core/backend'
+import { toKvxError } from '@kvx/contract'
 import { prefill, type LlamaModel } from '@kvx/llama'
 import type { Transferred } from './answer.ts'
 import type { Call } from './call.ts'

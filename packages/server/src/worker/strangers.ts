@@ -5,7 +5,7 @@
  */
 import { setTimeout as timer } from 'node:timers/promises'
 import type { KVReceiver } from '@kvx/core'
-import { KvxError, toKvxError } from '@kvx/core/backend'
+import { KvxError, toKvxError } from '@kvx/contract'
 
 /** Milliseconds from a request until it is told its failure: a lookup and a handshake have ended by then. */
 const tellMs = 10_000

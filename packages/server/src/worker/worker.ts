@@ -8,7 +8,7 @@ import {
   type Deadlines,
   type Limits,
 } from '@kvx/core'
-import { KvxError, silentLog, type Backend, type Log } from '@kvx/core/backend'
+import { KvxError, silentLog, type Backend, type Log } from '@kvx/contract'
 import { LlamaModel, type LoadOptions } from '@kvx/llama'
 import { bareHost, urlHost } from '../http/address.ts'
 import { Admission, within } from '../http/drain.ts'

@@ -1,7 +1,7 @@
 /** HTTP servers of a worker and a router without a model, and a client that sends whatever it is told to. */
 import { request, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http'
 import { text as textOf } from 'node:stream/consumers'
-import { silentLog } from '@kvx/core/backend'
+import { silentLog } from '@kvx/contract'
 import { LlamaModel } from '@kvx/llama'
 import { Admission } from '../../src/http/drain.ts'
 import { listen, type HttpOptions, type ListenOptions } from '../../src/http/server.ts'

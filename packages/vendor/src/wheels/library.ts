@@ -1,4 +1,4 @@
-import type { VendorLibrary } from '@kvx/core/backend'
+import type { VendorLibrary } from '@kvx/contract'
 import { installWheel } from './install.ts'
 import { listInstalled } from './installed.ts'
 import type { WheelSpec } from './spec.ts'

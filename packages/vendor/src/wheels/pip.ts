@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { mkdir, readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { KvxError } from '@kvx/core/backend'
+import type { KvxError } from '@kvx/contract'
 
 /** A wheel at the package index that the user's pip is set up for. */
 export interface PublishedWheel {

@@ -1,5 +1,5 @@
 /** Prefill ranks: connected, greeted, watched, lost. */
-import { KvxError } from '../../backend/index.ts'
+import { KvxError } from '@kvx/contract'
 import { checkFit, Planner } from '../../plan/index.ts'
 import { helloOf } from '../greeting.ts'
 import { count, type PeerGone } from '../keys.ts'

@@ -2,7 +2,7 @@
  * For engines whose memory keys cannot be revoked for one peer (fence kind `engine`): pages whose
  * writer does not say `drained` come back by closing the engine and opening a fresh generation.
  */
-import { KvxError } from '../../backend/index.ts'
+import { KvxError } from '@kvx/contract'
 import { greet } from './links.ts'
 import { advance, failRequest, markDrained, undrainedLegs } from './requests.ts'
 import type { DecodeStep, EngineAddress, Leg, Request } from './state.ts'

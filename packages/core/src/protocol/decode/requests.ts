@@ -1,5 +1,5 @@
 /** The receiving leg of a request: from the host's first call until its pages are free. */
-import { KvxError, type ErrorCode, type Phase } from '../../backend/index.ts'
+import { KvxError, type ErrorCode, type Phase } from '@kvx/contract'
 import { pageCount } from '../../layout/index.ts'
 import { checkCovered } from '../../plan/index.ts'
 import { hostReason, toldError } from '../keys.ts'

@@ -1,4 +1,4 @@
-import { KvxError, type ErrorCode, type Phase } from '../../backend/index.ts'
+import { KvxError, type ErrorCode, type Phase } from '@kvx/contract'
 import { failureFields } from '../keys.ts'
 import { rankName } from '../rank.ts'
 import { protocolVersion, type Message } from '../messages.ts'

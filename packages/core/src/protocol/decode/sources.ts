@@ -1,5 +1,5 @@
 /** Prefill instances: watched at their bootstrap, and which of their ranks a request needs. */
-import { KvxError } from '../../backend/index.ts'
+import { KvxError } from '@kvx/contract'
 import { dpRankOf, requiredPrefillRanks } from '../topology.ts'
 import { forgetIfIdle, linkTo, replaceLink } from './links.ts'
 import { advance, failRequest } from './requests.ts'

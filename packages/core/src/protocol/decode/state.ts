@@ -1,5 +1,5 @@
 /** Everything the decode side knows; changed in place by the reducer, as on the prefill side. */
-import type { FenceKind, KvxError } from '../../backend/index.ts'
+import type { FenceKind, KvxError } from '@kvx/contract'
 import type { Layout } from '../../layout/index.ts'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
 import type { Planner } from '../../plan/index.ts'

@@ -1,5 +1,5 @@
 /** Who is connected: hello, welcome, signs of life, loss. */
-import { KvxError, type ErrorCode } from '../../backend/index.ts'
+import { KvxError, type ErrorCode } from '@kvx/contract'
 import { digest16, type Layout } from '../../layout/index.ts'
 import { checkFit, Planner } from '../../plan/index.ts'
 import { welcomeOf } from '../greeting.ts'

@@ -1,5 +1,5 @@
 /** Pieces: what one write moves to one decode rank, from its credit to its settling. */
-import { KvxError } from '../../backend/index.ts'
+import { KvxError } from '@kvx/contract'
 import { rankName } from '../rank.ts'
 import { tell } from './send.ts'
 import { finishIfLanded, failSender, tellSettled } from './senders.ts'

@@ -2,7 +2,7 @@
  * For engines in which a write to a silent peer may never end (fence kind `engine`): until it settles
  * its source pages and credits stay taken. Closing the engine settles it; a fresh generation goes on.
  */
-import { KvxError } from '../../backend/index.ts'
+import { KvxError } from '@kvx/contract'
 import { openLink } from './peers.ts'
 import { abandon, isStarved } from './pieces.ts'
 import { failSender } from './senders.ts'

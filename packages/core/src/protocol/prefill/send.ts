@@ -1,4 +1,4 @@
-import type { KvxError } from '../../backend/index.ts'
+import type { KvxError } from '@kvx/contract'
 import { failureFields } from '../keys.ts'
 import { rankName } from '../rank.ts'
 import { protocolVersion, type Message } from '../messages.ts'

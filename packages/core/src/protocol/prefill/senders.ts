@@ -1,5 +1,5 @@
 /** The sending leg of a request: what the host asks for, until it ends. */
-import { KvxError, type Phase } from '../../backend/index.ts'
+import { KvxError, type Phase } from '@kvx/contract'
 import { pageCount } from '../../layout/index.ts'
 import type { PlanPart } from '../../plan/index.ts'
 import { hostReason, roomKey } from '../keys.ts'

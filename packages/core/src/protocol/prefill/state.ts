@@ -2,7 +2,7 @@
  * Everything the prefill side knows. The reducer (`step.ts`) changes it in place and answers with
  * effects; it has no clock, no randomness and no I/O, so that production and simulation run the same code.
  */
-import type { FenceKind, KvxError } from '../../backend/index.ts'
+import type { FenceKind, KvxError } from '@kvx/contract'
 import type { Layout } from '../../layout/index.ts'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
 import type { Planner, PlanPart } from '../../plan/index.ts'

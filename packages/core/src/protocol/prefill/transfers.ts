@@ -1,5 +1,5 @@
 /** The life of one reserve of one decode rank: parked, paired, complete or failed, drained, forgotten. */
-import { KvxError, type ErrorCode } from '../../backend/index.ts'
+import { KvxError, type ErrorCode } from '@kvx/contract'
 import { pageCount } from '../../layout/index.ts'
 import { count, failureFields, sameBytes, toldError } from '../keys.ts'
 import { rankName, sameRank } from '../rank.ts'

@@ -1,0 +1,7 @@
+/**
+ * The engine contract: all that the author of a transfer engine needs, without any dependency.
+ *
+ * @packageDocumentation
+ */
+export * from './contract.ts'
+export * from './errors.ts'
