@@ -13,12 +13,14 @@ export default defineConfig({
     maxWorkers: 2,
     projects: packages.map((name) => {
       const slow = oneFileAtATime.has(name)
+      const setup = 'test/global-setup.ts'
       return {
         extends: true,
         test: {
           name,
           root: `packages/${name}`,
           include: ['test/**/*.test.ts'],
+          globalSetup: existsSync(`packages/${name}/${setup}`) ? [setup] : [],
           // A process per file: addons and their threads end with it.
           pool: 'forks',
           // The quick packages first, side by side; then the others, file after file.

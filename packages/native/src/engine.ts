@@ -288,10 +288,11 @@ class NativeEngine implements TransferEngine {
   async #deregister(id: number): Promise<void> {
     if (this.#closed !== undefined) return this.#closed
     this.#memories[id] = undefined
-    await this.#checksums
-    await this.#calls.ask('transfer', (operation) => {
+    // Asked for in this turn, so that what is written after the call is refused.
+    const deregistered = this.#calls.ask('transfer', (operation) => {
       this.#binding.deregister(this.#calls.handle, operation, id)
     })
+    await Promise.all([deregistered, this.#checksums])
     this.#pins.get(id)?.()
     this.#pins.delete(id)
   }

@@ -6,7 +6,7 @@ import type { TransferEngine } from '@kvx/contract'
 import { allocate, type AllocatedMemory } from '@kvx/native'
 import fc from 'fast-check'
 import { beforeAll, expect, test } from 'vitest'
-import { buildFaulty, loadFaulty, open } from './faulty.ts'
+import { loadFaulty, open } from './faulty.ts'
 
 const size = 1 << 16
 /** Long enough that the loop turns many times before its sum is known. */
@@ -16,14 +16,13 @@ let engine: TransferEngine
 let memories: AllocatedMemory[]
 
 beforeAll(async () => {
-  buildFaulty()
   engine = await open(loadFaulty())
   memories = [allocate(size), allocate(size)]
   for (const [i, memory] of memories.entries()) {
     memory.view(0, size).set(Uint8Array.from({ length: size }, (_, k) => (k * (i + 7) * 31) % 251))
     await engine.register(memory)
   }
-}, 120_000)
+})
 
 interface Lane {
   region: number

@@ -1,15 +1,14 @@
 import type { KvxError, Transfer } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import { afterEach, beforeAll, expect, test, vi } from 'vitest'
-import { buildFaulty, child, loadFaulty, newGeneration, open, pair, reversed } from './faulty.ts'
+import { child, loadFaulty, newGeneration, open, pair, reversed } from './faulty.ts'
 import { lane, planOf } from './plans.ts'
 
 let faulty: ReturnType<typeof loadFaulty>
 
 beforeAll(() => {
-  buildFaulty()
   faulty = loadFaulty()
-}, 180_000)
+})
 
 afterEach(() => {
   faulty.unstick()

@@ -1,4 +1,4 @@
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createRequire } from 'node:module'
@@ -24,15 +24,7 @@ interface Faulty extends EngineBinding {
 
 const folder = new URL('./faulty/', import.meta.url)
 
-/** Builds the misbehaving driver (test/faulty/faulty.cc) when it is older than its sources. */
-export function buildFaulty(): void {
-  const build = fileURLToPath(new URL('../../../tools/native/build.mjs', import.meta.url))
-  const { status, stderr, stdout } = spawnSync(process.execPath, [build, fileURLToPath(folder)], {
-    encoding: 'utf8',
-  })
-  if (status !== 0) throw new Error(`The test addon could not be built.\n${stdout}${stderr}`)
-}
-
+/** The misbehaving driver (test/faulty/faulty.cc), which global-setup.ts has built. */
 export function loadFaulty(): Faulty {
   return createRequire(import.meta.url)(
     fileURLToPath(new URL('build/Release/faulty.node', folder)),
