@@ -1,4 +1,5 @@
 /** Effects that fail: what they concern fails with them, and nothing else. */
+import { once } from 'node:events'
 import { afterEach, expect, test, vi } from 'vitest'
 import { KvxError, silentLog } from '@kvx/contract'
 import { ControlClient, decodeFrame, encodeMessage } from '../src/control/index.ts'
@@ -9,6 +10,7 @@ import { parseMessage } from '../src/protocol/index.ts'
 import { maxAuxBytes, maxPromptPages } from '../src/protocol/settings.ts'
 import { Journal } from './control-helpers.ts'
 import { openPair, pageTokens, token, type PairOptions } from './support/pair.ts'
+import { RawDecode } from './support/raw-decode.ts'
 
 const open: { close(): Promise<void> }[] = []
 afterEach(async () => {
@@ -82,6 +84,27 @@ test('a reserve that does not fit into a message fails its request, and no other
   })
   await receiver.settled
   await exchange(side, 2n)
+})
+
+test('a decode rank that replaces its engine is welcomed although the replaced one never answers', async () => {
+  const side = await pair()
+  const raw = new RawDecode(39)
+  open.push(raw)
+  await raw.connect(side.from, side.engine)
+  const tried: string[] = []
+  side.engine.faults.beforeConnect = async (generation, signal) => {
+    tried.push(generation)
+    if (generation !== raw.generation) return
+    const patience = signal ?? new AbortController().signal
+    await once(patience, 'abort')
+    throw patience.reason
+  }
+  raw.hello()
+  await vi.waitUntil(() => tried.length === 1)
+  const renewed = '5'.repeat(32)
+  raw.hello({ gen: renewed })
+  expect(await raw.hear('welcome')).toMatchObject({ gen: renewed })
+  expect(tried).toEqual([raw.generation, renewed])
 })
 
 test('an effect that throws does not cost the others of its step, nor the events that wait', () => {

@@ -29,6 +29,8 @@ export interface EngineLink {
   state: 'opening' | 'open' | 'closed'
   /** The owner has revoked it (fence kind `peer`). */
   revoked: boolean
+  /** An attempt to connect ends soon afterwards; it may still succeed before. */
+  abort: () => void
 }
 
 /** Copies of a write: source, destination and length of each, in the order in which they land. */
@@ -80,6 +82,7 @@ export class Engines {
       writer,
       state: 'opening',
       revoked: false,
+      abort: () => undefined,
     }
     from.links.set(key, link)
     from.planners.set(effect.peer, effect.planner)
@@ -101,6 +104,11 @@ export class Engines {
       from.step({ type: 'link.failed', peer: effect.peer, generation: effect.generation, error })
     }
     from.opening.add(fail)
+    link.abort = () => {
+      from.later(world.random.between(1, 20), () => {
+        if (from.opening.has(fail)) fail()
+      })
+    }
     const attempt = () => {
       if (!from.opening.has(fail)) return
       const barred = target.barred.has(writer)
@@ -126,6 +134,7 @@ export class Engines {
     if (!link) return
     from.links.delete(key)
     this.#close(link)
+    link.abort()
     for (const write of this.#writes) if (write.link === link) this.#cancel(write)
   }
 

@@ -111,7 +111,8 @@ export class Wire {
   readonly world: World
   readonly client: Client
   readonly prefill: PrefillRank
-  readonly mask: number
+  /** Faults that what still arrives on it has met (faults.ts). */
+  mask: number
   /** A message of it has reached the prefill process. */
   #heard = false
   #serverOpen = true
@@ -191,10 +192,11 @@ export class Wire {
     return stream.to().frozen || this.world.isCut(this.decode.slot, this.prefill.slot)
   }
 
-  /** The stream ends: `side` knows at once, the other side a while later. */
+  /** The stream ends: `side` knows at once, the other side a while later. When a queue is full both know at once, and it is lost. */
   end(side: 'client' | 'server' | 'network' | 'full'): void {
     if (this.#broken) return
     this.#broken = true
+    this.mask |= fault.reconnect
     if (this.world.shape.repeats) this.decode.unsure.set(this.client.endpoint, this.#unsure)
     const { world } = this
     const { clock, random } = world
@@ -202,7 +204,9 @@ export class Wire {
     world.log(() => `${this.id} of ${this.decode.name} and ${this.prefill.name} ends: ${side}`)
     const stalled = this.#held.length > 0
     const reach = () =>
-      stalled ? clock.now - 1 : clock.now + (random.chance(0.5) ? 0 : random.between(5, 60))
+      stalled || side === 'full'
+        ? clock.now - 1
+        : clock.now + (random.chance(0.5) ? 0 : random.between(5, 60))
     this.#up.until = side === 'server' ? clock.now - 1 : reach()
     this.#down.until = side === 'client' ? clock.now - 1 : reach()
     if (stalled) this.#held = []

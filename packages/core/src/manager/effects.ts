@@ -31,6 +31,8 @@ export type DecodeNews = Extract<DecodeEffect, { do: `receiver.${string}` }>
 interface OpenLink {
   readonly link: Promise<Link>
   readonly planner: Planner
+  /** Aborts the attempt to connect. */
+  readonly attempt: AbortController
 }
 
 /** A piece that the protocol has posted; the engine gets it in a later turn. */
@@ -140,27 +142,32 @@ export class PrefillEffects {
 
   #openLink(effect: PrefillEffect & { do: 'openLink' }): void {
     const { peer, generation, address, regions, timeoutMs, planner } = effect
+    const key = linkKey(peer, generation)
+    const attempt = new AbortController()
     const link = this.#engine.current.engine.connect(
       { generation, address, regions },
-      { timeoutMs },
+      { timeoutMs, signal: attempt.signal },
     )
-    this.#links.set(linkKey(peer, generation), { link, planner })
+    const opened: OpenLink = { link, planner, attempt }
+    this.#links.set(key, opened)
     link.then(
       () => {
         this.#emit({ type: 'link.open', peer, generation })
       },
       (cause: unknown) => {
-        this.#links.delete(linkKey(peer, generation))
+        if (this.#links.get(key) === opened) this.#links.delete(key)
         const error = toKvxError(cause, 'ERR_KVX_CONNECT_FAILED', { phase: 'hello' })
         this.#emit({ type: 'link.failed', peer, generation, error })
       },
     )
   }
 
+  /** An attempt to connect that has not ended is aborted: to an engine that is gone it could last as long as its deadline. */
   #closeLink(peer: string, generation: string): void {
-    const open = this.#links.get(linkKey(peer, generation))
+    const opened = this.#links.get(linkKey(peer, generation))
     this.#links.delete(linkKey(peer, generation))
-    open?.link
+    opened?.attempt.abort(new Error('the link is not needed any more'))
+    opened?.link
       .then((link) => link.close())
       .catch((error: unknown) => {
         this.#log.debug({ peer, error }, 'a link could not be closed')

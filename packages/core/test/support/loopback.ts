@@ -28,6 +28,8 @@ export interface Faults {
   /** Called before each fence; what it returns or throws is awaited first. */
   beforeFence?: () => Promise<void> | void
   failConnect?: string
+  /** Called before each connect; what it returns or throws is awaited first. */
+  beforeConnect?: (generation: string, signal: AbortSignal | undefined) => Promise<void> | void
   /** Called before each engine is opened; what it returns or throws is awaited first. */
   beforeOpen?: () => Promise<void> | void
   /** What closing an engine fails with; nothing settles then. */
@@ -91,15 +93,15 @@ export class Loopback {
         await this.faults.beforeChecksum?.()
         return pageChecksums(job, regions)
       },
-      connect: (peer) => {
-        if (this.faults.failConnect !== undefined) {
-          return Promise.reject(new KvxError('ERR_KVX_CONNECT_FAILED', this.faults.failConnect))
-        }
+      connect: async (peer, options) => {
+        await this.faults.beforeConnect?.(peer.generation, options?.signal)
+        if (this.faults.failConnect !== undefined)
+          throw new KvxError('ERR_KVX_CONNECT_FAILED', this.faults.failConnect)
         const destinations = peer.regions.map((descriptor) => Buffer.from(descriptor).toString())
-        return Promise.resolve({
+        return {
           write: (plan) => this.#write(plan, regions, destinations, closed),
           close: () => Promise.resolve(),
-        })
+        }
       },
       fence: async (peer) => {
         await this.faults.beforeFence?.()
