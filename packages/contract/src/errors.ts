@@ -120,7 +120,8 @@ export const errorTable = {
     advice: 'Send the request to another instance: this one is ending.',
   },
   ERR_KVX_DRAINING: {
-    summary: 'The process takes no new requests, because it is about to end.',
+    summary:
+      'The process takes no new requests, because it is about to end or another one is registered in its place.',
     retryable: true,
     phases: ['reserve', 'parked'],
     advice: 'Send the request to another instance.',

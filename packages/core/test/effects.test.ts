@@ -182,8 +182,22 @@ test('a rank that was replaced at the bootstrap says so, and takes no new reques
   })
   open.push(next)
   expect(await said.find()).toContain('was replaced at the bootstrap')
-  expect(() => side.prefill.send(1n, { tokens, digest })).toThrow(
-    expect.objectContaining({ code: 'ERR_KVX_DRAINING' }),
-  )
+  const registered = `Rank tp0/pp0/cp0/dp0 of 'the-same' is registered by a newer process, at tcp://127.0.0.1:`
+  const refused = () => side.prefill.send(1n, { tokens, digest })
+  const why = {
+    code: 'ERR_KVX_DRAINING',
+    message: expect.stringContaining(
+      `another process has registered in its place. ${registered}`,
+    ) as string,
+    cause: expect.objectContaining({
+      code: 'ERR_KVX_DRAINING',
+      peer: side.from,
+      message: expect.stringContaining(`(incarnation ${next.incarnation})`) as string,
+    }) as KvxError,
+  }
+  expect(refused).toThrow(expect.objectContaining(why))
+  // Its own end does not hide it.
+  await side.prefill.drain()
+  expect(refused).toThrow(expect.objectContaining(why))
   await exchange({ ...side, prefill: next }, 2n)
 })

@@ -294,6 +294,23 @@ test.each(rows)(
   },
 )
 
+test.each([
+  ['that was replaced', 'another process has registered in its place. P2 is the newer one.'],
+  ['that is about to end', 'it is about to end.'],
+])('a prefill rank %s tells decode so, of what is parked and of what is new', (which, why) => {
+  const p = connected().reserve(d1, 1).clear()
+  const replaced =
+    which === 'that was replaced'
+      ? new KvxError('ERR_KVX_DRAINING', 'P2 is the newer one.')
+      : undefined
+  p.step({ type: 'host.drain', replaced }).reserve(d1, 2, { room: 10n })
+  const text = `prefill prefill-a (tp0/pp0/cp0/dp0) takes no new requests: ${why}`
+  const about = { code: 'ERR_KVX_DRAINING', text, peer: 'prefill-a' }
+  const { messages } = p.take()
+  expect(messages).toContainEqual(expect.objectContaining({ k: 'failed', ep: 1, ...about }))
+  expect(messages).toContainEqual(expect.objectContaining({ k: 'refuse', ep: 2, ...about }))
+})
+
 test('whatever happens to an epoch, an abort of it is answered by drained once its writes have settled', () => {
   for (const place of Object.keys(places) as Place[]) {
     const p = places[place]().clear().abort(d1, 1)

@@ -17,7 +17,9 @@ export interface RegisterOptions {
   /** For the first registration. Default 30,000. */
   timeoutMs?: number
   signal?: AbortSignal
-  /** Another process has registered as the same rank. Nothing is renewed any more. */
+  /**
+   * Another process has registered as the same rank, which the reason (`ERR_KVX_DRAINING`) names. Nothing is renewed any more.
+   */
   onLost?: (reason: KvxError) => void
   log?: Log
 }
@@ -51,15 +53,18 @@ export async function registerRank(options: RegisterOptions): Promise<Registrati
   }
   const refused = ({ reason, text }: Extract<BootstrapReply, { kind: 'refused' }>) => {
     log.warn({ bootstrap, reason, text }, 'the bootstrap service refused the registration')
+    const where = { phase: 'bootstrap', peer: bootstrap } as const
+    if (reason === 'replaced') {
+      stop()
+      options.onLost?.(new KvxError('ERR_KVX_DRAINING', text, where))
+      return
+    }
     const error = new KvxError(
       'ERR_KVX_PROTOCOL',
       `The bootstrap service at ${bootstrap} refused the registration: ${text}`,
-      { phase: 'bootstrap', peer: bootstrap },
+      where,
     )
-    if (reason === 'replaced') {
-      stop()
-      options.onLost?.(error)
-    } else if (reason === 'malformed') {
+    if (reason === 'malformed') {
       first.reject(error)
     } else {
       // What stands in the way are older leases, which end by themselves.

@@ -1,15 +1,16 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { KvxError } from '@kvx/contract'
 import type { Layout } from '../layout/index.ts'
-import { maxPromptPages, roomKey } from '../protocol/index.ts'
+import { maxPromptPages, noNewRequests, roomKey, type Draining } from '../protocol/index.ts'
 import { KVPoll, type KVReceiver, type KVSender, type SendRequest } from './types.ts'
 
 /** @throws KvxError `ERR_KVX_CLOSED`, `ERR_KVX_DRAINING` */
-export function checkOpen(draining: boolean, closed: boolean): void {
+export function checkOpen(draining: Draining | undefined, closed: boolean): void {
   if (closed) throw new KvxError('ERR_KVX_CLOSED', 'The manager is closed.')
-  if (draining) {
-    throw new KvxError('ERR_KVX_DRAINING', 'The manager takes no new requests: it is about to end.')
-  }
+  if (draining === undefined) return
+  throw new KvxError('ERR_KVX_DRAINING', noNewRequests('The manager', draining), {
+    cause: draining.replaced,
+  })
 }
 
 /**

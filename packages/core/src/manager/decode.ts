@@ -8,6 +8,7 @@ import {
   type DecodeEffect,
   type DecodeEvent,
   type DecodeState,
+  type Draining,
 } from '../protocol/index.ts'
 import { checkLeg, takeDrain, takeProvision, takeReservation, takeWait } from './arguments.ts'
 import { checkLive, checkOpen, checkSize, until } from './check.ts'
@@ -36,7 +37,7 @@ export class DecodeManager implements KVManager {
   readonly #loop: Loop<DecodeEvent, DecodeEffect>
   readonly #receivers = new Map<number, Receiver>()
   #nextReceiver = 1
-  #draining = false
+  #draining: Draining | undefined
   #closing: Promise<void> | undefined
 
   constructor(options: {
@@ -109,7 +110,7 @@ export class DecodeManager implements KVManager {
 
   async drain(options: { deadlineMs?: number } = {}): Promise<void> {
     const { deadlineMs = this.state.self.deadlines.progress } = takeDrain(options)
-    this.#draining = true
+    this.#draining = {}
     await until(
       Promise.all([...this.#receivers.values()].map(({ settled }) => settled)),
       deadlineMs,

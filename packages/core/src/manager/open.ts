@@ -154,7 +154,7 @@ async function openOver(
         { instance, reason: reason.message },
         'this rank was replaced at the bootstrap: decode goes to the new process. No new requests are taken here; end this process',
       )
-      void manager.drain()
+      manager.replacedBy(reason)
     },
     log,
   })

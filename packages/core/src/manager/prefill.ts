@@ -8,6 +8,7 @@ import {
   sendObjection,
   settings,
   stepPrefill,
+  type Draining,
   type PrefillEffect,
   type PrefillEvent,
   type PrefillState,
@@ -42,7 +43,7 @@ export class PrefillManager implements KVManager {
   readonly #senders = new Map<number, Sender>()
   #server: { control: ControlServer; registration: { close(): Promise<void> | void } } | undefined
   #nextSender = 1
-  #draining = false
+  #draining: Draining | undefined
   #closing: Promise<void> | undefined
 
   constructor(options: { self: Parameters<typeof createPrefill>[0]; engine: Engine; log: Log }) {
@@ -72,6 +73,12 @@ export class PrefillManager implements KVManager {
 
   serve(control: ControlServer, registration: { close(): Promise<void> | void }): void {
     this.#server = { control, registration }
+  }
+
+  /** Another process is registered as this rank: decode goes there. */
+  replacedBy(cause: KvxError): void {
+    this.#draining = { replaced: cause }
+    this.#loop.dispatch({ type: 'host.drain', replaced: cause })
   }
 
   send(room: bigint, request: SendRequest): KVSender {
@@ -108,8 +115,8 @@ export class PrefillManager implements KVManager {
 
   async drain(options: { deadlineMs?: number } = {}): Promise<void> {
     const { deadlineMs = this.state.self.deadlines.progress } = takeDrain(options)
-    this.#draining = true
-    this.#loop.dispatch({ type: 'host.drain' })
+    this.#draining ??= {}
+    this.#loop.dispatch({ type: 'host.drain', ...this.#draining })
     await until(Promise.all([...this.#senders.values()].map(({ settled }) => settled)), deadlineMs)
   }
 

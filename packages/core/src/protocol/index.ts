@@ -1,6 +1,6 @@
 /** Who says what, and when: pure, shared by production and simulation. */
 export { helloOf, welcomeOf } from './greeting.ts'
-export { roomKey, type PeerGone } from './keys.ts'
+export { noNewRequests, roomKey, type Draining, type PeerGone } from './keys.ts'
 export * from './messages.ts'
 export * from './rank.ts'
 export * from './settings.ts'

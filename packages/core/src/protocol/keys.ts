@@ -44,6 +44,18 @@ export function hostReason(
   return new KvxError(code, message, { ...who, cause: reason, phase })
 }
 
+/** Why a side takes no new requests: another process is registered in its place, or, without that, it is about to end. */
+export interface Draining {
+  readonly replaced?: KvxError | undefined
+}
+
+export function noNewRequests(who: string, draining: Draining | undefined): string {
+  const why = draining?.replaced
+    ? `another process has registered in its place. ${draining.replaced.message}`
+    : 'it is about to end.'
+  return `${who} takes no new requests: ${why}`
+}
+
 /** The transfer engine knows that the peer's engine of this generation has ended for good. */
 export interface PeerGone {
   type: 'peer.gone'

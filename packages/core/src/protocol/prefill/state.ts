@@ -6,7 +6,7 @@ import type { FenceKind, KvxError } from '@kvx/contract'
 import type { Layout } from '../../layout/index.ts'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
 import type { Planner, PlanPart } from '../../plan/index.ts'
-import type { PeerGone } from '../keys.ts'
+import type { Draining, PeerGone } from '../keys.ts'
 import type { Message } from '../messages.ts'
 import type { Rank } from '../rank.ts'
 import type { Unreadable } from '../unreadable.ts'
@@ -33,8 +33,8 @@ export interface PrefillState {
   generation: string
   /** Set while the engine is replaced because writes of it never settle. */
   recycle: { phase: 'draining' | 'closing'; deadline: number } | undefined
-  /** No new requests are taken: the host is about to end. */
-  draining: boolean
+  /** Set once no new requests are taken. */
+  draining: Draining | undefined
   /** Why no request can be taken any more. */
   broken: KvxError | undefined
   /** By decode incarnation. */
@@ -203,7 +203,7 @@ export type PrefillEvent =
     }
   | { type: 'host.finish'; sender: number; state: Readonly<Record<string, Int32Array>>; aux: Aux }
   | { type: 'host.abort'; sender: number; reason: string | KvxError }
-  | { type: 'host.drain' }
+  | ({ type: 'host.drain' } & Draining)
   | { type: 'piece.done'; piece: number }
   | { type: 'piece.failed'; piece: number; error: KvxError }
   | { type: 'piece.settled'; piece: number }
@@ -263,7 +263,7 @@ export function createPrefill(self: PrefillSelf, generation: string): PrefillSta
     self,
     generation,
     recycle: undefined,
-    draining: false,
+    draining: undefined,
     broken: undefined,
     peers: new Map(),
     connections: new Map(),

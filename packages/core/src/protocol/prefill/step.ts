@@ -79,7 +79,7 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
       onHostAbort(step, event.sender, event.reason)
       return
     case 'host.drain':
-      onDrain(step)
+      onDrain(step, event)
       return
     case 'piece.done':
       onPieceDone(step, event.piece)

@@ -1,7 +1,14 @@
 /** The life of one reserve of one decode rank: parked, paired, complete or failed, drained, forgotten. */
 import { KvxError, type ErrorCode } from '@kvx/contract'
 import { pageCount } from '../../layout/index.ts'
-import { count, failureFields, sameBytes, toldError } from '../keys.ts'
+import {
+  count,
+  failureFields,
+  noNewRequests,
+  sameBytes,
+  toldError,
+  type Draining,
+} from '../keys.ts'
 import { rankName, sameRank } from '../rank.ts'
 import { protocolVersion, unpackPages, unpackState, type MessageOf } from '../messages.ts'
 import { servedDecodeRanks } from '../topology.ts'
@@ -173,8 +180,8 @@ function boundsObjection(peer: Peer, component: string, pages: Int32Array): stri
 }
 
 /** Reserves without their prefill leg will not get one any more. */
-export function onDrain(step: PrefillStep): void {
-  step.state.draining = true
+export function onDrain(step: PrefillStep, { replaced }: Draining): void {
+  step.state.draining = { replaced }
   for (const room of [...step.state.rooms.values()]) {
     if (room.sender) continue
     for (const transfer of [...room.transfers]) {
@@ -183,12 +190,14 @@ export function onDrain(step: PrefillStep): void {
   }
 }
 
-function drainingError({ state: { self } }: PrefillStep): KvxError {
-  return new KvxError(
-    'ERR_KVX_DRAINING',
-    `prefill ${self.instance} (${rankName(self.rank)}) takes no new requests: it is about to end.`,
-    { phase: 'reserve', peer: self.instance, rank: rankName(self.rank) },
-  )
+function drainingError({ state: { self, draining } }: PrefillStep): KvxError {
+  const who = `prefill ${self.instance} (${rankName(self.rank)})`
+  return new KvxError('ERR_KVX_DRAINING', noNewRequests(who, draining), {
+    phase: 'reserve',
+    peer: self.instance,
+    rank: rankName(self.rank),
+    cause: draining?.replaced,
+  })
 }
 
 /** Pairs the room when its prefill leg and all decode ranks that this rank serves are here. */
