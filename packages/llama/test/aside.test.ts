@@ -56,6 +56,16 @@ test('special tokens beyond the context are refused once enough of them are coun
   })
 })
 
+test('500,000 characters that no token has are refused, and the prompt behind them is tokenized', async () => {
+  const bad = expect(model.tokenizePrompt('ж'.repeat(500_000))).rejects.toMatchObject({
+    code: 'ERR_KVX_INVALID_ARGUMENT',
+    message:
+      'The prompt has 100001 tokens or more; the context length is 100000. Shorten the prompt.',
+  })
+  expect(await model.tokenizePrompt(long(9000))).toEqual(model.tokenize(long(9000)))
+  await bad
+})
+
 test('the event loop turns while a long text is tokenized', async () => {
   await model.tokenizePrompt(long(9000))
   let turns = 0

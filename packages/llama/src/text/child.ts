@@ -1,7 +1,7 @@
 /** Tokenizes long texts, in a process of its own with nothing but the vocabulary. */
 import { getLlama, LlamaLogLevel } from 'node-llama-cpp'
 import type { Answer, Order } from './aside.ts'
-import { specialsOf, tokenizeBy } from './native.ts'
+import { tokenizerOf } from './native.ts'
 
 // Ends with the process that it works for, however that ends, and not with a key pressed for both.
 process.on('disconnect', () => {
@@ -24,8 +24,8 @@ const weights = await llama.loadModel({
   vocabOnly: true,
   gpuLayers: 0,
 })
-const specials = specialsOf(weights)
+const tokenize = tokenizerOf(weights)
 process.on('message', ({ text, enough }: Order) => {
-  answer({ tokens: tokenizeBy(weights, specials, text, enough) })
+  answer({ tokens: tokenize(text, enough) })
 })
 answer({ vocabulary: weights.fileInfo.metadata.tokenizer.ggml.tokens.length })
