@@ -1,0 +1,307 @@
+// Links to peers. Each has one thread: it connects, then submits in order, then disconnects. So
+// connects run in parallel, and a full or silent peer stalls nobody else.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "kvx/driver.h"
+#include "kvx/engine/failure.h"
+#include "kvx/engine/regions.h"
+#include "kvx/engine/shared.h"
+#include "kvx/engine/transfers.h"
+#include "kvx/plan.h"
+#include "kvx/thread.h"
+
+namespace kvx::engine {
+
+class Links {
+ public:
+  Links(Shared& shared, Regions& regions, Transfers& transfers)
+      : shared_(shared), regions_(regions), transfers_(transfers) {}
+
+  // --- Under the lock ---
+
+  // The number of the new link comes back at once; it can be used after the operation is done. The
+  // link's thread holds `engine`.
+  uint64_t connect(uint64_t operation, PeerAddress peer, std::chrono::milliseconds timeout,
+                   std::shared_ptr<void> engine) {
+    const uint64_t id = next_link_++;
+    if (shared_.closing || !shared_.driver) {
+      shared_.outbox.fail(operation, engine_closed());
+      return id;
+    }
+    auto link = std::make_shared<Link>();
+    link->id = id;
+    link->connect_operation = operation;
+    for (Bytes& region : peer.regions) {
+      uint64_t bytes = 0;
+      if (region.size() < sizeof bytes) {
+        shared_.outbox.fail(operation,
+                            {kConnectFailed, "A region descriptor of the peer is malformed."});
+        return id;
+      }
+      std::memcpy(&bytes, region.data(), sizeof bytes);
+      link->region_bytes.push_back(bytes);
+      region.erase(region.begin(), region.begin() + sizeof bytes);
+    }
+    link->peer = std::move(peer);
+    link->timeout = timeout;
+    link->deadline = Clock::now() + timeout;
+    try {
+      link->thread =
+          start_thread("kvx-link", [this, engine = std::move(engine), link] { run(*link); });
+    } catch (const NoThread& error) {
+      shared_.outbox.fail(operation, {kConnectFailed, error.what()});
+      return id;
+    }
+    links_[id] = std::move(link);  // its thread waits for the lock before it looks here
+    shared_.bell.ring();
+    return id;
+  }
+
+  // Gives up a connect that is under way; it fails as aborted.
+  void cancel_connect(uint64_t operation) {
+    for (auto& [id, link] : links_) {
+      if (link->connect_operation == operation) {
+        refuse(*link, {kAborted, "The connect was aborted."});
+      }
+    }
+  }
+
+  void close(uint64_t operation, uint64_t id) {
+    const auto found = links_.find(id);
+    if (found == links_.end()) return shared_.outbox.done(operation);
+    found->second->close_operations.push_back(operation);
+    close(*found->second, {kClosed, "The link was closed."});
+  }
+
+  // Where a link's transfers wait to be submitted; null when the link is not open.
+  std::shared_ptr<SubmitQueue> queue_of(uint64_t id) const {
+    const auto found = links_.find(id);
+    if (found == links_.end() || found->second->state != Link::kOpen) return nullptr;
+    return {found->second, &found->second->queue};
+  }
+
+  // Fails connects whose driver stays silent, and returns when the next would be.
+  Clock::time_point expire(Clock::time_point now) {
+    auto next = Clock::time_point::max();
+    for (const auto& [id, link] : links_) {
+      if (link->answered) continue;
+      // The driver knows the deadline and gives the better reason; this is for one that stays
+      // silent.
+      const auto deadline = link->deadline + kConnectGrace;
+      if (now < deadline) {
+        next = std::min(next, deadline);
+        continue;
+      }
+      refuse(*link, {kConnectFailed, "The peer did not answer within " +
+                                         std::to_string(link->timeout.count()) + " ms."});
+    }
+    return next;
+  }
+
+  // --- Under the lock, and for the control thread only ---
+
+  bool empty() const { return links_.empty(); }
+
+  void close_all(const Failure& why) {
+    for (const auto& [id, link] : links_) close(*link, why);
+  }
+
+  // From now on a link that is closed does not wait for its transfers to settle.
+  void give_up() {
+    giving_up_ = true;
+    for (const auto& [id, link] : links_) link->queue.work.notify_all();
+  }
+
+  // The links whose threads are stuck are left to themselves.
+  void leave(const Failure& why) {
+    for (const auto& [id, link] : links_) {
+      link->thread.detach();
+      for (const uint64_t operation : std::exchange(link->close_operations, {})) {
+        shared_.outbox.fail(operation, why);
+      }
+    }
+  }
+
+  // Joins the threads of links that have ended; whether there were any.
+  bool join_ended(Lock& lock) {
+    if (ended_.empty()) return false;
+    auto ended = std::exchange(ended_, {});
+    lock.unlock();
+    for (auto& thread : ended) thread.join();
+    lock.lock();
+    return true;
+  }
+
+  // The driver calls that links are in, and of which peer.
+  void add_calls(std::vector<std::string>& calls) const {
+    for (const auto& [id, link] : links_) {
+      if (const char* name = link->call) {
+        calls.push_back(std::string(name) + " (peer " + link->peer.generation + ")");
+      }
+    }
+  }
+
+ private:
+  static constexpr size_t kDefaultBatch = 1024;
+  static constexpr std::chrono::milliseconds kConnectGrace{250};
+
+  struct Link {
+    enum State { kConnecting, kOpen, kClosing };
+    uint64_t id = 0;
+    uint64_t connect_operation = 0;
+    PeerAddress peer;
+    PeerId peer_id = 0;  // link thread only
+    std::vector<uint64_t> region_bytes;
+    std::chrono::milliseconds timeout{};
+    Clock::time_point deadline;
+    std::atomic<bool> cancelled{false};
+    // Under the engine's lock:
+    State state = kConnecting;
+    bool answered = false;
+    SubmitQueue queue;
+    std::vector<uint64_t> close_operations;
+    std::thread thread;
+    Call call{nullptr};
+  };
+
+  void refuse(Link& link, Failure failure) {
+    link.cancelled = true;
+    if (link.answered) return;
+    link.answered = true;
+    shared_.outbox.fail(link.connect_operation, std::move(failure));
+  }
+
+  void close(Link& link, const Failure& why) {
+    if (link.state == Link::kConnecting) refuse(link, why);
+    link.state = Link::kClosing;
+    transfers_.cancel_all(link.queue, why);
+    link.queue.work.notify_all();
+  }
+
+  // --- The link's thread: these lock for themselves ---
+
+  void run(Link& link) {
+    const auto failure = guarded(
+        link.call, "connect",
+        [&] { link.peer_id = shared_.driver->connect(link.peer, link.deadline, link.cancelled); },
+        kConnectFailed);
+    Lock lock(shared_.mutex);
+    if (failure) {
+      refuse(link, *failure);
+    } else {
+      if (!link.answered && link.state == Link::kConnecting) {
+        link.answered = true;
+        link.state = Link::kOpen;
+        shared_.outbox.done(link.connect_operation);
+        submit_until_closed(lock, link);
+      }
+      lock.unlock();
+      guarded(link.call, "disconnect", [&] { shared_.driver->disconnect(link.peer_id); });
+      lock.lock();
+    }
+    for (const uint64_t operation : link.close_operations) shared_.outbox.done(operation);
+    ended_.push_back(std::move(link.thread));
+    links_.erase(link.id);
+    shared_.control_wake.notify_all();
+  }
+
+  void submit_until_closed(Lock& lock, Link& link) {
+    SubmitQueue& queue = link.queue;
+    std::vector<Segment> batch;  // kept, so that its memory is used again
+    for (;;) {
+      queue.work.wait(lock, [&] {
+        return !queue.waiting.empty() ||
+               (link.state == Link::kClosing && (queue.live == 0 || giving_up_));
+      });
+      if (queue.waiting.empty()) return;
+      queue.current = std::move(queue.waiting.front());
+      queue.waiting.pop_front();
+      const auto transfer = queue.current;
+      shared_.bell.ring_if_asleep_at(transfer->deadline);
+      lock.unlock();
+      submit(link, *transfer, batch);
+      transfer->plan = {};
+      lock.lock();
+      queue.current = nullptr;
+      transfer->submitting = false;
+      shared_.bell.ring();
+    }
+  }
+
+  void submit(Link& link, Transfer& transfer, std::vector<Segment>& batch) {
+    std::vector<uint64_t> source_bytes;
+    Capabilities limits;
+    {
+      const std::lock_guard lock(shared_.mutex);
+      source_bytes = regions_.sizes();
+      limits = shared_.capabilities;
+    }
+    uint64_t bytes = 0;
+    try {
+      bytes = check_plan(transfer.plan, source_bytes, link.region_bytes);
+    } catch (const PlanError& error) {
+      const std::lock_guard lock(shared_.mutex);
+      transfer.fail(
+          {kPlanInvalid, std::string("The transfer plan is invalid: ") + error.what() + "."});
+      return;
+    }
+    const size_t most = limits.max_batch_segments > 0 ? limits.max_batch_segments : kDefaultBatch;
+    uint64_t segments = 0;
+    batch.clear();
+    const auto post = [&] {
+      TransferId id = 0;
+      std::optional<Failure> failure;
+      const bool cancelled = transfer.cancelled;
+      if (!cancelled) {
+        failure = guarded(link.call, "submit", [&] {
+          id = shared_.driver->submit(link.peer_id, batch, transfer.cancelled);
+        });
+      }
+      segments += batch.size();
+      batch.clear();
+      const std::lock_guard lock(shared_.mutex);
+      if (cancelled || failure) {
+        // Whoever cancelled is the cause, also of a submit that gave up because of it.
+        if (transfer.cancellation) transfer.fail(*transfer.cancellation);
+        if (failure) transfer.fail(std::move(*failure));
+        return false;
+      }
+      transfer.posted.push_back(id);
+      shared_.bell.ring();
+      return true;
+    };
+    bool going = true;
+    expand_plan(transfer.plan, limits.max_segment_bytes, [&](const Segment& segment) {
+      batch.push_back(segment);
+      if (batch.size() == most) going = post();
+      return going;
+    });
+    if (going && !batch.empty()) post();
+    const std::lock_guard lock(shared_.mutex);
+    transfer.bytes = bytes;
+    transfer.segments = segments;
+  }
+
+  Shared& shared_;
+  Regions& regions_;
+  Transfers& transfers_;
+  std::unordered_map<uint64_t, std::shared_ptr<Link>> links_;
+  uint64_t next_link_ = 1;
+  std::vector<std::thread> ended_;  // threads of links that have ended: to be joined
+  bool giving_up_ = false;
+};
+
+}  // namespace kvx::engine

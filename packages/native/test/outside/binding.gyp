@@ -1,0 +1,4 @@
+{
+  'includes': ['node_modules/@kvx/native/kvx.gypi'],
+  'targets': [{'target_name': 'outside', 'sources': ['engine.cc']}],
+}
