@@ -6,12 +6,13 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { EngineBinding } from '@kvx/native'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { buildAddon, pair, reversed } from './faulty.ts'
+import { buildAddon } from './build.ts'
+import { pair, reversed } from './faulty.ts'
 
 let project: string
 
 /** A package outside of this repository, in which @kvx/native is installed as it is published. */
-beforeAll(() => {
+beforeAll(async () => {
   project = mkdtempSync(join(tmpdir(), 'kvx-outside-'))
   cpSync(fileURLToPath(new URL('./outside/', import.meta.url)), project, { recursive: true })
   const installed = join(project, 'node_modules', '@kvx', 'native')
@@ -25,7 +26,7 @@ beforeAll(() => {
   execFileSync('tar', ['-xzf', join(project, archive), '-C', installed, '--strip-components=1'])
   const headers = createRequire(import.meta.url).resolve('node-addon-api/package.json')
   symlinkSync(dirname(headers), join(project, 'node_modules', 'node-addon-api'))
-  buildAddon(pathToFileURL(`${project}/`))
+  await buildAddon(pathToFileURL(`${project}/`))
 }, 180_000)
 
 afterAll(() => {

@@ -1,7 +1,7 @@
 // A transfer engine around a Driver: queues, threads, deadlines, close. No JavaScript in it.
 //
 // Each concern has a file in engine/, from the bottom up: failure, outbox, shared (the lock and the
-// driver), regions and transfers (books, no threads), links, poller, driver_thread and shutdown
+// driver), regions and transfers (tables, no threads), links, poller, driver_thread and shutdown
 // (one thread each, links one per link). This one puts them together.
 //
 // The calls of this class never block (stop() excepted) and may come from any thread. Their
@@ -166,7 +166,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   mutable engine::Shared shared_;
   engine::Opening opening_;
   engine::Regions regions_{shared_.outbox};
-  engine::Transfers transfers_{shared_.outbox, shared_.bell, regions_};
+  engine::Transfers transfers_{shared_.outbox, shared_.poll_wakeup, regions_};
   engine::Links links_{shared_, regions_, transfers_};
   engine::Poller poller_{shared_, transfers_, links_};
   engine::DriverThread driver_thread_;

@@ -53,7 +53,6 @@ class CopyDriver : public kvx::Driver {
   }
   void disconnect(kvx::PeerId) override {
     call_back();
-    const std::lock_guard lock(mutex_);
     disconnects++;
   }
   bool fenced(const kvx::Generation&) override {
@@ -79,13 +78,12 @@ class CopyDriver : public kvx::Driver {
   }
   void release(kvx::TransferId) override {
     call_back();
-    const std::lock_guard lock(mutex_);
     releases++;
   }
 
   std::function<kvx::State(kvx::TransferId, std::string&)> state;  // poll thread only
   std::vector<kvx::Segment> submitted;
-  int disconnects = 0, releases = 0;
+  std::atomic<int> disconnects{0}, releases{0};
 
  private:
   void call_back() {

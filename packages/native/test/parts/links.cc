@@ -18,7 +18,7 @@ struct World {
   Shared shared{[this] { news.notify_all(); }};
   std::condition_variable news;
   Regions regions{shared.outbox};
-  Transfers transfers{shared.outbox, shared.bell, regions};
+  Transfers transfers{shared.outbox, shared.poll_wakeup, regions};
   Links links{shared, regions, transfers};
   parts::CopyDriver* driver;
   std::vector<Event> events;

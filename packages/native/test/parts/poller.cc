@@ -16,7 +16,7 @@ struct World {
   Shared shared{[this] { news.notify_all(); }};
   std::condition_variable news;
   Regions regions{shared.outbox};
-  Transfers transfers{shared.outbox, shared.bell, regions};
+  Transfers transfers{shared.outbox, shared.poll_wakeup, regions};
   Links links{shared, regions, transfers};
   Poller poller{shared, transfers, links};
   std::shared_ptr<SubmitQueue> queue = std::make_shared<SubmitQueue>();
@@ -31,8 +31,8 @@ struct World {
   ~World() {
     Lock lock(shared.mutex);
     poller.stop();
-    shared.control_wake.wait(lock, [this] { return !poller.worker.running; });
-    poller.worker.finish(lock);
+    shared.control_wake.wait(lock, [this] { return !poller.caller.running; });
+    poller.caller.finish(lock);
   }
 
   // Everything of it was posted, as these.
@@ -43,7 +43,7 @@ struct World {
     queue->waiting.clear();
     transfer->submitting = false;
     transfer->posted = std::move(posted);
-    shared.bell.ring();
+    shared.poll_wakeup.notify();
     return transfer;
   }
   std::vector<Event> take(Lock& lock, size_t count) {

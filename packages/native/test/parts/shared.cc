@@ -7,9 +7,9 @@
 using namespace kvx::engine;
 using kvx::Clock;
 
-TEST("the bell wakes a sleeper for a time before it would wake, and not for a later one") {
+TEST("a sleeper is woken for a deadline before it would wake, and not for a later one") {
   std::mutex mutex;
-  Bell bell;
+  Wakeup poll_wakeup;
   bool asleep = false, woken = false;
   std::condition_variable changed;
   const auto until = Clock::now() + std::chrono::hours(1);
@@ -17,20 +17,20 @@ TEST("the bell wakes a sleeper for a time before it would wake, and not for a la
     Lock lock(mutex);
     asleep = true;
     changed.notify_all();
-    while (!bell.take()) bell.sleep(lock, until);
+    while (!poll_wakeup.take()) poll_wakeup.sleep(lock, until);
     woken = true;
   });
   {
     Lock lock(mutex);
     changed.wait(lock, [&] { return asleep; });
-    bell.ring_if_asleep_at(until + std::chrono::hours(1));
-    CHECK(!bell.rung());
-    bell.ring_if_asleep_at(until - std::chrono::minutes(1));
-    CHECK(bell.rung());
+    poll_wakeup.notify_if_asleep_at(until + std::chrono::hours(1));
+    CHECK(!poll_wakeup.notified());
+    poll_wakeup.notify_if_asleep_at(until - std::chrono::minutes(1));
+    CHECK(poll_wakeup.notified());
   }
   sleeper.join();
   CHECK(woken);
   // Whoever is awake looks at the deadlines anyway.
-  bell.ring_if_asleep_at(Clock::now());
-  CHECK(!bell.rung());
+  poll_wakeup.notify_if_asleep_at(Clock::now());
+  CHECK(!poll_wakeup.notified());
 }

@@ -22,7 +22,7 @@ using DriverFactory = std::function<std::unique_ptr<Driver>(const Options&, cons
 
 namespace engine {
 
-// The open operation, until it is answered.
+// The open operation until it is answered, and why it fails.
 struct Opening {
   std::optional<uint64_t> operation;
   std::optional<Failure> failure;
@@ -44,37 +44,36 @@ class DriverThread {
 
   // The thread holds `engine`. Throws NoThread.
   void start(std::shared_ptr<void> engine) {
-    worker.thread = start_thread("kvx-driver", [this, engine = std::move(engine)] { run(engine); });
-    worker.running = true;
+    caller.thread = start_thread("kvx-driver", [this, engine = std::move(engine)] { run(engine); });
+    caller.running = true;
   }
 
-  // Ends the thread, with the driver or without it. Rule 6: what a link or
-  // the poll thread may still use is not destroyed. The last of the threads that stay destroys it,
-  // when its call returns after all.
+  // Ends the thread. `destroy`: the driver with it, which must be false while a link or the poll
+  // thread is in a driver call (rule 6 of driver.h).
   void end(bool destroy) {
     order_ = destroy ? Order::kDestroy : Order::kLeave;
     regions_.work.notify_all();
   }
 
-  Worker worker;
-  // What the driver has said when it was destroyed.
-  std::string abandoned, unsettled;
+  CallingThread caller;
+  // What the driver said of itself before it was destroyed; empty while it is not.
+  std::string abandon_reason, unsettled_reason;
 
  private:
-  // --- The thread: locks for itself ---
+  // --- The thread: takes the lock by itself ---
 
   void run(const std::shared_ptr<void>& engine) {
     std::unique_ptr<Driver> driver;
     std::optional<Capabilities> capabilities;
     Bytes address;
     auto failure = guarded(
-        worker.call, "open",
+        caller.call, "open",
         [&] {
           // Holds the engine, so that the threads of a driver that had to be abandoned can still
           // call it.
           const auto wake = [this, engine] {
             const std::lock_guard lock(shared_.mutex);
-            shared_.bell.ring();
+            shared_.poll_wakeup.notify();
           };
           const auto peer_gone = [this, engine](const Generation& peer, const std::string& reason) {
             const std::lock_guard lock(shared_.mutex);
@@ -96,9 +95,9 @@ class DriverThread {
       }
     }
     if (failure || shared_.closing) {
-      // Nobody else has seen it.
+      // No other thread has seen the driver.
       lock.unlock();
-      guarded(worker.call, "close", [&] { driver.reset(); });
+      guarded(caller.call, "close", [&] { driver.reset(); });
       lock.lock();
       if (!opening_.failure) opening_.failure = std::move(failure);
       shared_.closing = true;
@@ -113,7 +112,7 @@ class DriverThread {
       }
       if (order_ == Order::kDestroy) destroy(lock);
     }
-    worker.running = false;
+    caller.running = false;
     shared_.control_wake.notify_all();
   }
 
@@ -123,7 +122,7 @@ class DriverThread {
     lock.unlock();
     Bytes descriptor;
     auto failure =
-        guarded(worker.call, task->memory ? "register_memory" : "deregister_memory", [&] {
+        guarded(caller.call, task->memory ? "register_memory" : "deregister_memory", [&] {
           if (task->memory) {
             shared_.driver->register_memory(task->region, *task->memory, descriptor);
           } else {
@@ -143,16 +142,16 @@ class DriverThread {
   void destroy(Lock& lock) {
     auto driver = std::move(shared_.driver);
     lock.unlock();
-    std::string has_abandoned, has_unsettled;
-    guarded(worker.call, "close", [&] {
+    std::string abandon, unsettled;
+    guarded(caller.call, "close", [&] {
       driver->stop();
-      has_abandoned = driver->abandon_reason();
-      has_unsettled = driver->unsettled_reason();
+      abandon = driver->abandon_reason();
+      unsettled = driver->unsettled_reason();
       driver.reset();
     });
     lock.lock();
-    abandoned = std::move(has_abandoned);
-    unsettled = std::move(has_unsettled);
+    abandon_reason = std::move(abandon);
+    unsettled_reason = std::move(unsettled);
   }
 
   enum class Order { kWork, kDestroy, kLeave };

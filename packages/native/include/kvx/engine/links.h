@@ -66,7 +66,7 @@ class Links {
       return id;
     }
     links_[id] = std::move(link);  // its thread waits for the lock before it looks here
-    shared_.bell.ring();
+    shared_.poll_wakeup.notify();
     return id;
   }
 
@@ -93,7 +93,7 @@ class Links {
     return {found->second, &found->second->queue};
   }
 
-  // Fails connects whose driver stays silent, and returns when the next would be.
+  // Fails the connects that the driver has not ended by their deadline; returns the next deadline.
   Clock::time_point expire(Clock::time_point now) {
     auto next = Clock::time_point::max();
     for (const auto& [id, link] : links_) {
@@ -125,7 +125,7 @@ class Links {
     for (const auto& [id, link] : links_) link->queue.work.notify_all();
   }
 
-  // The links whose threads are stuck are left to themselves.
+  // Detaches the threads that are stuck in a driver call, and answers whoever closes their links.
   void leave(const Failure& why) {
     for (const auto& [id, link] : links_) {
       link->thread.detach();
@@ -191,7 +191,7 @@ class Links {
     link.queue.work.notify_all();
   }
 
-  // --- The link's thread: these lock for themselves ---
+  // --- The link's thread: takes the lock by itself ---
 
   void run(Link& link) {
     const auto failure = guarded(
@@ -230,14 +230,14 @@ class Links {
       queue.current = std::move(queue.waiting.front());
       queue.waiting.pop_front();
       const auto transfer = queue.current;
-      shared_.bell.ring_if_asleep_at(transfer->deadline);
+      shared_.poll_wakeup.notify_if_asleep_at(transfer->deadline);
       lock.unlock();
       submit(link, *transfer, batch);
       transfer->plan = {};
       lock.lock();
       queue.current = nullptr;
       transfer->submitting = false;
-      shared_.bell.ring();
+      shared_.poll_wakeup.notify();
     }
   }
 
@@ -280,7 +280,7 @@ class Links {
         return false;
       }
       transfer.posted.push_back(id);
-      shared_.bell.ring();
+      shared_.poll_wakeup.notify();
       return true;
     };
     bool going = true;
@@ -300,7 +300,7 @@ class Links {
   Transfers& transfers_;
   std::unordered_map<uint64_t, std::shared_ptr<Link>> links_;
   uint64_t next_link_ = 1;
-  std::vector<std::thread> ended_;  // threads of links that have ended: to be joined
+  std::vector<std::thread> ended_;  // of links that are gone: to be joined
   bool giving_up_ = false;
 };
 

@@ -29,17 +29,17 @@ class Poller {
 
   // The thread holds `engine`. Throws NoThread.
   void start(std::shared_ptr<void> engine) {
-    worker.thread = start_thread("kvx-poll", [this, engine = std::move(engine)] { run(); });
-    worker.running = true;
+    caller.thread = start_thread("kvx-poll", [this, engine = std::move(engine)] { run(); });
+    caller.running = true;
   }
   void stop() {
     stopping_ = true;
-    shared_.bell.ring();
+    shared_.poll_wakeup.notify();
   }
 
   void fence(uint64_t operation, Generation generation) {
     fences_[operation] = std::move(generation);
-    shared_.bell.ring();
+    shared_.poll_wakeup.notify();
   }
   void cancel_fence(uint64_t operation) { fences_.erase(operation); }
   void drop_fences(const Failure& why) {
@@ -48,7 +48,7 @@ class Poller {
     }
   }
 
-  Worker worker;
+  CallingThread caller;
 
  private:
   // A poll round after news spins this long before it sleeps, ...
@@ -57,19 +57,20 @@ class Poller {
   static constexpr std::chrono::microseconds kFirstSleep{50};
   static constexpr std::chrono::microseconds kLongestSleep{1000};
   static constexpr std::chrono::microseconds kLongestFenceSleep{20000};
-  // What was answered and has not settled is asked in steps that grow to this one, however much
-  // else is going on: a driver may go on answering `failed` for as long as the engine lives.
-  static constexpr std::chrono::microseconds kLongestGraveSleep{20000};
+  // A transfer that was answered and has not settled is polled at intervals that grow to this one,
+  // however much else is going on: a driver may answer kFailed for as long as the engine lives.
+  static constexpr std::chrono::microseconds kLongestBackoff{20000};
 
-  // What the thread knows of a transfer, for itself.
+  // A transfer as the poll thread sees it; only this thread touches it, without the lock.
   struct Active {
     explicit Active(std::shared_ptr<Transfer> transfer) : transfer(std::move(transfer)) {}
 
     std::shared_ptr<Transfer> transfer;
     std::vector<TransferId> polling;
-    bool buried = false;  // answered, and some of it has not settled
-    Clock::duration grave_sleep = kFirstSleep;
-    Clock::time_point grave_wake = Clock::time_point::min();
+    bool answered = false;  // as of the last round
+    // Of an answered transfer of which something has not settled:
+    Clock::duration backoff = kFirstSleep;
+    Clock::time_point next_poll = Clock::time_point::min();
   };
 
   void run() {
@@ -82,7 +83,7 @@ class Poller {
     auto sleep = kFirstSleep;
     Lock lock(shared_.mutex);
     while (!stopping_) {
-      if (shared_.bell.take()) {
+      if (shared_.poll_wakeup.take()) {
         last_news = Clock::now();
         sleep = kFirstSleep;
       }
@@ -98,17 +99,17 @@ class Poller {
       lock.unlock();
       bool news = false, pending = false;
       for (Active& each : active) {
-        if (each.buried && Clock::now() < each.grave_wake) continue;
+        if (each.answered && Clock::now() < each.next_poll) continue;
         news |= std::erase_if(each.polling,
                               [&](TransferId id) { return poll(each, id, failures); }) > 0;
         if (each.polling.empty()) continue;
-        pending |= !each.buried;
-        if (!each.buried) continue;
-        each.grave_wake = Clock::now() + each.grave_sleep;
-        each.grave_sleep = std::min<Clock::duration>(each.grave_sleep * 2, kLongestGraveSleep);
+        pending |= !each.answered;
+        if (!each.answered) continue;
+        each.next_poll = Clock::now() + each.backoff;
+        each.backoff = std::min<Clock::duration>(each.backoff * 2, kLongestBackoff);
       }
       for (const auto& [operation, generation] : fences) {
-        guarded(worker.call, "fenced", [&] {
+        guarded(caller.call, "fenced", [&] {
           if (shared_.driver->fenced(generation)) fenced.push_back(operation);
         });
       }
@@ -129,9 +130,9 @@ class Poller {
         Transfer& transfer = *each.transfer;
         transfers_.expire(transfer, now);
         if (!transfer.answered) next = std::min(next, transfer.deadline);
-        each.buried = transfer.answered;
-        if (each.buried && !each.polling.empty()) {
-          next = std::min(next, std::max(now, each.grave_wake));
+        each.answered = transfer.answered;
+        if (each.answered && !each.polling.empty()) {
+          next = std::min(next, std::max(now, each.next_poll));
         }
       }
       news |= std::erase_if(active, [&](const Active& each) {
@@ -144,7 +145,7 @@ class Poller {
         last_news = now;
         sleep = kFirstSleep;
       }
-      if (stopping_ || shared_.bell.rung() || transfers_.has_incoming()) continue;
+      if (stopping_ || shared_.poll_wakeup.notified() || transfers_.has_incoming()) continue;
       if (pending && now - last_news < kSpin) {
         lock.unlock();
         std::this_thread::yield();
@@ -156,9 +157,9 @@ class Poller {
         wake = std::min(next, now + sleep);
         sleep = std::min(sleep * 2, pending ? kLongestSleep : kLongestFenceSleep);
       }
-      shared_.bell.sleep(lock, wake);
+      shared_.poll_wakeup.sleep(lock, wake);
     }
-    worker.running = false;
+    caller.running = false;
     shared_.control_wake.notify_all();
   }
 
@@ -168,17 +169,17 @@ class Poller {
     std::string reason;
     State state = State::kPending;
     const auto thrown =
-        guarded(worker.call, "poll", [&] { state = shared_.driver->poll(id, reason); });
+        guarded(caller.call, "poll", [&] { state = shared_.driver->poll(id, reason); });
     if (thrown) {
       state = State::kFailed;  // nothing is known, so nothing is said to have settled
       reason = thrown->code + ": " + thrown->message;
     }
     if (state == State::kPending) return false;
-    if (state != State::kDone && !active.buried) {
+    if (state != State::kDone && !active.answered) {
       failures.emplace_back(active.transfer.get(), failure_of(std::move(reason)));
     }
     if (state == State::kFailed) return false;
-    guarded(worker.call, "release", [&] { shared_.driver->release(id); });
+    guarded(caller.call, "release", [&] { shared_.driver->release(id); });
     return true;
   }
 

@@ -1,5 +1,5 @@
-// The book of registered memory: what is registered, which transfers read from it, and what the
-// driver thread is to register or deregister next. Under the engine's lock.
+// The table of memory: what is registered, how many transfers read from it, and what the driver
+// thread is to register or deregister next. Under the engine's lock.
 #pragma once
 
 #include <algorithm>
@@ -47,14 +47,15 @@ class Regions {
   bool known(RegionId id) const { return id < regions_.size(); }
   bool registered(RegionId id) const { return known(id) && regions_[id].registered; }
 
-  // By region; 0 for one that is not registered, or is about to be deregistered.
+  // By region, to check plans against. A region that waits to be deregistered keeps its size, for
+  // the transfers that still read from it; 0 before and after.
   std::vector<uint64_t> sizes() const {
     std::vector<uint64_t> sizes;
     for (const Region& region : regions_) sizes.push_back(region.bytes);
     return sizes;
   }
 
-  // A transfer reads from these regions, until it gives them back.
+  // For a transfer: the regions it reads from stay registered until it gives them back.
   void use(std::span<const RegionId> ids) {
     for (const RegionId id : ids) regions_[id].users++;
   }
@@ -77,7 +78,7 @@ class Regions {
   }
 
   void finish(const Task& task, std::optional<Failure> failure, Bytes descriptor) {
-    // A close that had to leave it alone has answered it.
+    // drop_running has answered it already.
     if (!std::exchange(running_, std::nullopt)) return;
     if (failure) return outbox_.fail(task.operation, std::move(*failure));
     if (task.memory) {
@@ -87,7 +88,7 @@ class Regions {
     outbox_.done(task.operation, task.region, 0, std::move(descriptor));
   }
 
-  // At the end: what was not begun. Everything is given back with the driver.
+  // Shutdown answers the tasks that were not begun. Destroying the driver deregisters everything.
   void drop_tasks(const Failure& why) {
     for (const Task& task : std::exchange(tasks_, {})) {
       if (task.memory) {
@@ -97,7 +98,7 @@ class Regions {
       }
     }
   }
-  // At the end: what the driver thread does not come back from.
+  // Shutdown answers the task whose driver call does not return.
   void drop_running(const Failure& why) {
     if (const auto operation = std::exchange(running_, std::nullopt)) {
       outbox_.fail(*operation, why);

@@ -1,4 +1,5 @@
-// What the threads of one engine share: the lock, the driver behind it, and who is told of what.
+// What the threads of one engine share: the lock, the driver, the events for the caller, and what
+// wakes the poll thread and the control thread.
 //
 // The lock guards everything in engine/ that does not say otherwise. It is never held while the
 // driver is called: a driver may call wake() under a lock of its own.
@@ -20,36 +21,37 @@ namespace kvx::engine {
 
 using Lock = std::unique_lock<std::mutex>;
 
-// The clock that wakes the poll thread.
-class Bell {
+// What the poll thread sleeps on. A notification is not lost when the thread is awake.
+class Wakeup {
  public:
-  void ring() {
-    rung_ = true;
-    wake_.notify_one();
+  void notify() {
+    notified_ = true;
+    condition_.notify_one();
   }
-  // Rings when the poll thread would sleep longer.
-  void ring_if_asleep_at(Clock::time_point time) {
-    if (time < sleeps_until_) ring();
+  // Notifies a sleeper that would sleep beyond `time`. One that is awake looks at all deadlines
+  // before it sleeps again.
+  void notify_if_asleep_at(Clock::time_point time) {
+    if (time < sleeps_until_) notify();
   }
-  bool rung() const { return rung_; }
-  // Whether it has rung since the last time.
-  bool take() { return std::exchange(rung_, false); }
+  bool notified() const { return notified_; }
+  // Whether there was a notification since the last take().
+  bool take() { return std::exchange(notified_, false); }
 
-  // Until it rings, or that time has come; max() is never.
+  // Until the next notification or until that time, whichever is earlier; max() is never.
   void sleep(Lock& lock, Clock::time_point until) {
     sleeps_until_ = until;
     if (until == Clock::time_point::max()) {
-      wake_.wait(lock);
+      condition_.wait(lock);
     } else {
-      wake_.wait_until(lock, until);
+      condition_.wait_until(lock, until);
     }
     sleeps_until_ = Clock::time_point::min();  // awake
   }
 
  private:
-  bool rung_ = false;
+  bool notified_ = false;
   Clock::time_point sleeps_until_ = Clock::time_point::min();
-  std::condition_variable wake_;
+  std::condition_variable condition_;
 };
 
 struct Shared {
@@ -57,21 +59,22 @@ struct Shared {
 
   std::mutex mutex;
   Outbox outbox;
-  Bell bell;
+  Wakeup poll_wakeup;
   std::condition_variable control_wake;  // for the control thread, which watches over the others
-  std::unique_ptr<Driver> driver;        // null until open has succeeded
-  Capabilities capabilities;             // known like the next once open has succeeded
+  // What the driver thread stores when open succeeds; `driver` is null before.
+  std::unique_ptr<Driver> driver;
+  Capabilities capabilities;
   Bytes address;
   bool closing = false;
 };
 
-// A thread that calls the driver, and may be stuck in it.
-struct Worker {
+// A thread that calls the driver, and may never come back from a call.
+struct CallingThread {
   std::thread thread;
   bool running = false;
   Call call{nullptr};
 
-  // Joins a thread that has ended, or is about to; leaves one that is stuck to itself.
+  // Joins the thread when it has ended or is about to, and detaches it when it is stuck in a call.
   void finish(Lock& lock) {
     if (!thread.joinable()) return;
     if (running) return thread.detach();

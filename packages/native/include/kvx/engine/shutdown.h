@@ -48,7 +48,8 @@ class Shutdown {
         opening_(opening),
         settings_(settings) {}
 
-  // The threads hold the engine, so none of them runs any more.
+  // The threads hold the engine: all have ended, but perhaps the one that runs this, which may be
+  // the control thread and cannot join itself.
   ~Shutdown() {
     if (thread_.joinable()) thread_.detach();
   }
@@ -64,7 +65,8 @@ class Shutdown {
   void fail_open(Failure failure) {
     opening_.failure = std::move(failure);
     begin();
-    if (!thread_.joinable()) end();  // nobody else would, and there is nothing to take down
+    // Without a control thread this one ends it; there is nothing to take down.
+    if (!thread_.joinable()) end();
   }
 
   // Idempotent; every operation is answered.
@@ -96,7 +98,7 @@ class Shutdown {
     shared_.control_wake.notify_all();
   }
 
-  // --- The thread: locks for itself ---
+  // --- The thread: takes the lock by itself ---
 
   void run() {
     Lock lock(shared_.mutex);
@@ -129,21 +131,22 @@ class Shutdown {
     shared_.control_wake.wait_for(lock, settings_.stuck, unlinked);
     poller_.stop();
     shared_.control_wake.wait_for(lock, settings_.stuck,
-                                  [this] { return !poller_.worker.running; });
-    const bool unused = links_.empty() && !poller_.worker.running;
+                                  [this] { return !poller_.caller.running; });
+    // Rule 6 of driver.h: what a link or the poll thread may still use is not destroyed.
+    const bool unused = links_.empty() && !poller_.caller.running;
     driver_thread_.end(unused);
     shared_.control_wake.wait_for(lock, settings_.stuck,
-                                  [this] { return !driver_thread_.worker.running; });
-    if (!unused || driver_thread_.worker.running) {
+                                  [this] { return !driver_thread_.caller.running; });
+    if (!unused || driver_thread_.caller.running) {
       stuck_ = "the driver did not return from " + stuck_calls() +
                ", so it was left as it is. Its memory stays registered.";
     }
     links_.leave(why);
     links_.join_ended(lock);
-    poller_.worker.finish(lock);
-    driver_thread_.worker.finish(lock);
+    poller_.caller.finish(lock);
+    driver_thread_.caller.finish(lock);
     regions_.drop_running(why);
-    transfers_.drop(why, may_still_land().empty() && driver_thread_.unsettled.empty());
+    transfers_.drop(why, may_still_land().empty() && driver_thread_.unsettled_reason.empty());
   }
 
   // The last thing: everything is answered.
@@ -163,24 +166,24 @@ class Shutdown {
           operation,
           {kInvalidState, "The engine was closed, but bytes of its transfers may still land: " +
                               may_still_land()});
-    } else if (!driver_thread_.unsettled.empty()) {
+    } else if (!driver_thread_.unsettled_reason.empty()) {
       shared_.outbox.fail(
           operation, {kUnsettled, "The engine was closed, but bytes that it sent may still land: " +
-                                      driver_thread_.unsettled});
+                                      driver_thread_.unsettled_reason});
     } else {
       shared_.outbox.done(operation);
     }
   }
 
   const std::string& may_still_land() const {
-    return stuck_.empty() ? driver_thread_.abandoned : stuck_;
+    return stuck_.empty() ? driver_thread_.abandon_reason : stuck_;
   }
 
   std::string stuck_calls() const {
     std::vector<std::string> calls;
     links_.add_calls(calls);
-    for (const Worker* worker : {&poller_.worker, &driver_thread_.worker}) {
-      if (const char* name = worker->call) calls.emplace_back(name);
+    for (const CallingThread* caller : {&poller_.caller, &driver_thread_.caller}) {
+      if (const char* name = caller->call) calls.emplace_back(name);
     }
     if (calls.empty()) return "a call";
     std::string text;

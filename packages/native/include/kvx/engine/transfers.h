@@ -1,4 +1,4 @@
-// The book of transfers: each is answered once, and settled once, when nothing more of it can
+// The table of transfers: each is answered once, and settled once, when nothing more of it can
 // land. Under the engine's lock.
 #pragma once
 
@@ -78,8 +78,8 @@ struct Transfer {
 
 class Transfers {
  public:
-  Transfers(Outbox& outbox, Bell& bell, Regions& regions)
-      : outbox_(outbox), bell_(bell), regions_(regions) {}
+  Transfers(Outbox& outbox, Wakeup& poll_wakeup, Regions& regions)
+      : outbox_(outbox), poll_wakeup_(poll_wakeup), regions_(regions) {}
 
   // Fails and settles at once what reads from a region that is not registered.
   void add(const std::shared_ptr<Transfer>& transfer, std::shared_ptr<SubmitQueue> queue) {
@@ -98,12 +98,13 @@ class Transfers {
     // An idle link thread tells the poll thread when it takes the transfer. Waking both from here
     // would hold up the caller, who may be on the JavaScript thread. One that comes behind another
     // is not taken before that one has ended.
-    if (queue->current || !queue->waiting.empty()) bell_.ring_if_asleep_at(transfer->deadline);
+    if (queue->current || !queue->waiting.empty())
+      poll_wakeup_.notify_if_asleep_at(transfer->deadline);
     queue->waiting.push_back(transfer);
     transfer->queue = std::move(queue);
   }
 
-  // A transfer that never began.
+  // Answers and settles a transfer that never enters the table.
   void refuse(uint64_t operation, Failure failure) {
     outbox_.fail(operation, std::move(failure));
     outbox_.settled(operation);
@@ -133,7 +134,7 @@ class Transfers {
       waiting.erase(queued);
       transfer.submitting = false;
       transfer.fail(std::move(why));
-      bell_.ring();
+      poll_wakeup_.notify();
     } else if (!transfer.cancellation) {
       transfer.cancellation = std::move(why);
     }
@@ -154,7 +155,7 @@ class Transfers {
     }
   }
 
-  // The caller holds the transfer: the book lets go of it.
+  // The table lets go of the transfer, so the caller holds it.
   void settle(Transfer& transfer) {
     answer(transfer);
     outbox_.settled(transfer.operation);
@@ -164,18 +165,17 @@ class Transfers {
     transfers_.erase(transfer.operation);
   }
 
-  // Answers what is past its deadline; whether it was.
-  bool expire(Transfer& transfer, Clock::time_point now) {
-    if (transfer.answered || now < transfer.deadline) return false;
+  // Fails the transfer when it is past its deadline and not answered yet.
+  void expire(Transfer& transfer, Clock::time_point now) {
+    if (transfer.answered || now < transfer.deadline) return;
     const Failure failure{kTransferTimeout, "The transfer did not end within " +
                                                 std::to_string(transfer.timeout.count()) + " ms."};
     cancel(transfer, failure);
     transfer.fail(failure);
     answer(transfer);
-    return true;
   }
 
-  // At the end: answers what is left, and settles it if nothing of it can land.
+  // Shutdown answers the transfers that are left, and settles them if nothing of them can land.
   void drop(const Failure& why, bool settled) {
     const auto left = transfers_;  // settle() takes them out of the original
     for (const auto& [operation, transfer] : left) {
@@ -187,7 +187,7 @@ class Transfers {
 
  private:
   Outbox& outbox_;
-  Bell& bell_;
+  Wakeup& poll_wakeup_;
   Regions& regions_;
   std::unordered_map<uint64_t, std::shared_ptr<Transfer>> transfers_;
   std::vector<std::shared_ptr<Transfer>> incoming_;  // on the way to the poll thread
