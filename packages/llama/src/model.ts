@@ -92,7 +92,6 @@ export class LlamaModel {
     const sequences = whole('sequences', options.sequences ?? 1, 1)
     const chunkTokens = whole('chunkTokens', options.chunkTokens ?? 512, 2)
     const pageTokens = whole('pageTokens', options.pageTokens ?? 16, 1)
-    const pages = whole('pages', options.pages ?? 0, 0)
     const threads = whole('threads', options.threads ?? 1, 1)
 
     const complaints: string[] = []
@@ -125,6 +124,8 @@ export class LlamaModel {
       await checkUnchanged(parts)
       const geometry = supportedGeometry(weights)
       const contextLength = contextOf(weights, options.contextLength)
+      const wanted = options.pages ?? 0
+      const pages = whole('pages', typeof wanted === 'number' ? wanted : wanted(contextLength), 0)
       const context = await weights.createContext({
         contextSize: cellsFor(contextLength),
         sequences,

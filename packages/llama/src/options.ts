@@ -13,8 +13,11 @@ export interface LoadOptions {
   chunkTokens?: number | undefined
   /** Tokens per page. Default 16. */
   pageTokens?: number | undefined
-  /** Pages of the pool. Default 0: none, for a process that does both prefill and decode. */
-  pages?: number | undefined
+  /**
+   * Pages of the pool, or what gives them for the context length. Default 0: none, for a process that does both
+   * prefill and decode.
+   */
+  pages?: number | ((contextLength: number) => number) | undefined
   /** Threads that compute. Default 1. */
   threads?: number | undefined
   /** Told while the file is read whole, to identify it: once for each file, until it changes. */

@@ -116,8 +116,6 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
     maxRunningRequests + maxQueuedRequests,
   )
   const pageTokens = options.pageSize ?? 16
-  // Pages cost memory only once they have been used, so the longest context there is by default will do.
-  const longest = options.contextLength ?? 4096
   const model = await LlamaModel.load({
     path: options.model,
     contextLength: options.contextLength,
@@ -125,7 +123,9 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
     sequences: mode === 'prefill' ? 1 : maxRunningRequests,
     chunkTokens: options.chunkedPrefillSize,
     pageTokens,
-    pages: mode === 'null' ? 0 : maxRunningRequests * Math.ceil(longest / pageTokens),
+    // Each running request can have as many as its context takes.
+    pages: (contextLength) =>
+      mode === 'null' ? 0 : maxRunningRequests * Math.ceil(contextLength / pageTokens),
     log,
     onProgress: options.onModelRead,
   })
