@@ -107,7 +107,6 @@ async function prefillOver(backend: string) {
     token,
     bootstrap: bootstrap.address,
     deadlines: {
-      ping: 200,
       peerSilent: 3_000,
       drain: 500,
       recycle: 500,

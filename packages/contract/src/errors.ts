@@ -338,7 +338,9 @@ export class KvxError extends Error {
   readonly peer: string | undefined
   readonly rank: string | undefined
 
+  /** @throws KvxError `ERR_KVX_INVALID_ARGUMENT` for a code that does not exist, no text, or no options */
   constructor(code: ErrorCode, message: string, options: KvxErrorOptions = {}) {
+    checkErrorArguments(code, message, options)
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.code = code
     this.phase = options.phase
@@ -359,6 +361,22 @@ export class KvxError extends Error {
   }
 }
 
+function checkErrorArguments(code: unknown, message: unknown, options: unknown): void {
+  const wrong = !isErrorCode(code)
+    ? `code must be a code of errorTable, got ${shown(code)}.`
+    : typeof message !== 'string'
+      ? `message must be a string, got ${shown(message)}.`
+      : typeof options !== 'object' || options === null
+        ? `options must be an object, got ${shown(options)}.`
+        : undefined
+  if (wrong !== undefined) throw new KvxError('ERR_KVX_INVALID_ARGUMENT', wrong)
+}
+
+function shown(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, 60))
+  return typeof value === 'object' && value !== null ? 'an object' : String(value)
+}
+
 export function isErrorCode(value: unknown): value is ErrorCode {
   return typeof value === 'string' && Object.hasOwn(errorTable, value)
 }
@@ -372,13 +390,18 @@ export function isKvxError(value: unknown): value is KvxError {
   )
 }
 
-/** `value` as a `KvxError`; anything else becomes the cause of one with `code`. */
+/**
+ * `value` as a `KvxError`; anything else becomes the cause of one with `code`.
+ * @throws KvxError `ERR_KVX_INVALID_ARGUMENT` for a code that does not exist, or no options
+ */
 export function toKvxError(
   value: unknown,
   code: ErrorCode = 'ERR_KVX_INTERNAL',
   options: KvxErrorOptions = {},
 ): KvxError {
+  checkErrorArguments(code, '', options)
   if (isKvxError(value)) return value
-  const message = value instanceof Error ? value.message : String(value)
+  const message =
+    value instanceof Error ? value.message : typeof value === 'string' ? value : shown(value)
   return new KvxError(code, message, { ...options, cause: value })
 }

@@ -26,3 +26,37 @@ test('anything else becomes the cause of a KvxError, which knows whether to try 
   expect(error.retryable).toBe(errorTable.ERR_KVX_TRANSFER_FAILED.retryable)
   expect(new KvxError('ERR_KVX_PLAN_INVALID', 'x').retryable).toBe(false)
 })
+
+test.each<[string, () => unknown, string]>([
+  ['a code that does not exist', () => new KvxError('ERR_NO' as never, 'x'), 'code must be'],
+  ['no code', () => new KvxError(undefined as never, 'x'), 'got undefined.'],
+  ['a name of every object', () => new KvxError('toString' as never, 'x'), 'got "toString".'],
+  [
+    'no text',
+    () => new KvxError('ERR_KVX_TIMEOUT', 5 as never),
+    'message must be a string, got 5.',
+  ],
+  [
+    'options that are null',
+    () => new KvxError('ERR_KVX_TIMEOUT', 'x', null as never),
+    'options must be an object, got null.',
+  ],
+  ['toKvxError with another code', () => toKvxError(1, 'ERR_NO' as never), 'got "ERR_NO".'],
+])('an error cannot be made with %s', (_, make, message) => {
+  expect(make).toThrow(
+    expect.objectContaining({
+      code: 'ERR_KVX_INVALID_ARGUMENT',
+      message: expect.stringContaining(message) as string,
+    }),
+  )
+})
+
+test.each([undefined, null, Symbol('odd'), 7n, Object.create(null), () => 0])(
+  'whatever is thrown becomes a KvxError with a text: %#',
+  (thrown) => {
+    const error = toKvxError(thrown)
+    expect(error.code).toBe('ERR_KVX_INTERNAL')
+    expect(error.cause).toBe(thrown)
+    expect(error.message).not.toBe('')
+  },
+)

@@ -43,7 +43,7 @@ async function open(role, token, lanes, more = {}) {
     layout,
     memory: [memory],
     token,
-    limits: { requests: 2 * lanes, parkedPerPeer: lanes },
+    limits: { requests: 2 * lanes, ...(role === 'prefill' && { parkedPerPeer: lanes }) },
     log: silentLog,
     ...more,
   })

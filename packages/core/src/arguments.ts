@@ -1,7 +1,9 @@
 /** Whether what a caller gives has the form that a public call takes: one way to check it, and one to say it. */
-import { isUint8Array, isInt32Array } from 'node:util/types'
+import { isInt32Array, isUint32Array, isUint8Array } from 'node:util/types'
 import * as v from 'valibot'
-import { KvxError, type ErrorCode, type Phase } from '@kvx/contract'
+import { KvxError, type ErrorCode, type Log, type Phase } from '@kvx/contract'
+import { isHost, parseEndpoint } from './control/endpoint.ts'
+import { maxNameLength } from './layout/layout.ts'
 
 /**
  * `value`, checked. A schema says what a value must be; here it is said of which, and what came instead: `chunk.start must
@@ -20,10 +22,23 @@ export function checked<S extends v.GenericSchema>(
   throw new KvxError(about.code, objection(about.name, issue), { phase: about.phase })
 }
 
+/** An object with these keys, its own or those of its class. */
+export function having<E extends v.ObjectEntries>(entries: E) {
+  return v.pipe(
+    such<object>('an object', isObject),
+    // A key that is missing is one that is undefined.
+    v.transform((given) =>
+      Object.fromEntries(
+        Object.keys(entries).map((key) => [key, (given as Record<string, unknown>)[key]]),
+      ),
+    ),
+    v.object(entries),
+  )
+}
+
 /** An object with these keys and no others. */
 export function exactly<E extends v.ObjectEntries>(entries: E) {
   const known = Object.keys(entries)
-  const blank = Object.fromEntries(known.map((key) => [key, undefined]))
   return v.pipe(
     such<object>('an object', isObject),
     v.rawCheck(({ dataset, addIssue }) => {
@@ -35,10 +50,13 @@ export function exactly<E extends v.ObjectEntries>(entries: E) {
         near === undefined ? `There are: ${known.join(', ')}.` : `Did you mean '${near}'?`
       addIssue({ message: `there is no '${unknown}'. ${hint}` })
     }),
-    // A key that is missing is one that is undefined.
-    v.transform((given): Record<string, unknown> => ({ ...blank, ...given })),
-    v.object(entries),
+    having(entries),
   )
+}
+
+/** An object of any keys, all with such values. */
+export function recordOf<S extends v.GenericSchema>(value: S) {
+  return v.pipe(such<Record<string, unknown>>('an object', isObject), v.record(v.string(), value))
 }
 
 /** Anything that `fits`. */
@@ -60,8 +78,43 @@ export const text = such<string>(
   'a string that is not empty',
   (value) => typeof value === 'string' && value !== '',
 )
+/** A name that travels, so that it has a bound. */
+export const name = such<string>(
+  `a name of 1 to ${String(maxNameLength)} characters`,
+  (value) => typeof value === 'string' && value !== '' && value.length <= maxNameLength,
+)
+export const endpoint = such<string>(
+  'an address tcp://host:port',
+  (value) => typeof value === 'string' && (parseEndpoint(value)?.port ?? 0) > 0,
+)
+export const range = such<readonly [number, number]>(
+  'two integers [first, end]',
+  (value) => Array.isArray(value) && value.length === 2 && value.every(Number.isSafeInteger),
+)
+export const host = such<string>('a host name or an IP address', isHost)
+/** A time to wait: as long as one likes, also for ever. */
+export const milliseconds = such<number>(
+  'milliseconds, 0 or more',
+  (value) => typeof value === 'number' && value >= 0,
+)
+export const callback = such<(...args: never[]) => unknown>(
+  'a function',
+  (value) => typeof value === 'function',
+)
+export const logger = such<Log>(
+  'a logger with debug, info, warn and error',
+  (value) =>
+    isObject(value) &&
+    ['debug', 'info', 'warn', 'error'].every(
+      (level) => typeof (value as Record<string, unknown>)[level] === 'function',
+    ),
+)
 export const truth = v.boolean('true or false')
 export const signal = such<AbortSignal>('an AbortSignal', (value) => value instanceof AbortSignal)
+export const tokenIdList = such<readonly number[] | Int32Array | Uint32Array>(
+  'an array of token ids, an Int32Array or a Uint32Array',
+  (value) => Array.isArray(value) || isInt32Array(value) || isUint32Array(value),
+)
 export const bytes = such<Uint8Array>('a Uint8Array', isUint8Array)
 
 /** The page numbers of a host, as an `Int32Array` that is not copied or a plain array. */

@@ -1,5 +1,8 @@
 import { KvxError } from '@kvx/contract'
 
+/** What a timer of Node can wait: a longer time would be over at once. */
+export const longestMs = 2 ** 31 - 1
+
 /** A promise to be settled from outside. Nobody need listen: its rejection is never unhandled. */
 export class Deferred<T> {
   readonly promise: Promise<T>

@@ -38,7 +38,11 @@ test.each<[string, object, RegExp]>([
     /^layout.tensors\[0\].dtype must be a name .* got undefined/,
   ],
   ['no memory', { memory: [] }, /^memory must be an array of at least one memory/],
-  ['memory that is none', { memory: [{}] }, /^memory\[0\] must be memory/],
+  [
+    'memory that is none',
+    { memory: [{}] },
+    /^memory\[0\]\.address must be a bigint .*, got undefined\.$/,
+  ],
   ['a host that is everywhere', { host: '0.0.0.0' }, /^host must be .* peers reach/],
   ['a host that is everywhere in IPv6', { host: '::' }, /^host must be .* peers reach/],
   ['a bootstrap without port', { bootstrap: 'tcp://a' }, /^bootstrap must be an address tcp:/],

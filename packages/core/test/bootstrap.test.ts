@@ -17,7 +17,7 @@ import { Waits } from '../src/bootstrap/waits.ts'
 import { watchInstance, type WatchOptions } from '../src/bootstrap/watch.ts'
 import { decodeFrame, encodeMessage } from '../src/control/codec.ts'
 import { type Connection } from '../src/control/server.ts'
-import { maxNameLength } from '../src/protocol/messages.ts'
+import { maxNameLength } from '../src/layout/index.ts'
 import { makeRank, maxRanks } from '../src/protocol/rank.ts'
 import { cleanup, Journal, openClient, openServer, token } from './control-helpers.ts'
 import { lastingPort } from './support/port.ts'
@@ -368,11 +368,14 @@ test.each([
   ['a rank of more layers than there can be', { rank: { ...single, stages: [0, 65_537] } }],
   ['an endpoint without a port', { endpoint: 'tcp://127.0.0.1' }],
   ['an incarnation that is none', { incarnation: 'me' }],
-])('%s cannot be registered', async (_, changes) => {
+])('%s cannot be registered, whoever sends it', async (_, changes) => {
   const server = await openBootstrap()
-  await expect(register(server.address, record(changes))).rejects.toMatchObject({
-    code: 'ERR_KVX_PROTOCOL',
-    message: expect.stringContaining('does not fit') as string,
+  const { client, up, messages } = openClient(server.address)
+  await up()
+  client.send({ v: 1, kind: 'register', record: record(changes), leaseMs: 1_000 })
+  expect(await messages.find()).toMatchObject({
+    ...{ v: 1, kind: 'refused', reason: 'malformed' },
+    text: expect.stringContaining('does not fit') as string,
   })
   expect(await obstacle(server.address)).toMatchObject({ code: 'ERR_KVX_BOOTSTRAP_INCOMPLETE' })
 })

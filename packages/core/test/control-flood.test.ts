@@ -20,7 +20,7 @@ async function spawnServer(open: string) {
       `
       import { readdirSync } from 'node:fs'
       const log = { debug() {}, info() {}, warn() {}, error() {} }
-      const options = { host: '127.0.0.1', port: 0, token: ${JSON.stringify(token)}, log, livenessMs: 1000 }
+      const options = { host: '127.0.0.1', port: 0, token: ${JSON.stringify(token)}, log }
       ${open}
       console.log(endpoint)
       process.stdin.on('data', () => {
@@ -112,7 +112,7 @@ function intruders(endpoint: string, count: number): () => void {
 
 const echo = `
   import { ControlServer } from ${dist('control/index.js')}
-  const server = await ControlServer.bind({ ...options, onMessage: (c, m) => c.send(m) })
+  const server = await ControlServer.bind({ ...options, livenessMs: 1000, onMessage: (c, m) => c.send(m) })
   const { endpoint } = server`
 
 const bootstrap = `

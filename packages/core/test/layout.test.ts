@@ -78,9 +78,17 @@ test.each<[string, Layout, string]>([
     layout({ pages: {} }),
     "the number of pages of the component 'kv' is missing",
   ],
-  ['half a page', layout({ pages: { kv: 2.5 } }), "pages of the component 'kv' is 2.5"],
+  [
+    'half a page',
+    layout({ pages: { kv: 2.5 } }),
+    'layout.pages.kv must be an integer from 1 to 2147483647, got 2.5',
+  ],
   ['no tensors', layout({ tensors: [] }), 'it has no tensors'],
-  ['a negative base', layout({ tensors: [tensor({ base: -64 })] }), 'base of kv layer 0 k is -64'],
+  [
+    'a negative base',
+    layout({ tensors: [tensor({ base: -64 })] }),
+    'layout.tensors[0].base must be an integer from 0 on, got -64',
+  ],
   [
     'a head in two places',
     layout({ tensors: [tensor(), tensor({ base: 640 })] }),
@@ -89,6 +97,11 @@ test.each<[string, Layout, string]>([
   [
     'a setting that is a number',
     layout({ settings: { scale: 2 } as unknown as Record<string, string> }),
+    'layout.settings.scale must be a string, got 2',
+  ],
+  [
+    'a setting that is too long',
+    layout({ settings: { scale: 'x'.repeat(201) } }),
     "the setting 'scale' is not a text of at most 200 characters",
   ],
   [
@@ -136,9 +149,9 @@ test.each<[string, Partial<Layout>]>([
 })
 
 test('the digest of a prompt is the one of its ids as little-endian int32, whatever holds them', () => {
-  // python3: hashlib.sha256(struct.pack('<3i', 1, 128000, -1)).hexdigest()[:32]
-  expect(Buffer.from(promptDigest([1, 128_000, -1])).toString('hex')).toBe(
-    '5f7fcec88a47cd99460051e55ac6a2ce',
+  // python3: hashlib.sha256(struct.pack('<3i', 1, 128000, 2**31 - 1)).hexdigest()[:32]
+  expect(Buffer.from(promptDigest([1, 128_000, 2 ** 31 - 1])).toString('hex')).toBe(
+    '3774dc9f100b218243af16eabffdebf6',
   )
   expect(promptDigest([1, 2, 3])).toEqual(promptDigest(Int32Array.of(1, 2, 3)))
   expect(promptDigest([1, 2, 3])).not.toEqual(promptDigest([1, 2]))

@@ -105,8 +105,7 @@ async function instances(prefill: Partial<Rank>, decode: Partial<Rank>, verifyKV
       memory: [memory],
       instance: `${role}-a`,
       rank,
-      verifyKV,
-      ...(role === 'prefill' && { bootstrap: bootstrap.address }),
+      ...(role === 'prefill' ? { bootstrap: bootstrap.address } : { verifyKV }),
     })
     open.push(manager)
     return { rank, layout, memory, manager }

@@ -38,14 +38,13 @@ async function runRooms(
 }
 
 // Whoever loses a message waits for `peerSilent` to ask for it: as long as that none may be lost.
-const limits = { parkedPerPeer: 4_096 }
-const deadlines = { peerSilent: 600_000, ping: 600_000 }
+const prefill = { limits: { parkedPerPeer: 4_096 }, deadlines: { peerSilent: 600_000 } }
+const decode = { deadlines: { peerSilent: 600_000, ping: 600_000 } }
 
 test.each([384, 512, 2_048])(
   '%i live rooms over one connection end, and none of their messages is lost',
   async (rooms) => {
-    const options = { limits, deadlines }
-    const side = await openPair({ pages: rooms, prefill: options, decode: options })
+    const side = await openPair({ pages: rooms, prefill, decode })
     open.push(side)
     await runRooms(side, rooms, 3)
   },

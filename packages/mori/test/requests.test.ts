@@ -31,7 +31,7 @@ async function prefill() {
     memory: [memory],
     bootstrap: bootstrap.address,
     token,
-    deadlines,
+    deadlines: deadlines.prefill,
   })
   onTestFinished(async () => {
     control.set('hold', 0)

@@ -67,7 +67,7 @@ async function cluster(pools: Pools) {
   const start = async (role: 'prefill' | 'decode') => {
     const memory = allocate(2 * pages * pageBytes)
     const manager = await KVManager.open({
-      ...{ role, token, host, layout, memory: [memory], backend: 'shm', from: import.meta.url },
+      ...{ role, token, layout, memory: [memory], backend: 'shm', from: import.meta.url },
       instance: `${role}-a`,
       ...(role === 'prefill' && { bootstrap: bootstrap.address }),
     })

@@ -19,8 +19,11 @@ afterEach(async () => {
 const short = { pairing: 1_000, progress: 1_000, peerSilent: 1_000, ping: 100, queue: 60_000 }
 
 async function pair(change: Partial<Deadlines> = {}) {
-  const deadlines = { ...short, ...change }
-  const side = await openPair({ prefill: { deadlines }, decode: { deadlines } })
+  const { ping, ...both } = short
+  const side = await openPair({
+    prefill: { deadlines: { ...both, ...change } },
+    decode: { deadlines: { ...both, ping, ...change } },
+  })
   open.push(() => side.close())
   fill(side.prefillMemory, 7)
   return side

@@ -41,9 +41,9 @@ afterEach(async () => {
 
 function manager(role: 'prefill' | 'decode', bootstrap?: string) {
   return KVManager.open({
-    ...{ role, token, host, layout, memory: [allocate(2 * pages * pageBytes)], backend: 'shm' },
+    ...{ role, token, layout, memory: [allocate(2 * pages * pageBytes)], backend: 'shm' },
     ...{ from: import.meta.url, instance: `${role}-a`, ...(bootstrap && { bootstrap }) },
-    deadlines: { probe: 100, ping: 200, peerSilent: 2_000 },
+    deadlines: { ...(role === 'decode' && { probe: 100, ping: 200 }), peerSilent: 2_000 },
   })
 }
 

@@ -1,8 +1,9 @@
 /** A decode rank: the reducer of production between a simulated network, engine and host. */
-import { checksumJob, pageChecksums } from '@kvx/core'
 import { KvxError, toKvxError } from '@kvx/contract'
 import {
+  checksumJob,
   createDecode,
+  pageChecksums,
   stepDecode,
   type DecodeEffect,
   type DecodeEvent,

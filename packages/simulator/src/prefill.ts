@@ -1,9 +1,11 @@
 /** A prefill rank: the reducer of production between a simulated network, engine and host. */
-import { checksumJob, pageChecksums, type Planner } from '@kvx/core'
 import { toKvxError, type KvxError, type Memory } from '@kvx/contract'
 import {
+  checksumJob,
   createPrefill,
+  pageChecksums,
   stepPrefill,
+  type Planner,
   type Message,
   type PrefillEffect,
   type PrefillEvent,

@@ -1,7 +1,14 @@
 import { createRequire } from 'node:module'
 import { isAbsolute, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import { checked, exactly, isObject, such, text } from '../arguments.ts'
 import { backendSymbol, contractVersion, isBackend, KvxError, type Backend } from '@kvx/contract'
+
+/** How a host names a backend. */
+export const backendSchema = such<unknown>(
+  'a name or a Backend',
+  (value) => (typeof value === 'string' && value !== '') || isObject(value),
+)
 
 /** Those that kvx itself publishes, as `@kvx/<name>`. */
 export const publishedBackends: readonly string[] = ['shm', 'mooncake', 'mori']
@@ -12,12 +19,15 @@ export const publishedBackends: readonly string[] = ['shm', 'mooncake', 'mori']
  * a file URL), because the host decides which backends are installed.
  *
  * @throws KvxError `ERR_KVX_BACKEND_NOT_INSTALLED`, `ERR_KVX_BACKEND_INVALID`,
- *   `ERR_KVX_BACKEND_UNAVAILABLE` when the package is there but cannot be loaded.
+ *   `ERR_KVX_BACKEND_UNAVAILABLE` when the package is there but cannot be loaded; `ERR_KVX_INVALID_ARGUMENT`
  */
 export async function loadBackend(
   backend: string | Backend,
   options: { from: string },
 ): Promise<Backend> {
+  const argument = { code: 'ERR_KVX_INVALID_ARGUMENT', phase: 'open' } as const
+  checked(backendSchema, backend, { ...argument, name: 'backend' })
+  checked(where, options, { ...argument, name: 'options' })
   if (typeof backend !== 'string') {
     if (isBackend(backend)) return backend
     throw invalid('the object given as backend', backend)
@@ -42,6 +52,8 @@ export async function loadBackend(
   if (isBackend(module.default)) return module.default
   throw invalid(path, module.default)
 }
+
+const where = exactly({ from: text })
 
 function notThere(name: string, from: string): string {
   if (publishedBackends.includes(name)) {

@@ -1,6 +1,7 @@
 import * as v from 'valibot'
 import { parseEndpoint } from '../control/index.ts'
-import { maxNameLength, rankObject, rankSchema } from '../protocol/messages.ts'
+import { maxNameLength } from '../layout/index.ts'
+import { rankObject, rankSchema } from '../protocol/messages.ts'
 import { makeRank, maxRanks, rankObjection } from '../protocol/rank.ts'
 
 /** Version of the messages below. */
@@ -29,7 +30,16 @@ export const recordSchema = v.object({
 export type RankRecord = v.InferOutput<typeof recordSchema>
 
 const revision = v.pipe(v.number(), v.integer(), v.minValue(0))
-const leaseMs = v.pipe(v.number(), v.integer(), v.minValue(50), v.maxValue(600_000))
+export const shortestLeaseMs = 50
+export const longestLeaseMs = 600_000
+const leaseMs = v.pipe(
+  v.number(),
+  v.integer(),
+  v.minValue(shortestLeaseMs),
+  v.maxValue(longestLeaseMs),
+)
+/** For how long the service lets a question wait at most. */
+export const longestWaitMs = 60_000
 
 export const requestSchema = v.variant('kind', [
   /** The first registration of an incarnation: it takes the place of another one. */
@@ -45,7 +55,7 @@ export const requestSchema = v.variant('kind', [
     /** What the asker knows already; without it, that there is no such instance. */
     since: v.optional(v.object({ service: hex32, revision })),
     /** For how long the answer may wait for news. Without it, it comes at once. */
-    waitMs: v.optional(v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(60_000))),
+    waitMs: v.optional(v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(longestWaitMs))),
   }),
 ])
 export type ReadRequest = Extract<BootstrapRequest, { kind: 'read' }>

@@ -1,4 +1,5 @@
 import { silentLog } from '@kvx/contract'
+import { checkRead } from './arguments.ts'
 import { type InstanceRecord } from './messages.ts'
 import { Wait } from './session.ts'
 import { watchInstance, type Watch } from './watch.ts'
@@ -20,6 +21,7 @@ export interface ReadOptions {
  *   `ERR_KVX_PROTOCOL`, `ERR_KVX_INVALID_OPTION`, `ERR_KVX_ABORTED`
  */
 export async function readInstance(options: ReadOptions): Promise<InstanceRecord> {
+  checkRead(options)
   const { timeoutMs, signal, ...source } = options
   const wait = new Wait<InstanceRecord>(source.bootstrap, timeoutMs, signal)
   let watch: Watch | undefined

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { silentLog, type Log } from '@kvx/contract'
 import { KvxError } from '@kvx/contract'
+import { checkRegister } from './arguments.ts'
 import { bootstrapVersion, type BootstrapReply, type RankRecord } from './messages.ts'
 import { connect, Wait } from './session.ts'
 
@@ -37,6 +38,7 @@ export interface Registration {
  *   `ERR_KVX_PROTOCOL` when the service refuses the record
  */
 export async function registerRank(options: RegisterOptions): Promise<Registration> {
+  checkRegister(options)
   const { bootstrap, record, leaseMs = 15_000, log = silentLog } = options
   const first = new Wait<undefined>(bootstrap, options.timeoutMs ?? firstMs, options.signal)
   let registered = false

@@ -9,6 +9,7 @@ import {
   type BootstrapRequest,
   type PackedReply,
 } from './messages.ts'
+import { checkServer } from './arguments.ts'
 import { RankTable } from './table.ts'
 import { Waits } from './waits.ts'
 
@@ -41,6 +42,7 @@ export class BootstrapServer {
 
   /** @throws KvxError `ERR_KVX_ADDRESS_UNAVAILABLE`, `ERR_KVX_INVALID_OPTION` */
   static async open(options: BootstrapServerOptions): Promise<BootstrapServer> {
+    checkServer(options)
     const table = new RankTable(randomBytes(16).toString('hex'), () => {
       waits.look()
     })

@@ -2,13 +2,13 @@ import * as v from 'valibot'
 import { type Log } from '@kvx/contract'
 import { isKvxError, KvxError } from '@kvx/contract'
 import { ControlClient, type ControlClientOptions } from '../control/index.ts'
-import { Deferred } from '../deferred.ts'
+import { Deferred, longestMs } from '../deferred.ts'
 import { replySchema, type BootstrapReply } from './messages.ts'
 
 /**
  * A connection to a bootstrap service that delivers only answers of the right form. `onDown` is told of
  * every attempt that failed and of every connection that ended, as `ERR_KVX_BOOTSTRAP_UNREACHABLE`.
- * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed address or an empty token, `ERR_KVX_BOOTSTRAP_UNREACHABLE` when
+ * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed address or a token shorter than 16 bytes, `ERR_KVX_BOOTSTRAP_UNREACHABLE` when
  *   there can be no further socket
  */
 export function connect(options: {
@@ -58,9 +58,12 @@ export class Wait<T> extends Deferred<T> {
   constructor(bootstrap: string, timeoutMs: number, signal: AbortSignal | undefined) {
     super()
     this.#bootstrap = bootstrap
-    this.#timer = setTimeout(() => {
-      this.reject(this.#last ?? unreachable(bootstrap))
-    }, timeoutMs)
+    this.#timer = setTimeout(
+      () => {
+        this.reject(this.#last ?? unreachable(bootstrap))
+      },
+      Math.min(timeoutMs, longestMs),
+    )
     this.#signal = signal
     signal?.addEventListener('abort', this.#aborted, { once: true })
     if (signal?.aborted === true) this.#aborted()

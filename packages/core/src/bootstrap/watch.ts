@@ -1,6 +1,8 @@
 import { type Log } from '@kvx/contract'
 import { KvxError } from '@kvx/contract'
+import { longestMs } from '../deferred.ts'
 import { rankCount } from '../protocol/rank.ts'
+import { checkWatch } from './arguments.ts'
 import { bootstrapVersion, type BootstrapReply, type InstanceRecord } from './messages.ts'
 import { connect, unreachable } from './session.ts'
 
@@ -41,10 +43,11 @@ const pauseMs = { least: 100, most: 2_000 }
  * Follows the ranks of an instance until it is closed: over one connection, which is made again with
  * growing pauses whenever it ends, by questions that the service answers when there is news.
  *
- * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed address or an empty token, `ERR_KVX_BOOTSTRAP_UNREACHABLE`
+ * @throws KvxError `ERR_KVX_INVALID_OPTION` for an option that is unknown or does not fit, `ERR_KVX_BOOTSTRAP_UNREACHABLE`
  *   when there can be no further socket
  */
 export function watchInstance(options: WatchOptions): Watch {
+  checkWatch(options)
   const { bootstrap, instance, waitMs = 10_000, silentMs = 5_000 } = options
   let known: InstanceRecord | undefined
   let told = false
@@ -76,7 +79,7 @@ export function watchInstance(options: WatchOptions): Watch {
   }
   const after = (ms: number, then: () => void) => {
     clearTimeout(timer)
-    timer = setTimeout(then, ms)
+    timer = setTimeout(then, Math.min(ms, longestMs))
   }
   const failed = (error: KvxError) => {
     told = false

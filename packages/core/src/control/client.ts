@@ -71,7 +71,7 @@ export class ControlClient {
 
   /**
    * Returns at once; `onUp` or `onDown` tell how it went.
-   * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed endpoint or an empty token, `ERR_KVX_CONNECT_FAILED`
+   * @throws KvxError `ERR_KVX_INVALID_OPTION` for a malformed endpoint or a token shorter than 16 bytes, `ERR_KVX_CONNECT_FAILED`
    *   when there can be no further socket; nothing stays open then
    */
   static connect(options: ControlClientOptions): ControlClient {

@@ -18,8 +18,8 @@ export function parseEndpoint(endpoint: string): { host: string; port: number } 
 const label = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/i
 
 /** Whether this is a host name (RFC 1123), an IPv4 address, or an IPv6 address without brackets. */
-export function isHost(text: string): boolean {
-  if (text.length > 253) return false
+export function isHost(text: unknown): text is string {
+  if (typeof text !== 'string' || text.length > 253) return false
   if (isIP(text) !== 0) return true
   const labels = text.split('.')
   // A name that ends in a number is an IPv4 address gone wrong.

@@ -38,6 +38,9 @@ export interface Tensor {
   readonly order: 'token-major' | 'head-major'
 }
 
+/** Characters of a name: of a model, a component, a dtype, an instance, a backend. */
+export const maxNameLength = 200
+
 /** Settings that a layout may have, and the characters of a name or value of one. */
 export const mostSettings = 64
 export const longestSetting = 200

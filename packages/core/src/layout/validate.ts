@@ -1,13 +1,60 @@
+import * as v from 'valibot'
 import { KvxError } from '@kvx/contract'
+import {
+  checked,
+  exactly,
+  integer as whole,
+  name as named,
+  range,
+  recordOf,
+  such,
+} from '../arguments.ts'
 import { longestSetting, mostSettings, pageCount, type Layout, type Tensor } from './layout.ts'
 
+const natural = whole(0)
+const positive = whole(1)
+
+/** The form of a layout; whether its numbers go together is seen to by `checkPlaces`. */
+export const layoutSchema = exactly({
+  model: named,
+  settings: v.optional(recordOf(such<string>('a string', (value) => typeof value === 'string'))),
+  pageTokens: positive,
+  layers: positive,
+  heads: positive,
+  pages: recordOf(whole(1, 2 ** 31 - 1)),
+  tensors: v.array(
+    exactly({
+      component: named,
+      layer: natural,
+      part: v.picklist(['k', 'v', 'latent'], "'k', 'v' or 'latent'"),
+      dtype: named,
+      region: natural,
+      base: natural,
+      pageBytes: positive,
+      heads: range,
+      headBytes: positive,
+      order: v.picklist(['token-major', 'head-major'], "'token-major' or 'head-major'"),
+    }),
+    'an array of tensors',
+  ),
+})
+const regionSizes = v.array(natural, 'an array of numbers of bytes')
+
 /**
- * Is every tensor within its region, of the size that its heads give it, and apart from all others?
+ * Is it a layout, and is every tensor within its region, of the size that its heads give it, and apart from all others?
  *
  * @param regionBytes sizes of the memories that `Tensor.region` counts
  * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
  */
 export function checkLayout(layout: Layout, regionBytes: readonly number[]): void {
+  const argument = { code: 'ERR_KVX_INVALID_ARGUMENT', phase: 'open' } as const
+  checked(layoutSchema, layout, { ...argument, name: 'layout' })
+  checked(regionSizes, regionBytes, { ...argument, name: 'regionBytes' })
+  checkPlaces(layout, regionBytes)
+}
+
+/** The same of what has the form of a layout already. */
+export function checkPlaces(layout: Layout, regionBytes: readonly number[]): void {
   integer('pageTokens', layout.pageTokens, 1)
   integer('layers', layout.layers, 1)
   integer('heads', layout.heads, 1)

@@ -2,75 +2,47 @@
 import * as v from 'valibot'
 import {
   bytes,
+  callback,
   checked,
+  endpoint,
   exactly,
+  having,
+  host,
   integer,
   isObject,
+  logger,
+  milliseconds,
+  name,
   pageList,
+  range,
+  recordOf,
   signal,
   such,
   text,
   truth,
 } from '../arguments.ts'
-import { isHost, parseEndpoint } from '../control/endpoint.ts'
+import { backendSchema } from '../backend/load.ts'
+import { layoutSchema } from '../layout/index.ts'
 import { checkToken } from '../control/keys.ts'
-import { maxNameLength } from '../protocol/index.ts'
 import type { KVManagerOptions, ReceiveRequest, SendRequest } from './types.ts'
 
 const natural = integer(0)
 const positive = integer(1)
 const settings = v.optional(such<object>('an object', isObject))
-const endpoint = such<string>(
-  'an address tcp://host:port',
-  (value) => typeof value === 'string' && (parseEndpoint(value)?.port ?? 0) > 0,
-)
-const name = such<string>(
-  `a name of 1 to ${String(maxNameLength)} characters`,
-  (value) => typeof value === 'string' && value !== '' && value.length <= maxNameLength,
-)
 const everywhere = ['0.0.0.0', '::']
-const range = such<readonly [number, number]>(
-  'two integers [first, end]',
-  (value) => Array.isArray(value) && value.length === 2 && value.every(Number.isSafeInteger),
+/** A room, or an address in memory. */
+const uint64 = such<bigint>(
+  'a bigint from 0n to 2n ** 64n - 1n',
+  (value) => typeof value === 'bigint' && value >= 0n && value < 1n << 64n,
 )
 
-const memory = such<object>(
-  'memory: { address: bigint, bytes, kind, device }',
-  (value) =>
-    isObject(value) &&
-    typeof (value as { address?: unknown }).address === 'bigint' &&
-    Number.isSafeInteger((value as { bytes?: unknown }).bytes) &&
-    typeof (value as { kind?: unknown }).kind === 'string' &&
-    Number.isSafeInteger((value as { device?: unknown }).device),
-)
-
-const layout = exactly({
-  model: name,
-  settings: v.optional(
-    v.record(
-      v.string(),
-      such<string>('a string', (x) => typeof x === 'string'),
-    ),
-  ),
-  pageTokens: positive,
-  layers: positive,
-  heads: positive,
-  pages: v.pipe(such<object>('an object', isObject), v.record(v.string(), positive)),
-  tensors: v.array(
-    exactly({
-      component: name,
-      layer: natural,
-      part: v.picklist(['k', 'v', 'latent'], "'k', 'v' or 'latent'"),
-      dtype: name,
-      region: natural,
-      base: natural,
-      pageBytes: positive,
-      heads: range,
-      headBytes: positive,
-      order: v.picklist(['token-major', 'head-major'], "'token-major' or 'head-major'"),
-    }),
-    'an array of tensors',
-  ),
+const memory = having({
+  address: uint64,
+  bytes: positive,
+  kind: v.picklist(['cpu', 'cuda', 'hip'], "'cpu', 'cuda' or 'hip'"),
+  device: natural,
+  fd: v.optional(natural),
+  view: v.optional(callback),
 })
 
 const rank = exactly({
@@ -87,13 +59,10 @@ const rank = exactly({
 
 const openOptions = exactly({
   role: v.picklist(['prefill', 'decode'], "'prefill' or 'decode'"),
-  backend: such<unknown>(
-    'a name or a Backend',
-    (value) => (typeof value === 'string' && value !== '') || isObject(value),
-  ),
+  backend: backendSchema,
   backendOptions: settings,
   from: v.optional(text),
-  layout,
+  layout: layoutSchema,
   memory: v.pipe(
     v.array(memory, 'an array of memories'),
     v.minLength(1, 'an array of at least one memory'),
@@ -101,12 +70,9 @@ const openOptions = exactly({
   token: v.unknown(),
   host: v.optional(
     v.pipe(
-      such<string>(
-        'a host name or an IP address',
-        (value) => typeof value === 'string' && isHost(value),
-      ),
+      host,
       v.check(
-        (host) => !everywhere.includes(host),
+        (given) => !everywhere.includes(given),
         'the name or address under which peers reach this machine, as it is told to them',
       ),
     ),
@@ -117,16 +83,7 @@ const openOptions = exactly({
   verifyKV: v.optional(truth),
   deadlines: settings,
   limits: settings,
-  log: v.optional(
-    such<object>(
-      'a logger with debug, info, warn and error',
-      (value) =>
-        isObject(value) &&
-        ['debug', 'info', 'warn', 'error'].every(
-          (level) => typeof (value as Record<string, unknown>)[level] === 'function',
-        ),
-    ),
-  ),
+  log: v.optional(logger),
 })
 
 /** @throws KvxError `ERR_KVX_INVALID_OPTION` */
@@ -148,28 +105,17 @@ const requestOf = {
   send: exactly(sendEntries),
   receive: exactly({ ...sendEntries, from: endpoint }),
 }
-const room = such<bigint>(
-  'a bigint from 0n to 2n ** 64n - 1n',
-  (value) => typeof value === 'bigint' && value >= 0n && value < 1n << 64n,
-)
-
 /** @throws KvxError `ERR_KVX_INVALID_ARGUMENT` */
 export function checkLeg(
   call: 'send' | 'receive',
   given: { room: bigint; request: SendRequest | ReceiveRequest },
 ): void {
-  checked(room, given.room, { ...argument, name: 'room' })
+  checked(uint64, given.room, { ...argument, name: 'room' })
   checked(requestOf[call], given.request, { ...argument, name: 'request' })
 }
 
 const wait = v.optional(exactly({ signal: v.optional(signal) }), {})
-const state = v.optional(
-  v.pipe(
-    such<Record<string, unknown>>('an object of page lists by component', isObject),
-    v.record(v.string(), pageList),
-  ),
-  {},
-)
+const state = v.optional(recordOf(pageList), {})
 const chunk = exactly({ start: natural, pages: pageList, layers: v.optional(range) })
 const aux = v.pipe(
   exactly({
@@ -190,14 +136,7 @@ const reservation = exactly({
   state,
 })
 const provision = exactly({ pages: pageList, state })
-const drain = v.optional(
-  exactly({
-    deadlineMs: v.optional(
-      such<number>('milliseconds, 0 or more', (value) => typeof value === 'number' && value >= 0),
-    ),
-  }),
-  {},
-)
+const drain = v.optional(exactly({ deadlineMs: v.optional(milliseconds) }), {})
 
 const argument = { code: 'ERR_KVX_INVALID_ARGUMENT', phase: 'reserve' } as const
 /** One function for the argument of each call, which answers it in the form in which it is used. */

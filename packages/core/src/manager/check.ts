@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { KvxError } from '@kvx/contract'
+import { longestMs } from '../deferred.ts'
 import type { Layout } from '../layout/index.ts'
 import { maxPromptPages, noNewRequests, roomKey, type Draining } from '../protocol/index.ts'
 import { KVPoll, type KVReceiver, type KVSender, type SendRequest } from './types.ts'
@@ -43,9 +44,6 @@ export function checkSize(request: SendRequest, layout: Layout): void {
     )
   }
 }
-
-/** What a timer of Node can wait. */
-const longestMs = 2 ** 31 - 1
 
 /** Waits for `work`, but not longer than `ms`. */
 export async function until(work: Promise<unknown>, ms: number): Promise<void> {

@@ -75,7 +75,10 @@ export class DecodeManager implements KVManager {
     const key = roomKey(room, index)
     const objection = receiveObjection(this.state, key)
     if (objection) throw objection
-    const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline')
+    const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline', {
+      role: this.role,
+      isRequest: true,
+    })
     const id = this.#nextReceiver++
     const { from, tokens, digest } = request
     const receiver = new Receiver(
@@ -219,7 +222,7 @@ class Receiver implements KVReceiver {
     if (rejection) throw rejection
   }
 
-  abort(reason: string | KvxError = 'aborted by the host'): void {
+  abort(reason: string | Error = 'aborted by the host'): void {
     this.#emit({ type: 'host.abort', reason })
   }
 

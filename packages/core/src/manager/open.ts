@@ -4,13 +4,12 @@ import { KvxError, silentLog, type Log } from '@kvx/contract'
 import { loadBackend } from '../backend/load.ts'
 import { registerRank } from '../bootstrap/index.ts'
 import { ControlServer } from '../control/index.ts'
-import { checkLayout, layoutFingerprint } from '../layout/index.ts'
+import { checkPlaces, layoutFingerprint, maxNameLength } from '../layout/index.ts'
 import {
   defaultDeadlines,
   defaultLimits,
   helloOf,
   makeRank,
-  maxNameLength,
   rankCount,
   rankObjection,
   settings,
@@ -36,10 +35,10 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
   checkOpenOptions(options)
   const { layout, memory } = options
   const log = options.log ?? silentLog
-  const deadlines = settings(defaultDeadlines, options.deadlines, 'deadline')
-  const limits = settings(defaultLimits, options.limits, 'limit')
+  const deadlines = settings(defaultDeadlines, options.deadlines, 'deadline', options)
+  const limits = settings(defaultLimits, options.limits, 'limit', options)
   checkTogether(options)
-  checkLayout(
+  checkPlaces(
     layout,
     memory.map(({ bytes }) => bytes),
   )
@@ -162,9 +161,16 @@ async function openOver(
   return manager
 }
 
+/** Options that only one role has. Deadlines and limits: see their tables. */
+const onlyOf = { host: 'prefill', bootstrap: 'prefill', verifyKV: 'decode' } as const
+
 function checkTogether(options: KVManagerOptions): void {
   const invalid = (text: string) => new KvxError('ERR_KVX_INVALID_OPTION', text, { phase: 'open' })
-  if (options.role === 'prefill' && !options.bootstrap) {
+  for (const name of Object.keys(onlyOf) as (keyof typeof onlyOf)[]) {
+    if (options[name] === undefined || options.role === onlyOf[name]) continue
+    throw invalid(`There is no '${name}' for ${options.role}: it is an option of ${onlyOf[name]}.`)
+  }
+  if (options.role === 'prefill' && options.bootstrap === undefined) {
     throw invalid(
       "A prefill manager needs 'bootstrap': the address tcp://host:port of the bootstrap service of its instance.",
     )

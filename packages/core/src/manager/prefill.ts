@@ -89,7 +89,10 @@ export class PrefillManager implements KVManager {
     const key = roomKey(room, index)
     const objection = sendObjection(this.state, key)
     if (objection) throw objection
-    const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline')
+    const deadlines = settings(this.state.self.deadlines, request.deadlines, 'deadline', {
+      role: this.role,
+      isRequest: true,
+    })
     const id = this.#nextSender++
     const sender = new Sender(room, index, (event) => {
       this.#loop.dispatch({ ...event, sender: id })
@@ -243,7 +246,7 @@ class Sender implements KVSender {
     if (rejection) throw rejection
   }
 
-  abort(reason: string | KvxError = 'aborted by the host'): void {
+  abort(reason: string | Error = 'aborted by the host'): void {
     this.#emit({ type: 'host.abort', reason })
   }
 

@@ -38,7 +38,7 @@ export interface KVManagerOptions {
   /** One secret per deployment: 16 bytes or more, random. */
   token: string
   /**
-   * Address on which this manager listens and under which its peers reach it, so not 0.0.0.0. Default 127.0.0.1; a
+   * prefill: the address on which this manager listens and under which its peers reach it, so not 0.0.0.0. Default 127.0.0.1; a
    * port is chosen.
    */
   host?: string
@@ -54,9 +54,11 @@ export interface KVManagerOptions {
    * the layers over the pipeline stages.
    */
   rank?: Partial<Rank>
-  /** Checksums per page in the manifest, checked before a request succeeds. Needs memory of the kind `cpu`. */
+  /** decode: checksums per page in the manifest, checked before a request succeeds. Needs memory of the kind `cpu`. */
   verifyKV?: boolean
+  /** Those of this role; docs/configuration.md tells whose each is. */
   deadlines?: Partial<Deadlines>
+  /** Those of this role. */
   limits?: Partial<Limits>
   log?: Log
 }
@@ -139,6 +141,7 @@ export interface SendRequest {
   digest: Uint8Array
   /** Sample number when one room carries several (n > 1). Default 0. */
   index?: number
+  /** Those of this role that a request may have of its own. */
   deadlines?: Partial<Deadlines>
 }
 
@@ -192,10 +195,11 @@ export interface KVSender {
     options?: WaitOptions,
   ): Promise<TransferSummary>
   /**
-   * Ends the request on both sides. Does nothing when it has ended. An error is told to the other side with
-   * its code, phase and peer; a text becomes `ERR_KVX_ABORTED`: somebody wanted it so.
+   * Ends the request on both sides. Does nothing when it has ended, and never throws. A text becomes `ERR_KVX_ABORTED`:
+   * somebody wanted it so. A `KvxError` is told to the other side with its code, phase and peer, anything else as
+   * `ERR_KVX_INTERNAL`.
    */
-  abort(reason?: string | KvxError): void
+  abort(reason?: string | Error): void
   /** Nothing of this request reads the source pages any more. Never rejects. */
   readonly settled: Promise<void>
   poll(): KVPoll
@@ -254,7 +258,7 @@ export interface KVReceiver {
   /** No byte of this request can land any more: the destination pages may be used for others. Never rejects. */
   readonly settled: Promise<void>
   /** As `KVSender.abort`. */
-  abort(reason?: string | KvxError): void
+  abort(reason?: string | Error): void
   poll(): KVPoll
   readonly error: KvxError | undefined
 }

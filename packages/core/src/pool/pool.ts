@@ -1,4 +1,14 @@
+import * as v from 'valibot'
 import { KvxError } from '@kvx/contract'
+import {
+  callback,
+  checked,
+  exactly,
+  integer,
+  milliseconds,
+  signal as abortSignal,
+  such,
+} from '../arguments.ts'
 import { realTimer, type Timer } from './timer.ts'
 
 /** The right to a set of pages. It ends once: by `release`, or by `quarantine`. */
@@ -13,7 +23,8 @@ export interface Lease {
   /**
    * Ends the lease of pages into which bytes may still land: they are free when `until` resolves, and
    * never by time. If it rejects they stay quarantined.
-   * @throws KvxError `ERR_KVX_INVALID_STATE` when the lease has ended
+   * @throws KvxError `ERR_KVX_INVALID_STATE` when the lease has ended, `ERR_KVX_INVALID_ARGUMENT` for no promise, which
+   *   changes nothing
    */
   quarantine(until: Promise<void>): void
 }
@@ -23,6 +34,17 @@ export interface PageCounts {
   readonly leased: number
   readonly quarantined: number
 }
+
+const code = 'ERR_KVX_INVALID_ARGUMENT'
+const pageTotal = integer(0, 2 ** 31 - 1)
+const waiting = exactly({
+  signal: v.optional(abortSignal),
+  timeoutMs: v.optional(milliseconds),
+})
+const promise = such<Promise<void>>(
+  'a Promise',
+  (value) => typeof (value as { then?: unknown } | null | undefined)?.then === 'function',
+)
 
 interface Waiter {
   readonly count: number
@@ -39,11 +61,13 @@ export class PagePool {
   #quarantined = 0
   readonly #timer: Timer
 
-  /** @param timer only for `allocate`; a simulation passes its own */
+  /**
+   * @param timer only for `allocate`; a simulation passes its own
+   * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
+   */
   constructor(size: number, timer = realTimer) {
-    if (!Number.isInteger(size) || size < 0 || size >= 2 ** 31) {
-      throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `${size} is no number of pages.`)
-    }
+    checked(pageTotal, size, { code, name: 'size' })
+    checked(callback, timer, { code, name: 'timer' })
     this.size = size
     this.#free = new Uint8Array(size).fill(1)
     this.#freeCount = size
@@ -63,7 +87,7 @@ export class PagePool {
    * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
    */
   tryAllocate(count: number): Lease | undefined {
-    checkCount(count)
+    checked(pageTotal, count, { code, name: 'count' })
     return this.#waiters.size === 0 ? this.#take(count) : undefined
   }
 
@@ -78,9 +102,10 @@ export class PagePool {
     count: number,
     options: { signal?: AbortSignal; timeoutMs?: number } = {},
   ): Promise<Lease> {
-    const { signal, timeoutMs = 30_000 } = options
     return new Promise<Lease>((resolve, reject) => {
-      checkCount(count)
+      checked(pageTotal, count, { code, name: 'count' })
+      checked(waiting, options, { code, name: 'options' })
+      const { signal, timeoutMs = 30_000 } = options
       if (count > this.size) {
         throw new KvxError(
           'ERR_KVX_POOL_EXHAUSTED',
@@ -182,9 +207,10 @@ export class PagePool {
         this.#release(own)
       },
       quarantine: (until) => {
+        const landed = checked(promise, until, { code, name: 'until' })
         end()
         this.#quarantined += own.length
-        until.then(
+        landed.then(
           () => {
             this.#quarantined -= own.length
             this.#release(own)
@@ -207,12 +233,6 @@ export class PagePool {
       'ERR_KVX_POOL_EXHAUSTED',
       `${count} pages did not become free within ${timeoutMs} ms: ${free} are free, ${leased} in use, ${quarantined} quarantined.`,
     )
-  }
-}
-
-function checkCount(count: number): void {
-  if (!Number.isInteger(count) || count < 0) {
-    throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `${count} is no number of pages.`)
   }
 }
 

@@ -1,5 +1,5 @@
 import { KvxError } from '@kvx/contract'
-import { checkLayout, type Layout } from '../layout/index.ts'
+import { checkPlaces, type Layout } from '../layout/index.ts'
 
 /**
  * Is what a peer says of its cache a layout at all? Its regions are checked by number here; their sizes only
@@ -9,7 +9,7 @@ import { checkLayout, type Layout } from '../layout/index.ts'
  */
 export function checkPeerLayout(layout: Layout, regions: number): void {
   try {
-    checkLayout(layout, new Array<number>(regions).fill(Number.MAX_SAFE_INTEGER))
+    checkPlaces(layout, new Array<number>(regions).fill(Number.MAX_SAFE_INTEGER))
   } catch (cause) {
     throw new KvxError('ERR_KVX_LAYOUT_INVALID', (cause as KvxError).message, { phase: 'hello' })
   }

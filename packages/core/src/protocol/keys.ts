@@ -35,7 +35,7 @@ export function toldError(
 
 /** Why a host ends a request: an error stays what it is, words alone say that it was wanted so. */
 export function hostReason(
-  reason: string | KvxError,
+  reason: unknown,
   where: { phase: Phase; peer: string; rank: string },
 ): KvxError {
   if (typeof reason === 'string') return new KvxError('ERR_KVX_ABORTED', reason, where)

@@ -5,7 +5,7 @@
  */
 import * as v from 'valibot'
 import { isErrorCode, KvxError, type ErrorCode, type Phase } from '@kvx/contract'
-import { longestSetting, mostSettings, type Layout } from '../layout/index.ts'
+import { longestSetting, maxNameLength, mostSettings, type Layout } from '../layout/index.ts'
 import { maxRanks, rankObjection } from './rank.ts'
 
 export const protocolVersion = 1
@@ -14,8 +14,6 @@ const maxLayers = 65_536
 /** Regions that a pool may consist of. */
 export const maxRegions = 1_024
 const maxText = 2_000
-/** Characters of the name of an instance, a model or a component. */
-export const maxNameLength = 200
 const natural = v.pipe(v.number(), v.safeInteger(), v.minValue(0))
 const hex128 = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/))
 const shortText = v.pipe(v.string(), v.maxLength(maxNameLength))

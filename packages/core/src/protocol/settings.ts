@@ -1,4 +1,6 @@
 import { KvxError, type ErrorCode } from '@kvx/contract'
+import * as v from 'valibot'
+import { checked, exactly, isObject, shown, such } from '../arguments.ts'
 import type { Deadlines, Limits } from '../manager/types.ts'
 
 /** What docs/configuration.md says of a deadline or a limit, beside its default. */
@@ -214,40 +216,88 @@ function defaults<K extends string>(table: Record<K, Setting>): Record<K, number
   return Object.fromEntries(entries) as Record<K, number>
 }
 
+const ownership = exactly({
+  role: v.picklist(['prefill', 'decode'], "'prefill' or 'decode'"),
+  given: such<object>('an object', isObject),
+  what: v.picklist(['deadline', 'limit'], "'deadline' or 'limit'"),
+})
+
+/** Whose settings they are: without a role, those of a whole deployment. */
+export interface SettingsOwner {
+  readonly role?: Role
+  /** Of one request, not of the manager. */
+  readonly isRequest?: boolean
+}
+type Role = 'prefill' | 'decode'
+
 /**
- * @throws KvxError `ERR_KVX_INVALID_OPTION` for a name that does not exist, or a value that is no positive number
- *   or larger than there can be
+ * @throws KvxError `ERR_KVX_INVALID_OPTION` for a name that does not exist, or does not for this role or for a request,
+ *   and for a value that is no positive number or larger than there can be
  */
 export function settings<T extends object>(
   defaults: Readonly<T>,
   given: Partial<T> | undefined,
   what: 'deadline' | 'limit',
+  owner: SettingsOwner = {},
 ): T {
   const table: Record<string, Setting> = what === 'limit' ? limitTable : deadlineTable
-  for (const [name, value] of Object.entries(given ?? {})) {
-    if (!Object.hasOwn(defaults, name)) {
-      throw new KvxError(
-        'ERR_KVX_INVALID_OPTION',
-        `There is no ${what} '${name}'. There are: ${Object.keys(defaults).join(', ')}.`,
-      )
-    }
-    if (
-      value !== undefined &&
-      !(typeof value === 'number' && value > 0 && Number.isFinite(value))
-    ) {
-      throw new KvxError(
-        'ERR_KVX_INVALID_OPTION',
-        `The ${what} '${name}' must be a positive number.`,
-      )
-    }
-    const most = table[name]?.most ?? Infinity
-    if (typeof value === 'number' && value > most) {
-      throw new KvxError(
-        'ERR_KVX_INVALID_OPTION',
-        `The ${what} '${name}' can be ${String(most)} at most.`,
-      )
+  for (const [name, value] of Object.entries<unknown>(given ?? {})) {
+    if (value === undefined) continue
+    const wrong = objection(table, what, { name, value, owner })
+    if (wrong !== undefined) {
+      throw new KvxError('ERR_KVX_INVALID_OPTION', wrong, {
+        phase: owner.isRequest ? 'reserve' : 'open',
+      })
     }
   }
   const set = Object.entries(given ?? {}).filter(([, value]) => value !== undefined)
   return { ...defaults, ...Object.fromEntries(set) }
+}
+
+/**
+ * Of deadlines or limits of a whole deployment, those that a manager of this role takes. A name that does not exist stays,
+ * so that opening the manager refuses it.
+ * @throws KvxError `ERR_KVX_INVALID_OPTION` for another role, or another kind of setting
+ */
+export function settingsFor<T extends object>(
+  role: Role,
+  given: Readonly<T>,
+  what: 'deadline' | 'limit',
+): T {
+  checked(ownership, { role, given, what }, { name: '', code: 'ERR_KVX_INVALID_OPTION' })
+  const table: Record<string, Setting> = what === 'limit' ? limitTable : deadlineTable
+  const own = Object.entries(given).filter(([name]) => {
+    const side = Object.hasOwn(table, name) ? table[name]?.side : undefined
+    return side === undefined || side === 'both' || side === role
+  })
+  return Object.fromEntries(own) as T
+}
+
+function objection(
+  table: Record<string, Setting>,
+  what: string,
+  { name, value, owner }: { name: string; value: unknown; owner: SettingsOwner },
+): string | undefined {
+  const { role, isRequest = false } = owner
+  const setting = Object.hasOwn(table, name) ? table[name] : undefined
+  const fits = ({ side, perRequest }: Setting) =>
+    (role === undefined || side === 'both' || side === role) && (perRequest || !isRequest)
+  const names = Object.keys(table).filter((other) => fits(table[other]!))
+  const there = `There are: ${names.join(', ')}.`
+  if (setting === undefined) return `There is no ${what} '${name}'. ${there}`
+  if (!fits(setting)) {
+    const owned =
+      role === undefined || setting.side === 'both' || setting.side === role
+        ? 'the manager, and a request has none of its own'
+        : `${setting.side}, and ${role} does not have it`
+    return `The ${what} '${name}' is one of ${owned}. ${there}`
+  }
+  const { most = Infinity } = setting
+  if (typeof value !== 'number' || !(value > 0) || !Number.isFinite(value)) {
+    return `The ${what} '${name}' must be a positive number, got ${shown(value)}.`
+  }
+  if (value > most) {
+    return `The ${what} '${name}' can be ${String(most)} at most, got ${String(value)}.`
+  }
+  return undefined
 }

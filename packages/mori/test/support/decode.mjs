@@ -12,7 +12,7 @@ const manager = await KVManager.open({
   layout,
   memory: [memory],
   token,
-  deadlines,
+  deadlines: deadlines.decode,
 })
 const requests = new Map()
 

@@ -4,4 +4,4 @@ export const token: string
 export const prompt: number[]
 export const layout: KVManagerOptions['layout']
 export const memoryBytes: number
-export const deadlines: NonNullable<KVManagerOptions['deadlines']>
+export const deadlines: Record<KVManagerOptions['role'], NonNullable<KVManagerOptions['deadlines']>>

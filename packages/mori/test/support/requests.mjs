@@ -26,11 +26,5 @@ export const layout = {
 }
 export const memoryBytes = 2 * pages * pageBytes
 
-export const deadlines = {
-  transfer: 1000,
-  progress: 4000,
-  peerSilent: 3000,
-  ping: 500,
-  drain: 1000,
-  recycle: 1000,
-}
+const both = { progress: 4000, peerSilent: 3000, drain: 1000, recycle: 1000 }
+export const deadlines = { prefill: { ...both, transfer: 1000 }, decode: { ...both, ping: 500 } }

@@ -189,7 +189,7 @@ const fields = {
     single(
       v.pipe(
         v.string('bootstrap_host must be a string'),
-        v.check(isHost, 'bootstrap_host must be a host name or an IP address'),
+        v.check((text) => isHost(text), 'bootstrap_host must be a host name or an IP address'),
       ),
     ),
   ),

@@ -6,6 +6,7 @@ import {
   KVManager,
   PagePool,
   type Deadlines,
+  settingsFor,
   type Limits,
 } from '@kvx/core'
 import { KvxError, silentLog, type Backend, type Log } from '@kvx/contract'
@@ -61,11 +62,13 @@ export interface WorkerOptions {
   readonly maxQueuedRequests?: number | undefined
   /** Tokens. Default 512. */
   readonly chunkedPrefillSize?: number | undefined
+  /** Decode asks for checksums of all pages; another mode has no use for it. */
   readonly verifyKV?: boolean | undefined
   /** Its name in errors and logs. Default: role, host and process id. */
   readonly instance?: string | undefined
-  /** Milliseconds; those that are not given have their defaults. */
+  /** Milliseconds, for all workers of a deployment: each takes those of its mode. Those that are not given have their defaults. */
   readonly deadlines?: Partial<Deadlines> | undefined
+  /** As `deadlines`. */
   readonly limits?: Partial<Limits> | undefined
   /** Who may ask it over HTTP, and how. */
   readonly http?: HttpOptions | undefined
@@ -205,12 +208,12 @@ async function openTransfer(
     layout: model.layout,
     memory: [model.memory],
     token,
-    host,
-    ...(bootstrap && { bootstrap: bootstrap.address }),
-    verifyKV: options.verifyKV ?? false,
+    ...(bootstrap
+      ? { host, bootstrap: bootstrap.address }
+      : { verifyKV: options.verifyKV ?? false }),
     ...(options.instance !== undefined && { instance: options.instance }),
-    ...(options.deadlines && { deadlines: options.deadlines }),
-    ...(options.limits && { limits: options.limits }),
+    deadlines: settingsFor(mode, options.deadlines ?? {}, 'deadline'),
+    limits: settingsFor(mode, options.limits ?? {}, 'limit'),
     log,
   })
   cleanup.add(() => manager.close())

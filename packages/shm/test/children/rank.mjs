@@ -48,14 +48,8 @@ export async function openRank(role, bootstrap) {
     token,
     bootstrap,
     deadlines: {
-      hello: day,
-      probe: day,
-      reserve: day,
-      pairing: day,
-      progress: day,
-      transfer: day,
-      linger: day,
-      peerSilent: day,
+      ...{ hello: day, pairing: day, progress: day, linger: day, peerSilent: day },
+      ...(role === 'prefill' ? { transfer: day } : { probe: day, reserve: day }),
     },
   })
   return { manager, memory }

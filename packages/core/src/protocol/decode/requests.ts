@@ -492,7 +492,7 @@ export function revisit(step: DecodeStep, leg: Leg): void {
   }
 }
 
-export function onHostAbort(step: DecodeStep, id: number, reason: string | KvxError): void {
+export function onHostAbort(step: DecodeStep, id: number, reason: unknown): void {
   const request = step.state.requests.get(id)
   if (!request) return
   const { instance, rank } = step.state.self

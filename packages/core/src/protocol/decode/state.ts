@@ -196,7 +196,7 @@ export type DecodeEvent =
       pages: Int32Array
       state: Readonly<Record<string, Int32Array>>
     }
-  | { type: 'host.abort'; request: number; reason: string | KvxError }
+  | { type: 'host.abort'; request: number; reason: unknown }
   | { type: 'verified'; request: number; epoch: number; error: KvxError | undefined }
   | PeerGone
   | { type: 'fenced'; writer: string }

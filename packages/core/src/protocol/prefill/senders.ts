@@ -423,7 +423,7 @@ export function onAcked(step: PrefillStep, sender: Sender): void {
   release(step, sender)
 }
 
-export function onHostAbort(step: PrefillStep, id: number, reason: string | KvxError): void {
+export function onHostAbort(step: PrefillStep, id: number, reason: unknown): void {
   const sender = step.state.senders.get(id)
   if (!sender) return
   const { instance, rank } = step.state.self

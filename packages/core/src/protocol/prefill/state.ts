@@ -202,7 +202,7 @@ export type PrefillEvent =
       layers?: readonly [number, number] | undefined
     }
   | { type: 'host.finish'; sender: number; state: Readonly<Record<string, Int32Array>>; aux: Aux }
-  | { type: 'host.abort'; sender: number; reason: string | KvxError }
+  | { type: 'host.abort'; sender: number; reason: unknown }
   | ({ type: 'host.drain' } & Draining)
   | { type: 'piece.done'; piece: number }
   | { type: 'piece.failed'; piece: number; error: KvxError }

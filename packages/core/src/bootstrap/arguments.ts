@@ -1,0 +1,90 @@
+/** What each public call about a bootstrap service takes. */
+import * as v from 'valibot'
+import {
+  callback,
+  checked,
+  endpoint,
+  exactly,
+  host,
+  integer,
+  logger,
+  milliseconds,
+  name,
+  signal,
+  such,
+} from '../arguments.ts'
+import { checkToken } from '../control/keys.ts'
+import { rankObjection } from '../protocol/rank.ts'
+import { longestLeaseMs, longestWaitMs, shortestLeaseMs } from './messages.ts'
+
+const natural = integer(0)
+const positive = integer(1)
+
+const rank = v.pipe(
+  exactly({
+    tp: natural,
+    tpSize: positive,
+    pp: natural,
+    ppSize: positive,
+    cp: natural,
+    cpSize: positive,
+    dp: natural,
+    dpSize: positive,
+    stages: v.array(natural, 'an array of layer numbers'),
+  }),
+  v.rawCheck(({ dataset, addIssue }) => {
+    const wrong = dataset.typed ? rankObjection(dataset.value) : undefined
+    if (wrong !== undefined) addIssue({ message: `${wrong}.` })
+  }),
+)
+
+const record = exactly({
+  instance: name,
+  incarnation: such<string>(
+    '32 lower-case hex digits',
+    (value) => typeof value === 'string' && /^[0-9a-f]{32}$/.test(value),
+  ),
+  endpoint,
+  rank,
+  backend: name,
+})
+
+const token = v.unknown()
+const source = { bootstrap: endpoint, token, instance: v.optional(name) }
+
+/** One function for the options of each call, which say the name of the one that is wrong. */
+const taking =
+  (entries: v.ObjectEntries) =>
+  (options: unknown): void => {
+    const { token: given } = checked(exactly(entries), options, {
+      name: '',
+      code: 'ERR_KVX_INVALID_OPTION',
+      phase: 'open',
+    })
+    checkToken(given)
+  }
+
+export const checkServer = taking({ host, port: integer(0, 65_535), token, log: logger })
+export const checkRegister = taking({
+  bootstrap: endpoint,
+  token,
+  record,
+  leaseMs: v.optional(integer(shortestLeaseMs, longestLeaseMs)),
+  timeoutMs: v.optional(milliseconds),
+  signal: v.optional(signal),
+  onLost: v.optional(callback),
+  log: v.optional(logger),
+})
+export const checkWatch = taking({
+  ...source,
+  onRead: callback,
+  onFailed: callback,
+  log: logger,
+  waitMs: v.optional(integer(1, longestWaitMs)),
+  silentMs: v.optional(milliseconds),
+})
+export const checkRead = taking({
+  ...source,
+  timeoutMs: milliseconds,
+  signal: v.optional(signal),
+})
