@@ -45,8 +45,8 @@ test.each([
 )
 
 test.each([
-  ['prefill/peers', 'spokenFor !== undefined && spokenFor !== from'],
-  ['prefill/peers', 'known && known.session !== hello.session'],
+  ['prefill/peer', 'spokenFor !== undefined && spokenFor !== from'],
+  ['prefill/peer', 'known && known.session !== hello.session'],
   ['decode/step', 'message.from !== link.incarnation'],
 ])(
   'it finds out a defect: %s does not ask for "%s"',

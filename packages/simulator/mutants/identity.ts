@@ -3,8 +3,6 @@ import { inFile, type Mutant } from './mutant.ts'
 
 const prefillStep = 'protocol/prefill/step.ts'
 const decodeStep = 'protocol/decode/step.ts'
-const peers = 'protocol/prefill/peers.ts'
-const transfers = 'protocol/prefill/transfers.ts'
 
 export const identity: readonly Mutant[] = [
   {
@@ -21,12 +19,15 @@ export const identity: readonly Mutant[] = [
         `if (message.to !== step.state.self.incarnation) {`,
         `if (message.to === '') {`,
       ]),
-      ...inFile(peers, [`if (hello.to !== self.incarnation) {`, `if (hello.to === '') {`]),
-      ...inFile('protocol/decode/sources.ts', [
+      ...inFile('protocol/prefill/peer.ts', [
+        `if (hello.to !== self.incarnation) {`,
+        `if (hello.to === '') {`,
+      ]),
+      ...inFile('protocol/decode/source.ts', [
         `if (link && link.incarnation !== rank.incarnation) replaceLink(step, link)`,
         ``,
       ]),
-      ...inFile('protocol/decode/links.ts', [
+      ...inFile('protocol/decode/route.ts', [
         `if (known?.incarnation === rank.incarnation) {`,
         `if (known?.endpoint === rank.endpoint) {`,
       ]),
@@ -36,7 +37,7 @@ export const identity: readonly Mutant[] = [
     name: 'no-watermark',
     invariant: 6,
     says: 'Prefill takes a late reserve of an epoch that is over for a new one.',
-    edits: inFile(transfers, [
+    edits: inFile('protocol/prefill/reserve.ts', [
       `const stale = message.ep <= peer.watermark`,
       `const stale = message.ep < 1`,
     ]),
@@ -54,7 +55,7 @@ export const identity: readonly Mutant[] = [
     name: 'old-link-reused',
     invariant: 6,
     says: 'Prefill writes to a new generation over the link to the old one.',
-    edits: inFile(peers, [
+    edits: inFile('protocol/prefill/hello.ts', [
       `      step.out.push({ do: 'closeLink', peer: known.incarnation, generation })\n    openLink(step, known)`,
       `      welcome(step, known)\n    else openLink(step, known)`,
     ]),
@@ -63,7 +64,7 @@ export const identity: readonly Mutant[] = [
     name: 'epochs-used-again',
     invariant: 6,
     says: 'Decode numbers its epochs from 1 again when a connection is made again.',
-    edits: inFile('protocol/decode/links.ts', [
+    edits: inFile('protocol/decode/link.ts', [
       `  link.up = true\n`,
       `  link.up = true\n  step.state.epoch = 0\n`,
     ]),

@@ -12,7 +12,7 @@ const help = `Puts one defect after another into a copy of @kvx/core, and has th
 
   npm run mutants --workspace @kvx/simulator -- [options]
 
-  --schedules N    schedules after which a mutant counts as not found (default 2000)
+  --schedules N    schedules after which a mutant counts as not found (default 4000)
   --from S         first seed (default 1)
   --only TEXT      only mutants whose name has this in it
   --markdown       print the table as markdown
@@ -34,7 +34,7 @@ interface Args {
 function readArgs(): Args | undefined {
   const { values } = parseArgs({
     options: {
-      schedules: { type: 'string', default: '2000' },
+      schedules: { type: 'string', default: '4000' },
       from: { type: 'string', default: '1' },
       only: { type: 'string', default: '' },
       markdown: { type: 'boolean', default: false },

@@ -1,44 +1,62 @@
 /** Pages that are used again while bytes may still land in them. */
 import { inFile, type Mutant } from './mutant.ts'
 
-const pieces = 'protocol/prefill/pieces.ts'
-const transfers = 'protocol/prefill/transfers.ts'
-const requests = 'protocol/decode/requests.ts'
-const links = 'protocol/decode/links.ts'
+const piece = 'protocol/prefill/piece.ts'
+const transfer = 'protocol/prefill/transfer.ts'
+const leg = 'protocol/decode/leg.ts'
+const loss = 'protocol/decode/loss.ts'
+
+/** For a defect that calls what lies above: the file does not import it. */
+const importSettled = [
+  `import { tell } from './send.ts'\n`,
+  `import { tell } from './send.ts'\nimport { onPieceSettled } from './settle.ts'\n`,
+] as const
 
 export const pages: readonly Mutant[] = [
   {
     name: 'settled-at-failure',
     invariant: 1,
     says: 'Prefill takes a write that the engine reports as failed for settled.',
-    edits: inFile(pieces, [
-      `failSender(step, piece.sender, named(piece.transfer.peer, error))`,
-      `failSender(step, piece.sender, named(piece.transfer.peer, error))\n  onPieceSettled(step, id)`,
-    ]),
+    edits: inFile(
+      'protocol/prefill/sender.ts',
+      [
+        `  if (named) failSender(step, piece.sender, named)\n`,
+        `  if (!named) return\n  failSender(step, piece.sender, named)\n  onPieceSettled(step, piece.id)\n`,
+      ],
+      [`import { dropQueued, tellSettled }`, `import { dropQueued, onPieceSettled, tellSettled }`],
+    ),
   },
   {
     name: 'settled-at-done',
     invariant: 1,
     says: 'Prefill takes a write that is done for settled, so its source pages are used again while it is read.',
-    edits: inFile(pieces, [
-      `{ k: 'progress', pages: landedPages(transfer) })`,
-      `{ k: 'progress', pages: landedPages(transfer) })\n  onPieceSettled(step, id)`,
-    ]),
+    edits: inFile(
+      piece,
+      [
+        `{ k: 'progress', pages: landedPages(transfer) })`,
+        `{ k: 'progress', pages: landedPages(transfer) })\n  onPieceSettled(step, id)`,
+      ],
+      importSettled,
+    ),
   },
   {
     name: 'settled-at-cancel',
     invariant: 1,
     says: 'Prefill takes a write that it has cancelled for settled.',
-    edits: inFile(pieces, [
-      `if (piece.status === 'posted') step.out.push({ do: 'cancel', piece: piece.id })`,
-      `if (piece.status !== 'posted') continue\n    step.out.push({ do: 'cancel', piece: piece.id })\n    onPieceSettled(step, piece.id)`,
-    ]),
+    edits: inFile(
+      piece,
+      [
+        `if (piece.status === 'posted') step.out.push({ do: 'cancel', piece: piece.id })`,
+        `if (piece.status !== 'posted') continue\n    step.out.push({ do: 'cancel', piece: piece.id })\n    onPieceSettled(step, piece.id)`,
+      ],
+      importSettled,
+    ),
   },
   {
     name: 'drained-while-writing',
     invariant: 1,
     says: 'Prefill says drained as soon as a transfer has failed, also while its writes run.',
-    edits: inFile(transfers, [
+    edits: inFile(transfer, [
       `if (transfer.phase !== 'failed' || transfer.unsettled > 0) return`,
       `if (transfer.phase !== 'failed') return`,
     ]),
@@ -47,7 +65,7 @@ export const pages: readonly Mutant[] = [
     name: 'abort-drains-at-once',
     invariant: 1,
     says: 'Prefill answers the abort of what has failed already with drained, also while its writes run.',
-    edits: inFile(transfers, [
+    edits: inFile(transfer, [
       `transfer.acked = true\n    if (transfer.drainedSent) tell`,
       `transfer.acked = true\n    tell`,
     ]),
@@ -56,7 +74,7 @@ export const pages: readonly Mutant[] = [
     name: 'query-drains-failed',
     invariant: 1,
     says: 'Prefill answers the query of a failed epoch with drained, also while its writes run.',
-    edits: inFile(transfers, [
+    edits: inFile(transfer, [
       `if (transfer?.drainedSent) tell`,
       `if (transfer?.phase === 'failed') tell`,
     ]),
@@ -65,52 +83,60 @@ export const pages: readonly Mutant[] = [
     name: 'lease-freed-on-abort',
     invariant: 1,
     says: 'Decode frees the pages of a request when it sends its abort.',
-    edits: inFile(requests, [
-      `    sendAbort(step, leg, error)\n  }`,
-      `    sendAbort(step, leg, error)\n    leg.drained = true\n    leg.link.legs.delete(leg.epoch)\n  }`,
+    edits: inFile(leg, [
+      `  leg.heard = step.now\n  sendAbort(step, leg, error)\n`,
+      `  leg.heard = step.now\n  sendAbort(step, leg, error)\n  leg.drained = true\n  leg.link.legs.delete(leg.epoch)\n`,
     ]),
   },
   {
     name: 'lease-freed-on-failed',
     invariant: 1,
     says: 'Decode takes failed for drained.',
-    edits: inFile(requests, [
-      `  failRequest(step, leg.request, toldError(message, leg.link))\n}\n\nexport function onRefused`,
-      `  markDrained(step, leg)\n  failRequest(step, leg.request, toldError(message, leg.link))\n}\n\nexport function onRefused`,
+    edits: inFile(leg, [
+      `  step.news.push({ leg, happened: 'failed', error: toldError(message, leg.link) })\n`,
+      `  step.news.push({ leg, happened: 'failed', error: toldError(message, leg.link) })\n  markDrained(leg)\n`,
     ]),
   },
   {
     name: 'freed-by-time',
     invariant: 1,
     says: 'Decode frees quarantined pages when drained has not come within the drain deadline.',
-    edits: inFile(requests, [
-      `      if (leg.drained || leg.link.status !== 'ready') continue`,
-      `      if (leg.phase === 'failed' && now - leg.failedAt >= state.self.deadlines.drain)\n        markDrained(step, leg)\n      if (leg.drained || leg.link.status !== 'ready') continue`,
+    edits: inFile('protocol/decode/request.ts', [
+      `    if (leg.drained || leg.link.status !== 'ready') continue`,
+      `    if (leg.phase === 'failed' && now - leg.failedAt >= state.self.deadlines.drain)\n      drainLeg(step, leg)\n    if (leg.drained || leg.link.status !== 'ready') continue`,
     ]),
   },
   {
     name: 'freed-with-link',
     invariant: 1,
     says: 'Decode frees the pages of a lost prefill without fencing it.',
-    edits: inFile(links, [
-      `for (const request of concerned) failRequest(step, request, error)`,
-      `for (const request of concerned) failRequest(step, request, error)\n  for (const leg of [...link.legs.values()]) markDrained(step, leg)`,
-    ]),
+    edits: inFile(
+      loss,
+      [
+        `for (const { request } of link.legs.values()) failRequest(step, request, error)`,
+        `for (const { request } of link.legs.values()) failRequest(step, request, error)\n  for (const leg of link.legs.values()) drainLeg(step, leg)`,
+      ],
+      [`import { failRequest }`, `import { drainLeg, failRequest }`],
+    ),
   },
   {
     name: 'fence-of-another-writer',
     invariant: 1,
     says: 'Decode takes the fence of one writer for that of every lost one.',
-    edits: inFile(links, [`if (leg.link.writer !== writer) continue`, ``]),
+    edits: inFile('protocol/decode/fence.ts', [`if (leg.link.writer !== writer) continue`, ``]),
   },
   {
     name: 'fence-asked-is-resolved',
     invariant: 1,
     says: 'Decode frees the pages of a lost prefill when it asks for the fence.',
-    edits: inFile(links, [
-      `step.out.push({ do: 'fence', writer: link.writer })`,
-      `step.out.push({ do: 'fence', writer: link.writer })\n    onFenced(step, link.writer)`,
-    ]),
+    edits: inFile(
+      loss,
+      [
+        `step.out.push({ do: 'fence', writer: link.writer })`,
+        `step.out.push({ do: 'fence', writer: link.writer })\n    onFenced(step, link.writer)`,
+      ],
+      [`import { failRequest }`, `import { onFenced } from './fence.ts'\nimport { failRequest }`],
+    ),
   },
   {
     name: 'freed-at-closing',
@@ -118,7 +144,7 @@ export const pages: readonly Mutant[] = [
     says: 'Decode frees quarantined pages when it begins to close its engine, not when it is closed.',
     edits: inFile('protocol/decode/recycle.ts', [
       `step.out.push({ do: 'recycle' })`,
-      `step.out.push({ do: 'recycle' })\n  for (const leg of undrainedLegs(step)) markDrained(step, leg)`,
+      `step.out.push({ do: 'recycle' })\n  for (const leg of undrainedLegs(step.state)) drainLeg(step, leg)`,
     ]),
   },
   {

@@ -1,8 +1,7 @@
 /** Success that is none, and bytes that go elsewhere. */
 import { inFile, type Mutant } from './mutant.ts'
 
-const senders = 'protocol/prefill/senders.ts'
-const requests = 'protocol/decode/requests.ts'
+const request = 'protocol/decode/request.ts'
 const lanes = 'plan/lanes.ts'
 
 export const success: readonly Mutant[] = [
@@ -10,7 +9,7 @@ export const success: readonly Mutant[] = [
     name: 'complete-before-last',
     invariant: 2,
     says: 'Prefill says complete before its last component has landed.',
-    edits: inFile(senders, [
+    edits: inFile('protocol/prefill/complete.ts', [
       `if (sender.unsettled > 0 || sender.targets.some((t) => !t.pages)) return`,
       `if (sender.targets.some((t) => !t.pages)) return`,
     ]),
@@ -19,7 +18,7 @@ export const success: readonly Mutant[] = [
     name: 'manifest-ignored',
     invariant: 2,
     says: 'Decode does not compare the manifest of complete with what it has asked for.',
-    edits: inFile(requests, [
+    edits: inFile('protocol/decode/manifest.ts', [
       `if (part.pages !== pages || part.bytes !== bytes) {`,
       `if (part.pages < 0) {`,
     ]),
@@ -28,7 +27,7 @@ export const success: readonly Mutant[] = [
     name: 'one-rank-is-enough',
     invariant: 2,
     says: 'Decode succeeds with the first prefill rank that is complete.',
-    edits: inFile(requests, [
+    edits: inFile(request, [
       `if (request.legs.every(({ phase }) => phase === 'complete')) succeed`,
       `if (request.legs.some(({ phase }) => phase === 'complete')) succeed`,
     ]),
@@ -37,9 +36,9 @@ export const success: readonly Mutant[] = [
     name: 'mismatch-ignored',
     invariant: 2,
     says: 'Decode succeeds although checksums differ.',
-    edits: inFile(requests, [
-      `if (event.error) failRequest(step, request, event.error)\n  else completeLeg`,
-      `completeLeg`,
+    edits: inFile(request, [
+      `if (event.error) failRequest(step, request, event.error)\n  else completeLeg(`,
+      `completeLeg(`,
     ]),
   },
   {
@@ -57,7 +56,7 @@ export const success: readonly Mutant[] = [
     says: 'Decode asks only the first prefill rank that holds bytes for it, and does not see that others are missing.',
     edits: [
       ...inFile('protocol/topology.ts', [`  return found\n}`, `  return found.slice(0, 1)\n}`]),
-      ...inFile(requests, [
+      ...inFile(request, [
         `if (!route || route.covered) return undefined`,
         `if (!route || legs.length > 0) return undefined`,
       ]),
@@ -85,16 +84,23 @@ export const success: readonly Mutant[] = [
     name: 'wrong-page-after-prefix',
     invariant: 8,
     says: 'Prefill counts destination pages from the beginning of the prompt although they begin after the prefix.',
-    edits: inFile(senders, [
-      `const first = from - target.prefixPages\n`,
-      `const first = Math.max(0, Math.min(from, (target.pages?.length ?? 0) - sourcePages.length))\n`,
-    ]),
+    edits: inFile(
+      'protocol/prefill/piece.ts',
+      [
+        `function destinationOf({ pages, state }`,
+        `function destinationOf({ pages, state, prefixPages }`,
+      ],
+      [
+        `const { component, sourcePages, first } = part\n`,
+        `const { component, sourcePages } = part\n  const first = Math.max(0, Math.min(part.first + prefixPages, (pages?.length ?? 0) - sourcePages.length))\n`,
+      ],
+    ),
   },
   {
     name: 'wrong-source-after-prefix',
     invariant: 8,
     says: 'A write that begins within the prefix sends its first pages instead of those after the prefix.',
-    edits: inFile(senders, [
+    edits: inFile('protocol/prefill/write.ts', [
       `event.pages.subarray(from - event.start)`,
       `event.pages.subarray(0, event.start + event.pages.length - from)`,
     ]),

@@ -21,7 +21,7 @@ function sim(...args: string[]): { code: number | null; out: string; err: string
 function brokenCore(): string {
   const core = join(folder, 'core')
   cpSync(path('../../core/dist'), core, { recursive: true })
-  const file = join(core, 'protocol/decode/requests.js')
+  const file = join(core, 'protocol/decode/request.js')
   const source = readFileSync(file, 'utf8')
   const broken = source.replace('!request.legs.every((leg) => leg.drained)', 'false')
   expect(broken).not.toBe(source)

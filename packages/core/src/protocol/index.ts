@@ -17,8 +17,8 @@ export {
   type PrefillState,
 } from './prefill/state.ts'
 export { stepPrefill } from './prefill/step.ts'
-export { sendObjection } from './prefill/senders.ts'
-export { isFailureUnheard } from './prefill/transfers.ts'
+export { sendObjection } from './prefill/sender.ts'
+export { isFailureUnheard } from './prefill/transfer.ts'
 export {
   createDecode,
   type DecodeEffect,
@@ -26,4 +26,4 @@ export {
   type DecodeState,
 } from './decode/state.ts'
 export { stepDecode } from './decode/step.ts'
-export { receiveObjection } from './decode/requests.ts'
+export { receiveObjection } from './decode/request.ts'

@@ -3,8 +3,9 @@
  * writer does not say `drained` come back by closing the engine and opening a fresh generation.
  */
 import { KvxError } from '@kvx/contract'
-import { greet } from './links.ts'
-import { advance, failRequest, markDrained, undrainedLegs } from './requests.ts'
+import { undrainedLegs } from './leg.ts'
+import { greet } from './link.ts'
+import { advance, drainLeg, failRequest } from './request.ts'
 import type { DecodeStep, EngineAddress, Leg, Request } from './state.ts'
 
 export function watchQuarantine(step: DecodeStep): void {
@@ -42,12 +43,14 @@ export function watchQuarantine(step: DecodeStep): void {
 /** What was stuck has been drained after all: the engine stays. */
 function goOn(step: DecodeStep): void {
   step.state.recycle = undefined
-  for (const request of [...step.state.requests.values()]) advance(step, request)
+  for (const request of step.state.requests.values()) advance(step, request)
 }
 
 /** Failed requests whose writer has not said `drained` in time. */
 function quarantined(step: DecodeStep): Request[] {
-  const stuck = undrainedLegs(step).filter((leg) => leg.phase === 'failed' && isLate(step, leg))
+  const stuck = undrainedLegs(step.state).filter(
+    (leg) => leg.phase === 'failed' && isLate(step, leg),
+  )
   return [...new Set(stuck.map((leg) => leg.request))]
 }
 
@@ -56,7 +59,7 @@ function isLate(step: DecodeStep, leg: Leg): boolean {
 }
 
 function liveLegs(step: DecodeStep): Leg[] {
-  return undrainedLegs(step).filter((leg) => leg.phase !== 'failed')
+  return undrainedLegs(step.state).filter((leg) => leg.phase !== 'failed')
 }
 
 /** The old generation is closed: nothing of it can land any more. */
@@ -64,14 +67,14 @@ export function onRecycled(step: DecodeStep, engine: EngineAddress): void {
   const { state } = step
   state.engine = engine
   state.recycle = undefined
-  for (const leg of undrainedLegs(step)) markDrained(step, leg)
-  for (const link of [...state.links.values()]) {
+  for (const leg of undrainedLegs(step.state)) drainLeg(step, leg)
+  for (const link of state.links.values()) {
     if (link.up && link.status !== 'lost') greet(step, link)
   }
-  for (const request of [...state.requests.values()]) advance(step, request)
+  for (const request of state.requests.values()) advance(step, request)
 }
 
 export function onEngineFailed(step: DecodeStep, error: KvxError): void {
   step.state.broken = error
-  for (const request of [...step.state.requests.values()]) failRequest(step, request, error)
+  for (const request of step.state.requests.values()) failRequest(step, request, error)
 }

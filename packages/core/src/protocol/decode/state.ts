@@ -111,7 +111,7 @@ export interface Leg {
   epoch: number
   phase: 'idle' | 'reserving' | 'parked' | 'paired' | 'verifying' | 'complete' | 'failed'
   /** When something was last heard of it, or asked. */
-  news: number
+  heard: number
   /** When its abort was sent or its failure was told. */
   failedAt: number
   /** Nothing of it can land any more. */
@@ -232,10 +232,36 @@ export type DecodeEffect =
   | { do: 'receiver.failed'; request: number; error: KvxError }
   | { do: 'receiver.settled'; request: number }
 
+/** What a part has to tell those above it. */
+export type DecodeNews = LinkNews | LegNews
+
+export type LinkNews = { readonly link: Link } & (
+  | { happened: 'ready' }
+  /** Its requests fail. */
+  | { happened: 'lost'; error: KvxError }
+)
+
+export type LegNews = { readonly leg: Leg } & (
+  | { happened: 'accepted' }
+  | { happened: 'wants pages' }
+  /** Whole pages of it so far. */
+  | { happened: 'landed'; pages: number }
+  /** All of it has landed, as prefill says, and that is what was asked for. */
+  | { happened: 'sent' }
+  | { happened: 'failed'; error: KvxError }
+  /** Nothing of it can land any more. */
+  | { happened: 'drained' }
+  /** What it waits for is in a queue of prefill, which lives. */
+  | { happened: 'queued' }
+)
+
+/** What a step works with. */
 export interface DecodeStep {
   readonly state: DecodeState
   readonly now: number
   readonly out: DecodeEffect[]
+  /** Delivered by `step.ts` when the handler of the event has returned. */
+  readonly news: DecodeNews[]
 }
 
 export function createDecode(self: DecodeSelf, engine: EngineAddress): DecodeState {

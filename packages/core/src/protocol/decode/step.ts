@@ -1,45 +1,94 @@
-/** The decode side of the protocol: `step(state, event, now)` changes the state and answers what to do. */
+/**
+ * The decode side of the protocol: `step(state, event, now)` changes the state and returns what to do.
+ *
+ *     link, leg  <  request  <  host, loss  <  fence, route  <  source, recycle  <  step
+ *
+ * A file imports only those before it. What a link or a leg has to tell its requests it leaves as news, which is
+ * delivered here when the handler of the event has returned.
+ */
 import { count } from '../keys.ts'
 import type { Message } from '../messages.ts'
+import { onFenced, onFenceFailed, watchFences } from './fence.ts'
+import { onHostAbort, onProvide, onReserve } from './host.ts'
 import {
-  loseLink,
-  onFenced,
-  onFenceFailed,
-  onLinkDown,
-  onLinkUp,
-  onPeerGone,
-  onRefusedHello,
-  onStranger,
-  onWelcome,
-  watchFences,
-  watchLinks,
-} from './links.ts'
-import { onEngineFailed, onRecycled, watchQuarantine } from './recycle.ts'
-import {
-  failRequest,
   onAccept,
   onComplete,
   onDrained,
   onFailed,
-  onHostAbort,
   onProgress,
-  onProvide,
   onReady,
-  onReceive,
   onRefused,
-  onReserve,
   onStatus,
+} from './leg.ts'
+import { onLinkDown, onLinkUp, onRefusedHello, onWelcome } from './link.ts'
+import { loseLink, onPeerGone, watchLink } from './loss.ts'
+import { onEngineFailed, onRecycled, watchQuarantine } from './recycle.ts'
+import {
+  failRequest,
+  onAccepted,
+  onLanded,
+  onLinkReady,
+  onPagesWanted,
+  onQueued,
+  onSent,
   onVerified,
-  watchRequests,
-} from './requests.ts'
+  settleIfDrained,
+  watchRequest,
+} from './request.ts'
 import { about, ask, rejectEpoch } from './send.ts'
-import { onSourceFailed, onSourceRead, watchSources } from './sources.ts'
-import type { DecodeEffect, DecodeEvent, DecodeState, DecodeStep, Leg, Link } from './state.ts'
+import { onReceive, onSourceFailed, onSourceRead, onStranger, watchSource } from './source.ts'
+import type {
+  DecodeEffect,
+  DecodeEvent,
+  DecodeState,
+  DecodeStep,
+  Leg,
+  LegNews,
+  Link,
+  LinkNews,
+} from './state.ts'
 
 export function stepDecode(state: DecodeState, event: DecodeEvent, now: number): DecodeEffect[] {
-  const step: DecodeStep = { state, now, out: [] }
+  const step: DecodeStep = { state, now, out: [], news: [] }
   dispatch(step, event)
+  for (const news of step.news) {
+    if ('link' in news) tellOfLink(step, news)
+    else tellOfLeg(step, news)
+  }
   return step.out
+}
+
+function tellOfLink(step: DecodeStep, news: LinkNews): void {
+  if (news.happened === 'ready') onLinkReady(step, news.link)
+  else loseLink(step, news.link, news.error)
+}
+
+function tellOfLeg(step: DecodeStep, news: LegNews): void {
+  const { leg } = news
+  const { request } = leg
+  switch (news.happened) {
+    case 'accepted':
+      onAccepted(step, request)
+      return
+    case 'wants pages':
+      onPagesWanted(step, leg)
+      return
+    case 'landed':
+      onLanded(step, leg, news.pages)
+      return
+    case 'sent':
+      onSent(step, leg)
+      return
+    case 'queued':
+      onQueued(step, request)
+      return
+    case 'failed':
+      failRequest(step, request, news.error)
+      return
+    case 'drained':
+      settleIfDrained(step, request)
+      return
+  }
 }
 
 function dispatch(step: DecodeStep, event: DecodeEvent): void {
@@ -96,13 +145,18 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
       onEngineFailed(step, event.error)
       return
     case 'tick':
-      watchLinks(step)
-      watchFences(step)
-      watchRequests(step)
-      watchSources(step)
-      watchQuarantine(step)
+      onTick(step)
       return
   }
+}
+
+function onTick(step: DecodeStep): void {
+  const { links, requests, sources } = step.state
+  for (const link of links.values()) watchLink(step, link)
+  watchFences(step)
+  for (const request of requests.values()) watchRequest(step, request)
+  for (const source of sources.values()) watchSource(step, source)
+  watchQuarantine(step)
 }
 
 /** Counted. A prefill of another version is not waited for: what it answers to hello says enough. */
@@ -171,7 +225,7 @@ function onLegMessage(step: DecodeStep, leg: Leg, message: Message): void {
       onReady(step, leg)
       return
     case 'progress':
-      onProgress(step, leg, message.pages, true)
+      onProgress(step, leg, message.pages)
       return
     case 'complete':
       onComplete(step, leg, message)

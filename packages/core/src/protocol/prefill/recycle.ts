@@ -3,10 +3,11 @@
  * its source pages and credits stay taken. Closing the engine settles it; a fresh generation goes on.
  */
 import { KvxError } from '@kvx/contract'
-import { openLink } from './peers.ts'
-import { abandon, isStarved } from './pieces.ts'
-import { failSender } from './senders.ts'
-import { pair } from './transfers.ts'
+import { openLink } from './peer.ts'
+import { isStarved } from './piece.ts'
+import { pair } from './room.ts'
+import { failSender } from './sender.ts'
+import { abandon } from './settle.ts'
 import type { Piece, PrefillStep, Sender } from './state.ts'
 
 export function watchStuck(step: PrefillStep): void {
@@ -44,7 +45,7 @@ export function watchStuck(step: PrefillStep): void {
 /** What was stuck has settled after all: the engine stays. */
 function goOn(step: PrefillStep): void {
   step.state.recycle = undefined
-  for (const room of [...step.state.rooms.values()]) pair(step, room)
+  for (const room of step.state.rooms.values()) pair(step, room)
 }
 
 /** Writes that failed or were cancelled, and have not settled in time. */
@@ -56,10 +57,10 @@ function stuckPieces(step: PrefillStep): Piece[] {
 }
 
 function pagesOf(step: PrefillStep, pieces: readonly Piece[]): number {
-  const units = pieces.flatMap(({ moved }) =>
-    moved.filter(({ component }) => component === 'kv').map(({ pages }) => pages),
+  const units = pieces.flatMap(({ parts }) =>
+    parts.filter(({ component }) => component === 'kv').map((part) => part.units),
   )
-  return units.reduce((sum, pages) => sum + pages, 0) / step.state.self.kvLayers.length
+  return units.reduce((sum, each) => sum + each, 0) / step.state.self.kvLayers.length
 }
 
 /** Requests that use the engine. */
@@ -75,7 +76,7 @@ function running(step: PrefillStep): Sender[] {
  */
 export function onRecycled(step: PrefillStep, generation: string): void {
   const { state } = step
-  for (const piece of [...state.pieces.values()]) {
+  for (const piece of state.pieces.values()) {
     if (piece.status !== 'queued') abandon(step, piece)
   }
   state.generation = generation
@@ -89,5 +90,5 @@ export function onRecycled(step: PrefillStep, generation: string): void {
 
 export function onEngineFailed(step: PrefillStep, error: KvxError): void {
   step.state.broken = error
-  for (const sender of [...step.state.senders.values()]) failSender(step, sender, error)
+  for (const sender of step.state.senders.values()) failSender(step, sender, error)
 }

@@ -161,9 +161,7 @@ export interface Piece {
   readonly sender: Sender
   /** Number of the host's write; 0 for the state components that `finish` sends. */
   readonly write: number
-  /** Known once the destination pages are. */
-  readonly parts: () => readonly PlanPart[]
-  readonly moved: readonly { component: string; pages: number; bytes: number }[]
+  readonly parts: readonly PiecePart[]
   readonly bytes: number
   /** Bytes of its peer's limit that it holds. */
   credit: number
@@ -174,6 +172,18 @@ export interface Piece {
   failedAt: number | undefined
   /** Its engine was closed, and could not promise that the target has read everything. Its source is free. */
   abandoned: boolean
+}
+
+/** Pages of one component; where they go is known once decode has named its pages. */
+export interface PiecePart {
+  readonly component: string
+  readonly layers: readonly [number, number] | undefined
+  readonly sourcePages: Int32Array
+  /** Which of the transfer's pages the first one goes to; the pages of a state component all go together. */
+  readonly first: number
+  /** Pages, for `kv` times layers. */
+  readonly units: number
+  readonly bytes: number
 }
 
 export type PrefillEvent =
@@ -251,11 +261,24 @@ export type PrefillEffect =
   | { do: 'sender.failed'; sender: number; error: KvxError }
   | { do: 'sender.settled'; sender: number }
 
+/** What a transfer has to tell its request. */
+export type PrefillNews = { readonly transfer: Transfer } &
+  /** `told`: decode knows already. */
+  (
+    | { happened: 'failed'; error: KvxError; told?: 'told' }
+    /** Decode has named its pages. */
+    | { happened: 'provided' }
+    /** Decode has acknowledged that it is complete. */
+    | { happened: 'acked' }
+  )
+
 /** What a step works with. */
 export interface PrefillStep {
   readonly state: PrefillState
   readonly now: number
   readonly out: PrefillEffect[]
+  /** Delivered by `step.ts` when the handler of the event has returned. */
+  readonly news: PrefillNews[]
 }
 
 export function createPrefill(self: PrefillSelf, generation: string): PrefillState {

@@ -1,42 +1,76 @@
-/** The prefill side of the protocol: `step(state, event, now)` changes the state and answers what to do. */
+/**
+ * The prefill side of the protocol: `step(state, event, now)` changes the state and returns what to do.
+ *
+ *     peer, piece  <  transfer  <  room, queue, write, complete  <  settle  <  sender
+ *                  <  finish, draining, loss  <  reserve, hello, recycle  <  step
+ *
+ * A file imports only those before it. What a transfer has to tell its request it leaves as news, which is delivered
+ * here when the handler of the event has returned.
+ */
 import { count, roomKey } from '../keys.ts'
 import type { Message } from '../messages.ts'
-import {
-  onHello,
-  onLinkFailed,
-  onLinkOpen,
-  onPeerGone,
-  onPing,
-  speaker,
-  watchPeers,
-} from './peers.ts'
-import { onPieceDone, onPieceFailed, onPieceSettled, watchPieces } from './pieces.ts'
-import {
-  onChecksums,
-  onChecksumsFailed,
-  onFinish,
-  onHostAbort,
-  onHostQueued,
-  onProvided,
-  onQueued,
-  onReady,
-  onSend,
-  onWrite,
-  watchSenders,
-} from './senders.ts'
+import { onChecksums } from './complete.ts'
+import { onDrain } from './draining.ts'
+import { onFinish, onProvided } from './finish.ts'
+import { onHello, onLinkFailed, onLinkOpen } from './hello.ts'
+import { onPeerGone, watchPeer } from './loss.ts'
+import { onPing, speaker } from './peer.ts'
+import { onPieceDone } from './piece.ts'
+import { onHostQueued, onQueued } from './queue.ts'
 import { onEngineFailed, onRecycled, watchStuck } from './recycle.ts'
+import { onReserve } from './reserve.ts'
 import { refuse } from './send.ts'
-import type { PrefillEffect, PrefillEvent, PrefillState, PrefillStep } from './state.ts'
-import { onAbort, onAck, onDrain, onQuery, onReserve, watchTransfers } from './transfers.ts'
+import {
+  failTransfer,
+  forgetEnded,
+  onAcked,
+  onChecksumsFailed,
+  onHostAbort,
+  onHostReady,
+  onPieceFailed,
+  onSend,
+  watchPiece,
+  watchSender,
+} from './sender.ts'
+import { onPieceSettled } from './settle.ts'
+import type {
+  PrefillEffect,
+  PrefillEvent,
+  PrefillNews,
+  PrefillState,
+  PrefillStep,
+} from './state.ts'
+import { onAbort, onAck, onPages, onQuery, watchTransfer } from './transfer.ts'
+import { onWrite } from './write.ts'
 
 export function stepPrefill(
   state: PrefillState,
   event: PrefillEvent,
   now: number,
 ): PrefillEffect[] {
-  const step: PrefillStep = { state, now, out: [] }
+  const step: PrefillStep = { state, now, out: [], news: [] }
   dispatch(step, event)
+  deliver(step)
   return step.out
+}
+
+function deliver(step: PrefillStep): void {
+  for (const news of step.news) tell(step, news)
+  step.news.length = 0
+}
+
+function tell(step: PrefillStep, news: PrefillNews): void {
+  switch (news.happened) {
+    case 'failed':
+      failTransfer(step, news.transfer, news.error, news.told)
+      return
+    case 'provided':
+      onProvided(step, news.transfer)
+      return
+    case 'acked':
+      onAcked(step, news.transfer)
+      return
+  }
 }
 
 function dispatch(step: PrefillStep, event: PrefillEvent): void {
@@ -64,7 +98,7 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
       onSend(step, event)
       return
     case 'host.ready':
-      onReady(step, event.sender)
+      onHostReady(step, event.sender)
       return
     case 'host.queued':
       onHostQueued(step, event.sender, event.queued)
@@ -103,13 +137,25 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
       onEngineFailed(step, event.error)
       return
     case 'tick':
-      watchSenders(step)
-      watchTransfers(step)
-      watchPeers(step)
-      watchPieces(step)
-      watchStuck(step)
+      onTick(step)
       return
   }
+}
+
+function onTick(step: PrefillStep): void {
+  const { peers, pieces, senders } = step.state
+  forgetEnded(step)
+  for (const sender of senders.values()) watchSender(step, sender)
+  for (const peer of peers.values()) {
+    for (const transfer of peer.transfers.values()) {
+      watchTransfer(step, transfer)
+      // What has happened to one may end the next.
+      deliver(step)
+    }
+  }
+  for (const peer of peers.values()) watchPeer(step, peer)
+  for (const piece of pieces.values()) watchPiece(step, piece)
+  watchStuck(step)
 }
 
 /**
@@ -146,7 +192,7 @@ function onMessage(step: PrefillStep, connection: string, message: Message): voi
       onQueued(step, peer, message)
       return
     case 'pages':
-      onProvided(step, peer, message)
+      onPages(step, peer, message)
       return
     case 'query':
       onQuery(step, peer, message.ep)

@@ -1,10 +1,9 @@
-/** Pieces: what one write moves to one decode rank, from its credit to its settling. */
+/** Pieces: what one write moves to one decode rank, from its place in the queue until its bytes have landed. */
 import { KvxError } from '@kvx/contract'
+import type { PlanPart } from '../../plan/index.ts'
 import { rankName } from '../rank.ts'
 import { tell } from './send.ts'
-import { finishIfLanded, failSender, tellSettled } from './senders.ts'
-import type { Peer, Piece, PrefillStep, Transfer } from './state.ts'
-import { drain } from './transfers.ts'
+import type { Peer, Piece, PiecePart, PrefillStep, Transfer } from './state.ts'
 
 export function enqueue(
   step: PrefillStep,
@@ -45,11 +44,22 @@ export function pump(step: PrefillStep, peer: Peer): void {
       piece: piece.id,
       peer: peer.incarnation,
       generation: piece.transfer.generation,
-      parts: piece.parts(),
+      parts: piece.parts.map((part) => planPart(piece.transfer, part)),
       deadlineMs: piece.sender.deadlines.transfer,
     })
     posted(step, piece)
   }
+}
+
+function planPart(transfer: Transfer, part: PiecePart): PlanPart {
+  const { component, layers, sourcePages } = part
+  return { component, layers, sourcePages, destinationPages: destinationOf(transfer, part) }
+}
+
+function destinationOf({ pages, state }: Transfer, part: PiecePart): Int32Array {
+  const { component, sourcePages, first } = part
+  if (component !== 'kv') return state[component] ?? new Int32Array()
+  return (pages ?? new Int32Array()).subarray(first, first + sourcePages.length)
 }
 
 function takeOff(step: PrefillStep, { airtime }: Transfer): void {
@@ -77,9 +87,9 @@ export function onPieceDone(step: PrefillStep, id: number): void {
   piece.status = 'done'
   const { transfer } = piece
   land(step, transfer)
-  for (const { component, pages, bytes } of piece.moved) {
+  for (const { component, units, bytes } of piece.parts) {
     const part = (transfer.landed[component] ??= { units: 0, bytes: 0 })
-    part.units += pages
+    part.units += units
     part.bytes += bytes
   }
   if (transfer.phase === 'paired')
@@ -91,72 +101,15 @@ export function landedPages({ landed, peer }: Transfer): number {
   return Math.floor((landed.kv?.units ?? 0) / Math.max(1, peer.kvLayers.length))
 }
 
-export function onPieceFailed(step: PrefillStep, id: number, error: KvxError): void {
-  const piece = step.state.pieces.get(id)
-  if (piece?.status !== 'posted') return
+/** The error names who is concerned: engines know addresses only. Returns undefined when the piece has ended before. */
+export function endPiece(step: PrefillStep, piece: Piece, error: KvxError): KvxError | undefined {
+  if (piece.status !== 'posted') return undefined
   piece.status = 'failed'
   piece.failedAt = step.now
   land(step, piece.transfer)
-  failSender(step, piece.sender, named(piece.transfer.peer, error))
-}
-
-/**
- * Every write ends at its deadline, also over an engine that does not keep it. Its pages stay taken and its credit
- * held until it has settled.
- */
-export function watchPieces(step: PrefillStep): void {
-  for (const piece of [...step.state.pieces.values()]) {
-    if (piece.status !== 'posted' || step.now < piece.deadline) continue
-    step.out.push({ do: 'cancel', piece: piece.id })
-    const ms = String(piece.sender.deadlines.transfer)
-    const error = new KvxError(
-      'ERR_KVX_TRANSFER_TIMEOUT',
-      `A write of room ${piece.sender.key} did not end within ${ms} ms.`,
-      { phase: 'transfer' },
-    )
-    onPieceFailed(step, piece.id, error)
-  }
-}
-
-/** Engines know addresses; who is concerned is known here. */
-function named(peer: Peer, error: KvxError): KvxError {
   const { code, message, phase = 'transfer' } = error
-  const { instance, rank } = peer
+  const { instance, rank } = piece.transfer.peer
   return new KvxError(code, message, { cause: error, phase, peer: instance, rank: rankName(rank) })
-}
-
-export function onPieceSettled(step: PrefillStep, id: number): void {
-  const piece = step.state.pieces.get(id)
-  if (!piece) return
-  settle(step, piece)
-  pump(step, piece.transfer.peer)
-}
-
-/**
- * The engine that wrote it is closed, so that nothing reads the source pages any more. Whether everything has
- * landed it cannot say: only the target's own fence can, and `drained` is not said before.
- */
-export function abandon(step: PrefillStep, piece: Piece): void {
-  const { peer, generation } = piece.transfer
-  if (generation === peer.generation) {
-    piece.abandoned = true
-    releaseSource(step, piece)
-  } else {
-    // The target has closed the engine that it was written into.
-    settle(step, piece)
-  }
-}
-
-/**
- * The target has closed the engine that these pieces were written into. Nothing of them can land any more; what the
- * own engine still has to settle burdens a link that is closed, not the next one.
- */
-export function onTargetRenewed(step: PrefillStep, peer: Peer): void {
-  for (const piece of [...step.state.pieces.values()]) {
-    if (piece.transfer.peer !== peer) continue
-    if (piece.abandoned) settle(step, piece)
-    else returnCredit(piece)
-  }
 }
 
 /** Whether pieces of this peer wait for a credit that these others hold. */
@@ -170,13 +123,7 @@ export function isStarved(step: PrefillStep, peer: Peer, others: readonly Piece[
   )
 }
 
-/** Cancels what is posted, and drops what is not. */
-export function dropPieces(step: PrefillStep, transfer: Transfer): void {
-  const { queue } = transfer.peer
-  for (const piece of queue.filter((p) => p.transfer === transfer)) {
-    queue.splice(queue.indexOf(piece), 1)
-    settle(step, piece)
-  }
+export function cancelPosted(step: PrefillStep, transfer: Transfer): void {
   for (const piece of step.state.pieces.values()) {
     if (piece.transfer !== transfer) continue
     piece.failedAt ??= step.now
@@ -184,22 +131,7 @@ export function dropPieces(step: PrefillStep, transfer: Transfer): void {
   }
 }
 
-function settle(step: PrefillStep, piece: Piece): void {
-  step.state.pieces.delete(piece.id)
-  piece.transfer.unsettled--
-  drain(step, piece.transfer)
-  if (!piece.abandoned) releaseSource(step, piece)
-}
-
-function returnCredit(piece: Piece): void {
+export function returnCredit(piece: Piece): void {
   piece.transfer.peer.inFlight -= piece.credit
   piece.credit = 0
-}
-
-/** Source pages and credit of a piece that is over on this side. */
-function releaseSource(step: PrefillStep, piece: Piece): void {
-  returnCredit(piece)
-  piece.sender.unsettled--
-  tellSettled(step, piece.sender)
-  finishIfLanded(step, piece.sender)
 }
