@@ -1,6 +1,7 @@
 import { connect } from 'node:net'
 import { afterEach, expect, test } from 'vitest'
 import { KvxError, silentLog } from '@kvx/contract'
+import { Deferred } from '../src/deferred.ts'
 import { promptDigest } from '../src/layout/index.ts'
 import type { DecodeState } from '../src/protocol/index.ts'
 import { Engine } from '../src/manager/engine.ts'
@@ -25,45 +26,74 @@ function openEngine(loopback: Loopback): Promise<Engine> {
 }
 
 const left = ({ opened, closed }: Loopback) => opened.filter((name) => !closed.includes(name))
+/** Holds the next opening until it is let go, or failed. */
+function holdOpen(loopback: Loopback): { begun: Promise<void>; end: (error?: Error) => void } {
+  const begun = new Deferred<void>()
+  const held = new Deferred<void>()
+  loopback.faults.beforeOpen = () => {
+    begun.resolve()
+    return held.promise
+  }
+  const end = (error?: Error) => {
+    if (error) held.reject(error)
+    else held.resolve()
+  }
+  return { begun: begun.promise, end }
+}
+
 const unsettled = new KvxError('ERR_KVX_UNSETTLED', 'a peer has not read everything')
 const stuck = new KvxError('ERR_KVX_INVALID_STATE', 'a call into the driver did not return')
 
 test('a generation that is being opened when close comes is closed before close resolves', async () => {
   const loopback = new Loopback('engine')
   const engine = await openEngine(loopback)
-  await engine.retire()
-  let release: () => void = () => undefined
-  const slow = new Promise<void>((resolve) => (release = resolve))
-  loopback.faults.beforeOpen = () => slow
-  const next = engine.reopen()
+  const { begun, end } = holdOpen(loopback)
+  const next = engine.replace()
+  const closed = expect(next).rejects.toMatchObject({ code: 'ERR_KVX_CLOSED' })
+  await begun
   const closing = engine.close()
-  release()
+  end()
   await closing
   expect(loopback.opened).toHaveLength(2)
   expect(left(loopback)).toEqual([])
-  await expect(next).rejects.toMatchObject({ code: 'ERR_KVX_CLOSED' })
+  await closed
+})
+
+test('a generation is opened only when the one before is closed, however many replacements are asked for', async () => {
+  const loopback = new Loopback('engine')
+  const engine = await openEngine(loopback)
+  const together: number[] = []
+  loopback.faults.beforeOpen = () => {
+    together.push(left(loopback).length)
+  }
+  const [first, second] = await Promise.all([engine.replace(), engine.replace()])
+  expect(together).toEqual([1, 1])
+  expect(first).not.toBe(second)
+  expect(engine.current).toBe(second)
+  await engine.close()
+  expect(left(loopback)).toEqual([])
 })
 
 test('no generation is opened after close', async () => {
   const loopback = new Loopback('engine')
   const engine = await openEngine(loopback)
   const closing = engine.close()
-  await expect(engine.reopen()).rejects.toMatchObject({ code: 'ERR_KVX_CLOSED' })
+  await expect(engine.replace()).rejects.toMatchObject({ code: 'ERR_KVX_CLOSED' })
   await closing
-  await expect(engine.reopen()).rejects.toMatchObject({ code: 'ERR_KVX_CLOSED' })
+  await expect(engine.replace()).rejects.toMatchObject({ code: 'ERR_KVX_CLOSED' })
   expect(loopback.opened).toHaveLength(1)
 })
 
 test('a generation that could not be opened does not keep close from closing', async () => {
   const loopback = new Loopback('engine')
   const engine = await openEngine(loopback)
-  await engine.retire()
-  loopback.faults.beforeOpen = () => {
-    throw new Error('no device')
-  }
-  const next = engine.reopen()
-  await engine.close()
-  await expect(next).rejects.toThrow('no device')
+  const { begun, end } = holdOpen(loopback)
+  const failed = expect(engine.replace()).rejects.toThrow('no device')
+  await begun
+  const closing = engine.close()
+  end(new Error('no device'))
+  await closing
+  await failed
   expect(left(loopback)).toEqual([loopback.opened[1]])
 })
 
@@ -71,9 +101,11 @@ test('a generation that could not be closed is told by close, however many came 
   const loopback = new Loopback('engine')
   const engine = await openEngine(loopback)
   loopback.faults.failClose = stuck
-  await expect(engine.retire()).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_STATE' })
+  await expect(engine.replace()).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_STATE' })
+  expect(loopback.opened).toHaveLength(1)
+  await engine.replace({ evenIfStuck: true })
   delete loopback.faults.failClose
-  await engine.reopen()
+  expect(loopback.opened).toHaveLength(2)
   await expect(engine.close()).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_STATE' })
   expect(left(loopback)).toEqual([])
 })

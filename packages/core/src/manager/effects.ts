@@ -125,14 +125,11 @@ export class PrefillEffects {
       this.#log.warn({}, 'replacing the transfer engine: writes to a silent peer do not end')
       const opening = [...this.#links.values()].map(({ link }) => link)
       this.#links.clear()
-      await this.#engine.retire().catch((error: unknown) => {
-        // A call into a driver may be stuck for good. The pages that it writes to are never called drained, so that
-        // service can go on over another generation.
-        if (!isKvxError(error) || error.code !== 'ERR_KVX_INVALID_STATE') throw error
-      })
+      // The pages that a call which is stuck writes to are never called drained, so that service can go on.
+      const { address } = await this.#engine.replace({ evenIfStuck: true })
+      const { generation } = address
       // What the old engine says of its links must not be taken for news of the next one's.
       await Promise.allSettled(opening)
-      const { generation } = (await this.#engine.reopen()).address
       this.#emit({ type: 'engine.recycled', generation })
     } catch (cause) {
       const error = toKvxError(cause, 'ERR_KVX_BACKEND_UNAVAILABLE', { phase: 'open' })
@@ -481,8 +478,7 @@ export class DecodeEffects {
   async #recycle(): Promise<void> {
     try {
       this.#log.warn({}, 'replacing the transfer engine to get pages out of quarantine')
-      await this.#engine.retire()
-      const { address } = await this.#engine.reopen()
+      const { address } = await this.#engine.replace()
       this.#emit({ type: 'engine.recycled', engine: address })
     } catch (cause) {
       this.#emit({

@@ -1,6 +1,7 @@
 /** The engine of one manager: one generation at a time over the same memory, and none after `close`. */
 import { randomBytes } from 'node:crypto'
 import {
+  isKvxError,
   KvxError,
   toKvxError,
   type Backend,
@@ -29,7 +30,8 @@ export class Engine {
   readonly #options: EngineOptions
   #current: Generation
   #isOpening = false
-  #opening: Promise<unknown> = Promise.resolve()
+  /** The last replacement that was asked for; each waits for the one before. */
+  #replacing: Promise<unknown> = Promise.resolve()
   #closing: Promise<void> | undefined
   #onPeerGone: PeerGoneListener = () => undefined
   /** Why a generation could not be closed: it may touch the memory for as long as the process lives. */
@@ -56,31 +58,33 @@ export class Engine {
   }
 
   /**
-   * Closes the present generation. Bytes that it sent and a peer has not read may land there later: its writes
-   * then never settle.
-   * @throws KvxError when it may still touch the memory of this side
+   * Closes the present generation, and opens the next one once that is done. Bytes that the old one sent and a peer has
+   * not read may land there later: its writes then never settle. With `evenIfStuck` the next one is opened also when a
+   * call into the driver of the old one has not returned, so that it may touch the memory for as long as the process lives.
+   * @throws what `open` throws, KvxError `ERR_KVX_CLOSED` when `close` came before the next one was open, and what
+   *   closing the old one throws; none is opened then
    */
-  retire(): Promise<void> {
-    return this.#shut(this.#current)
-  }
-
-  /**
-   * Opens the next generation, after `retire`.
-   * @throws what `open` throws, and KvxError `ERR_KVX_CLOSED` when `close` came before it was open
-   */
-  reopen(): Promise<Generation> {
-    const next = this.#openNext()
-    this.#opening = next.catch(() => undefined)
+  replace({ evenIfStuck = false } = {}): Promise<Generation> {
+    const next = this.#replacing.then(() => this.#replace(evenIfStuck))
+    this.#replacing = next.catch(() => undefined)
     return next
   }
 
   /**
-   * Closes the present generation, and waits for one that is being opened, which is closed as well. Idempotent.
+   * Closes the present generation, after a replacement that is under way; what that opens is closed as well. Idempotent.
    * @throws KvxError when a generation could not be closed, so that the memory must not be freed
    */
   close(): Promise<void> {
     this.#closing ??= this.#close()
     return this.#closing
+  }
+
+  async #replace(evenIfStuck: boolean): Promise<Generation> {
+    if (this.#isClosing()) throw closed()
+    await this.#shut(this.#current).catch((error: unknown) => {
+      if (!evenIfStuck || !isKvxError(error) || error.code !== 'ERR_KVX_INVALID_STATE') throw error
+    })
+    return this.#openNext()
   }
 
   async #openNext(): Promise<Generation> {
@@ -111,8 +115,8 @@ export class Engine {
   }
 
   async #close(): Promise<void> {
-    await until(this.#opening, openMs)
-    await this.retire()
+    await until(this.#replacing, openMs)
+    await this.#shut(this.#current)
     if (this.#unclosed) throw this.#unclosed
     if (!this.#isOpening) return
     throw new KvxError(
