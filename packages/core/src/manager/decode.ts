@@ -13,7 +13,7 @@ import {
 import { checkLeg, takeDrain, takeProvision, takeReservation, takeWait } from './arguments.ts'
 import { checkLive, checkOpen, checkSize, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
-import { DecodeEffects, type DecodeNews } from './effects.ts'
+import { DecodeEffects, type ReceiverEffect } from './effects/decode.ts'
 import type { Engine } from './engine.ts'
 import { Loop } from './loop.ts'
 import {
@@ -141,7 +141,7 @@ export class DecodeManager implements KVManager {
   }
 
   #perform(effect: DecodeEffect): void {
-    if (!isNews(effect)) {
+    if (!isForHost(effect)) {
       this.#effects.perform(effect)
       return
     }
@@ -150,7 +150,7 @@ export class DecodeManager implements KVManager {
   }
 }
 
-function isNews(effect: DecodeEffect): effect is DecodeNews {
+function isForHost(effect: DecodeEffect): effect is ReceiverEffect {
   return effect.do.startsWith('receiver.')
 }
 
@@ -230,15 +230,15 @@ class Receiver implements KVReceiver {
     return this.#poll
   }
 
-  hear(news: DecodeNews): void {
-    switch (news.do) {
+  hear(effect: ReceiverEffect): void {
+    switch (effect.do) {
       case 'receiver.reached':
         this.#reached.resolve()
         return
       case 'receiver.accepted':
         if (this.#poll < KVPoll.WaitingForInput) this.#poll = KVPoll.WaitingForInput
         this.#reached.resolve()
-        this.#accepted.resolve({ prefixTokens: news.prefixTokens })
+        this.#accepted.resolve({ prefixTokens: effect.prefixTokens })
         return
       case 'receiver.wanted':
         this.#wanted.resolve()
@@ -247,18 +247,18 @@ class Receiver implements KVReceiver {
         this.#poll = KVPoll.Transferring
         return
       case 'receiver.rejected':
-        this.#rejected.push(news.error)
+        this.#rejected.push(effect.error)
         return
       case 'receiver.done':
         this.#poll = KVPoll.Success
         this.#reached.resolve()
         this.#accepted.resolve({ prefixTokens: 0 })
         this.#wanted.resolve()
-        this.#done.resolve({ aux: news.aux, report: news.report })
+        this.#done.resolve({ aux: effect.aux, report: effect.report })
         return
       case 'receiver.failed':
         this.#poll = KVPoll.Failed
-        this.error = toKvxError(news.error)
+        this.error = toKvxError(effect.error)
         this.#reached.reject(this.error)
         this.#accepted.reject(this.error)
         this.#wanted.reject(this.error)

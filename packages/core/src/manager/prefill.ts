@@ -16,7 +16,7 @@ import {
 import { checkLeg, takeChunk, takeDrain, takeLast, takeWait } from './arguments.ts'
 import { checkLive, checkOpen, checkSize, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
-import { PrefillEffects, type PrefillNews } from './effects.ts'
+import { PrefillEffects, type SenderEffect } from './effects/prefill.ts'
 import type { Engine } from './engine.ts'
 import { Loop } from './loop.ts'
 import {
@@ -153,7 +153,7 @@ export class PrefillManager implements KVManager {
   }
 
   #perform(effect: PrefillEffect): void {
-    if (!isNews(effect)) {
+    if (!isForHost(effect)) {
       this.#effects.perform(effect)
       return
     }
@@ -162,7 +162,7 @@ export class PrefillManager implements KVManager {
   }
 }
 
-function isNews(effect: PrefillEffect): effect is PrefillNews {
+function isForHost(effect: PrefillEffect): effect is SenderEffect {
   return effect.do.startsWith('sender.')
 }
 
@@ -254,26 +254,26 @@ class Sender implements KVSender {
     return this.#poll
   }
 
-  hear(news: PrefillNews): void {
-    switch (news.do) {
+  hear(effect: SenderEffect): void {
+    switch (effect.do) {
       case 'sender.reserved':
         this.#poll = KVPoll.WaitingForInput
-        this.#reserved.resolve({ prefixTokens: news.prefixTokens })
+        this.#reserved.resolve({ prefixTokens: effect.prefixTokens })
         return
       case 'sender.posted':
-        this.#writes.get(news.write)?.resolve()
-        this.#writes.delete(news.write)
+        this.#writes.get(effect.write)?.resolve()
+        this.#writes.delete(effect.write)
         return
       case 'sender.rejected':
-        this.#rejected.push(news.error)
+        this.#rejected.push(effect.error)
         return
       case 'sender.finished':
         this.#poll = KVPoll.Success
-        this.#finished.resolve(news.summary)
+        this.#finished.resolve(effect.summary)
         return
       case 'sender.failed':
         this.#poll = KVPoll.Failed
-        this.error = toKvxError(news.error)
+        this.error = toKvxError(effect.error)
         this.#reserved.reject(this.error)
         this.#finished.reject(this.error)
         for (const write of this.#writes.values()) write.reject(this.error)
