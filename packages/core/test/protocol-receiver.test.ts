@@ -13,6 +13,7 @@ import {
   smallLayout,
 } from './protocol/fixtures.ts'
 import { completeBody, DecodeSide, prefiller } from './protocol/decode-side.ts'
+import { opaqueParts } from './protocol/plain.ts'
 
 const p1 = prefiller(1)
 const failed = {
@@ -323,6 +324,16 @@ test('no event gives a request that has ended another end, or takes its failure 
       const d = places[place]().clear()
       const { told } = events[event](d).take()
       expect([place, event, told.filter((news) => news !== 'settled')]).toEqual([place, event, []])
+    }
+  }
+})
+
+test('whatever happened, the state is plain data: no closures, and nothing that hides its parts', () => {
+  for (const place of Object.keys(places) as Place[]) {
+    for (const event of Object.keys(events) as Event[]) {
+      const d = places[place]()
+      events[event](d)
+      expect([place, event, opaqueParts(d.state)]).toEqual([place, event, []])
     }
   }
 })

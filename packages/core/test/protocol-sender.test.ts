@@ -14,6 +14,7 @@ import {
   smallLayout,
 } from './protocol/fixtures.ts'
 import { decoder, PrefillSide } from './protocol/prefill-side.ts'
+import { opaqueParts } from './protocol/plain.ts'
 
 const d1 = decoder(1)
 const d2 = decoder(2)
@@ -318,6 +319,16 @@ test('whatever happens to an epoch, an abort of it is answered by drained once i
     const { sent } = p.take()
     expect([place, sent.filter((kind) => kind === 'drained')]).toEqual([place, ['drained']])
     expect([place, p.where(d1, 1)]).toEqual([place, 'over'])
+  }
+})
+
+test('whatever happened, the state is plain data: no closures, and nothing that hides its parts', () => {
+  for (const place of Object.keys(places) as Place[]) {
+    for (const event of Object.keys(events) as Event[]) {
+      const p = places[place]()
+      events[event](p)
+      expect([place, event, opaqueParts(p.state)]).toEqual([place, event, []])
+    }
   }
 })
 

@@ -2,6 +2,7 @@
 import { KvxError } from '@kvx/contract'
 import { pageCount } from '../../layout/index.ts'
 import { finishIfLanded } from './complete.ts'
+import { firstMissing } from './coverage.ts'
 import { enqueue, pump } from './piece.ts'
 import { failSender } from './sender.ts'
 import type { PrefillEvent, PrefillStep, Sender, Transfer } from './state.ts'
@@ -52,7 +53,7 @@ function finishObjection(
       `finish() of room ${sender.key} while it is ${sender.phase}: await reserved() first, and call it once.`,
     )
   }
-  const missing = sender.coverage.firstMissing(sender.prefixPages)
+  const missing = firstMissing(sender.coverage, sender.prefixPages)
   if (missing)
     return invalid(
       `page ${String(missing.page)} of layer ${String(missing.layer)} was never written.`,

@@ -2,7 +2,7 @@
 import { KvxError, type Phase } from '@kvx/contract'
 import { hostReason, sameBytes } from '../keys.ts'
 import { rankName } from '../rank.ts'
-import { Coverage } from './coverage.ts'
+import { emptyCoverage } from './coverage.ts'
 import { neverAcked, neverEnded, neverReserved } from './lateness.ts'
 import { cancelPosted, endPiece, landedPages } from './piece.ts'
 import { findMismatch, pair, roomOf } from './room.ts'
@@ -48,7 +48,7 @@ export function onSend(step: PrefillStep, event: PrefillEvent & { type: 'host.se
     targets: [],
     wantsPages: false,
     prefixPages: 0,
-    coverage: new Coverage(pages, state.self.kvLayers),
+    coverage: emptyCoverage(pages, state.self.kvLayers),
     chunks: 0,
     writes: new Map(),
     unsettled: 0,

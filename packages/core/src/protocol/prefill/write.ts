@@ -1,5 +1,6 @@
 /** What the host writes: pages of the prompt, some or all layers of them, to every decode rank that lacks them. */
 import { KvxError } from '@kvx/contract'
+import { cover } from './coverage.ts'
 import { enqueue, pump } from './piece.ts'
 import type { PrefillEvent, PrefillStep, Sender } from './state.ts'
 import { askForPages } from './transfer.ts'
@@ -86,6 +87,6 @@ function writeObjection(
   if (pages.some((page) => page < 0 || page >= (layout.pages.kv ?? 0))) {
     return invalid(`a page index is outside of this side's ${String(layout.pages.kv ?? 0)} pages.`)
   }
-  const text = sender.coverage.add(start, pages, layers, sender.prefixPages)
+  const text = cover(sender.coverage, { start, pages, layers }, sender.prefixPages)
   return text === undefined ? undefined : invalid(text)
 }

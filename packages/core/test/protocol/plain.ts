@@ -1,0 +1,26 @@
+import { isKvxError } from '@kvx/contract'
+import { Planner } from '../../src/plan/index.ts'
+
+/** Paths within `state` of what is no plain data. A planner is made from two layouts and never changes; errors are values. */
+export function opaqueParts(state: object): string[] {
+  const found: string[] = []
+  const seen = new Set<unknown>()
+  const walk = (value: unknown, path: string) => {
+    if (typeof value === 'function') found.push(path)
+    if (typeof value !== 'object' || value === null || seen.has(value)) return
+    seen.add(value)
+    if (ArrayBuffer.isView(value) || value instanceof Planner || isKvxError(value)) return
+    if (value instanceof Map || value instanceof Set) {
+      for (const [key, entry] of value.entries()) {
+        walk(key, `${path}.key`)
+        walk(entry, `${path}.${String(key)}`)
+      }
+      return
+    }
+    const prototype: unknown = Object.getPrototypeOf(value)
+    if (prototype !== Object.prototype && prototype !== Array.prototype) found.push(path)
+    for (const [name, part] of Object.entries(value)) walk(part, `${path}.${name}`)
+  }
+  walk(state, 'state')
+  return found
+}
