@@ -12,6 +12,7 @@ const mayImport = {
   mori: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
   mooncake: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
   simulator: ['@kvx/contract', '@kvx/core', '@kvx/core/protocol'],
+  proofs: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes'],
   llama: ['@kvx/contract', '@kvx/core', '@kvx/native', '@kvx/vendor'],
   server: ['@kvx/contract', '@kvx/core', '@kvx/native', '@kvx/llama'],
 }
@@ -33,9 +34,12 @@ const arrowOf = (name) => arrows[Object.keys(mayImport).indexOf(name)]
 /** Folders of core that compute and nothing else, with the built-ins that are still computing. */
 const pureFolders = {
   layout: ['node:crypto'],
+  place: [],
   plan: ['node:zlib'],
   pool: [],
   protocol: ['node:crypto'],
+  shape: [],
+  share: [],
 }
 
 const clocksAndWorld = [

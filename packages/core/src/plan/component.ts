@@ -1,0 +1,192 @@
+/** What two ranks share of one component, and the lanes by which its pages become one another. */
+import { KvxError } from '@kvx/contract'
+import { pageRows, type ComponentPlace, type Place, type TensorPlace } from '../place/place.ts'
+import { electedUnits } from '../share/elect.ts'
+import { unitsOf, type Range } from '../share/holdings.ts'
+import type { Rank } from '../share/rank.ts'
+import { heldTokens } from '../share/tokens.ts'
+import { tensorName, type ComponentShape, type TensorShape } from '../shape/shape.ts'
+import { pairPages, type PagePair, type Side } from './pages.ts'
+import { tensorRows, type RowStrip } from './tensor-rows.ts'
+
+/** A rank, and where it keeps its part. */
+export interface RankCache {
+  readonly rank: Rank
+  readonly place: Place
+}
+
+export interface PairedComponent {
+  readonly component: ComponentShape
+  /** Layers of which anything moves, ascending. */
+  readonly layers: readonly number[]
+  readonly sourcePages: ComponentPlace
+  readonly destinationPages: ComponentPlace
+  /** Which pages meet; absent for a component that is addressed by request, of which slots meet one to one. */
+  readonly table: PairTable | undefined
+  readonly kinds: readonly Kind[]
+}
+
+export interface PairTable {
+  readonly period: number
+  readonly cell: number
+  readonly sourcePages: number
+  readonly destinationPages: number
+  readonly pairs: readonly (PagePair & { readonly kind: number })[]
+  /** First and end pair of each source page of a period. */
+  readonly bySource: readonly Range[]
+}
+
+/** One way in which two pages overlap, with its lanes, by ascending layer. */
+export interface Kind {
+  readonly number: number
+  /** Among all lanes of the two ranks. */
+  readonly firstLane: number
+  /** Layer of each lane, and bytes that it moves for a page. */
+  readonly layers: readonly number[]
+  readonly bytes: readonly number[]
+}
+
+/**
+ * Undefined when the source has nothing of this component for the destination.
+ *
+ * @param lanes to which those of this component are added
+ * @throws KvxError `ERR_KVX_PAGE_SIZE_MISMATCH`
+ */
+export function pairComponent(
+  component: ComponentShape,
+  source: RankCache,
+  destination: RankCache,
+  lanes: number[][],
+): PairedComponent | undefined {
+  const shared = sharedTensors(component, source, destination)
+  if (shared.length === 0) return undefined
+  const sourcePages = pagesAt(source.place, component.name)
+  const destinationPages = pagesAt(destination.place, component.name)
+  const layers = [...new Set(shared.map(({ tensor }) => tensor.layer))]
+  const paired = { component, layers, sourcePages, destinationPages }
+  const kinds: Kind[] = []
+  if (component.addressed === 'request') {
+    kinds.push(lanesOf({ shared, number: 0, strips: undefined, paired, lanes }))
+    return { ...paired, table: undefined, kinds }
+  }
+  const table = pairPages(
+    sideOf(source.rank, sourcePages),
+    sideOf(destination.rank, destinationPages),
+  )
+  const known = new Map<string, Kind>()
+  const pairs = table.pairs.map((pair) => {
+    const key = JSON.stringify(pair.strips)
+    let kind = known.get(key)
+    if (!kind) {
+      kind = lanesOf({ shared, number: kinds.length, strips: pair.strips, paired, lanes })
+      kinds.push(kind)
+      known.set(key, kind)
+    }
+    return { ...pair, kind: kind.number }
+  })
+  return {
+    ...paired,
+    table: { ...table, pairs, bySource: rangesBySource(pairs, table.sourcePages) },
+    kinds,
+  }
+}
+
+/** A tensor of which units move, and where both ranks keep it. */
+interface SharedTensor {
+  readonly tensor: TensorShape
+  readonly units: Range
+  readonly source: { readonly place: TensorPlace; readonly held: Range }
+  readonly destination: { readonly place: TensorPlace; readonly held: Range }
+}
+
+/** By ascending layer. */
+function sharedTensors(
+  component: ComponentShape,
+  source: RankCache,
+  destination: RankCache,
+): SharedTensor[] {
+  const [from, to] = [tensorsOf(source.place), tensorsOf(destination.place)]
+  const shared = component.tensors.flatMap((tensor): SharedTensor[] => {
+    const units = electedUnits(source.rank, destination.rank, component, tensor)
+    if (!units) return []
+    const name = tensorName(component.name, tensor)
+    const [mine, theirs] = [from.get(name), to.get(name)]
+    if (!mine || !theirs) {
+      throw new KvxError('ERR_KVX_INTERNAL', `The place of ${name} is not known.`)
+    }
+    return [
+      {
+        tensor,
+        units,
+        source: { place: mine, held: unitsOf(source.rank, tensor.units) },
+        destination: { place: theirs, held: unitsOf(destination.rank, tensor.units) },
+      },
+    ]
+  })
+  return shared.sort((a, b) => a.tensor.layer - b.tensor.layer)
+}
+
+function lanesOf(options: {
+  shared: readonly SharedTensor[]
+  number: number
+  strips: PagePair['strips'] | undefined
+  paired: { sourcePages: ComponentPlace; destinationPages: ComponentPlace }
+  lanes: number[][]
+}): Kind {
+  const { shared, number, strips, paired, lanes } = options
+  const kind = { number, firstLane: lanes.length, layers: [] as number[], bytes: [] as number[] }
+  for (const { tensor, units, source, destination } of shared) {
+    const rows = tensorRows({
+      tensor,
+      units,
+      strips: strips ? inRows(strips, tensor.tokensPerRow ?? 1) : wholeSlot(tensor),
+      source: { ...source, rows: pageRows(paired.sourcePages, tensor) },
+      destination: { ...destination, rows: pageRows(paired.destinationPages, tensor) },
+    })
+    for (const row of rows) {
+      lanes.push(row)
+      kind.layers.push(tensor.layer)
+      kind.bytes.push((row[6] ?? 0) * (row[7] ?? 0))
+    }
+  }
+  return kind
+}
+
+function inRows(strips: PagePair['strips'], tokens: number): RowStrip[] {
+  return strips.map((strip) => ({
+    source: strip.source / tokens,
+    destination: strip.destination / tokens,
+    run: strip.run / tokens,
+    times: strip.times,
+    sourceStride: strip.sourceStride / tokens,
+    destinationStride: strip.destinationStride / tokens,
+  }))
+}
+
+function wholeSlot({ rows = 1 }: TensorShape): RowStrip[] {
+  return [{ source: 0, destination: 0, run: rows, times: 1, sourceStride: 0, destinationStride: 0 }]
+}
+
+/** How a rank's pages divide the tokens of a prompt; where it begins does not matter here. */
+function sideOf(rank: Rank, { pageTokens = 1 }: ComponentPlace): Side {
+  return { pageTokens, held: heldTokens(rank, 0, pageTokens) }
+}
+
+function pagesAt(place: Place, component: string): ComponentPlace {
+  const found = Object.hasOwn(place.components, component) ? place.components[component] : undefined
+  if (found) return found
+  throw new KvxError('ERR_KVX_INTERNAL', `The pages of the component '${component}' are not known.`)
+}
+
+function tensorsOf({ tensors }: Place): Map<string, TensorPlace> {
+  return new Map(tensors.map((tensor) => [tensorName(tensor.component, tensor), tensor]))
+}
+
+function rangesBySource(pairs: readonly PagePair[], pages: number): Range[] {
+  let next = 0
+  return Array.from({ length: pages }, (_, page): Range => {
+    const first = next
+    while (pairs[next]?.source === page) next++
+    return [first, next]
+  })
+}

@@ -1,0 +1,24 @@
+/** Who sends what. */
+export {
+  cover,
+  emptyCoverage,
+  firstCovered,
+  firstMissing,
+  type Coverage,
+  type Rectangle,
+} from './coverage.ts'
+export { electedUnits } from './elect.ts'
+export { heldUnits, stageOf, unitsOf, type Range } from './holdings.ts'
+export { divisionObjection, topologyObjection } from './objection.ts'
+export {
+  makeRank,
+  maxRanks,
+  rankCount,
+  rankName,
+  rankObjection,
+  sameRank,
+  type Context,
+  type Rank,
+} from './rank.ts'
+export { dpRankOf, requiredPrefillRanks, servedDecodeRanks } from './served.ts'
+export { countHeld, heldTokens, position, tokenAt, type Held } from './tokens.ts'

@@ -1,0 +1,138 @@
+/** `npm run prop`: which bytes go where, by random cases against the reference, on all cores. */
+import { fork } from 'node:child_process'
+import { availableParallelism } from 'node:os'
+import { parseArgs } from 'node:util'
+import { tryBytes, type Outcome } from './property.ts'
+
+const help = `npm run prop -- [--cases N] [--seed S] [--jobs J]
+npm run prop -- --seed S --path P
+
+Random caches, topologies, places and requests; every byte that kvx would write is compared with a reference that knows
+nothing of how kvx finds it.
+
+  --cases N   cases to try (default 200000)
+  --seed S    of the random cases (default: one that is told)
+  --jobs J    processes (default: one per core)
+  --path P    replays one counterexample of a seed`
+
+/** What this program tells itself: no option of a user. */
+const jobFlag = '--job'
+
+interface Job {
+  readonly cases: number
+  readonly seed: number
+}
+
+/** What a process tells: how many cases it has tried so far, and at last how it ended. */
+type Told = { readonly tried: number } | { readonly outcome: Outcome }
+
+const print = (text: string) => process.stdout.write(`${text}\n`)
+
+async function main(): Promise<number> {
+  let options
+  try {
+    options = readOptions()
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\nTry --help.\n`)
+    return 2
+  }
+  if (options.help) {
+    print(help)
+    return 0
+  }
+  const { cases, seed, jobs, path } = options
+  const started = Date.now()
+  const seconds = () => ((Date.now() - started) / 1_000).toFixed(0)
+  if (path !== undefined) return conclude([tryBytes({ cases: 1, seed, path })], seconds())
+  print(`${String(cases)} cases, seed ${String(seed)}, ${String(jobs)} processes`)
+  const tried = new Array<number>(jobs).fill(0)
+  const timer = setInterval(() => {
+    const all = tried.reduce((sum, count) => sum + count, 0)
+    process.stderr.write(`${String(all)} of ${String(cases)} cases, ${seconds()} s\n`)
+  }, 15_000)
+  try {
+    const outcomes = await Promise.all(
+      tried.map((_, job) =>
+        inProcess({ cases: share(cases, jobs, job), seed: seed + job }, (count) => {
+          tried[job] = count
+        }),
+      ),
+    )
+    return conclude(outcomes, seconds())
+  } finally {
+    clearInterval(timer)
+  }
+}
+
+function readOptions() {
+  const { values } = parseArgs({
+    options: {
+      cases: { type: 'string', default: '200000' },
+      seed: { type: 'string', default: String(Date.now() % 1_000_000_000) },
+      jobs: { type: 'string', default: String(availableParallelism()) },
+      path: { type: 'string' },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  const positive = (name: 'cases' | 'seed' | 'jobs') => {
+    const number = Number(values[name])
+    if (Number.isSafeInteger(number) && number > 0) return number
+    throw new Error(`--${name} must be a positive integer, got ${values[name]}`)
+  }
+  const { path, help } = values
+  if (path !== undefined && !/^\d+(:\d+)*$/.test(path)) {
+    throw new Error(`--path must be numbers with colons between them, got ${path}`)
+  }
+  return { cases: positive('cases'), seed: positive('seed'), jobs: positive('jobs'), path, help }
+}
+
+function share(cases: number, jobs: number, job: number): number {
+  return Math.floor(((job + 1) * cases) / jobs) - Math.floor((job * cases) / jobs)
+}
+
+function conclude(outcomes: readonly Outcome[], seconds: string): number {
+  const cases = outcomes.reduce((sum, outcome) => sum + outcome.cases, 0)
+  const failures = outcomes.flatMap(({ failure }) => (failure ? [failure] : []))
+  for (const { seed, path, text } of failures) {
+    print(`${text}\nreplay: npm run prop -- --seed ${String(seed)} --path ${path}\n`)
+  }
+  print(`${String(cases)} cases in ${seconds} s, ${String(failures.length)} wrong`)
+  return failures.length > 0 ? 1 : 0
+}
+
+function inProcess(job: Job, onTried: (count: number) => void): Promise<Outcome> {
+  return new Promise((resolve, reject) => {
+    const child = fork(import.meta.filename, [jobFlag, JSON.stringify(job)])
+    child.on('message', (told: Told) => {
+      if ('tried' in told) onTried(told.tried)
+      else resolve(told.outcome)
+    })
+    child.on('error', reject)
+    child.on('exit', (code, signal) => {
+      reject(new Error(`A process ended before its cases: ${String(signal ?? code)}.`))
+    })
+  })
+}
+
+/** One process of a run. It ends with the one that started it. */
+function work(job: Job): void {
+  const parent = process.ppid
+  const tell = (told: Told) => {
+    process.send?.(told)
+  }
+  let tried = 0
+  const outcome = tryBytes({
+    ...job,
+    onCase: () => {
+      if (++tried % 500 !== 0) return
+      if (process.ppid !== parent) process.exit(1)
+      tell({ tried })
+    },
+  })
+  tell({ outcome })
+  process.disconnect()
+}
+
+const [flag, job] = process.argv.slice(2)
+if (flag === jobFlag && job !== undefined) work(JSON.parse(job) as Job)
+else process.exitCode = await main()

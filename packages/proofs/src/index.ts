@@ -1,0 +1,6 @@
+/**
+ * Proofs of what kvx promises that are too long for a test file.
+ *
+ * @packageDocumentation
+ */
+export { tryBytes, type Outcome } from './bytes/property.ts'
