@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /** `npm run sim`. */
-import { help, readArgs, type Args } from './args.ts'
-import { useCore } from './other-core.ts'
-import type { Totals } from './job.ts'
+import { help, readArgs, type Args } from './run/args.ts'
+import { useCore } from './run/other-core.ts'
+import type { Totals } from './run/job.ts'
 
 const print = (text: string) => process.stdout.write(`${text}\n`)
 
@@ -24,8 +24,8 @@ async function main(): Promise<number> {
 
 /** Replays a seed. */
 async function runOne(seed: number, { filter }: Args): Promise<number> {
-  const { runSchedule } = await import('./schedule.ts')
-  const { describe, violationReport } = await import('./report.ts')
+  const { runSchedule } = await import('./run/schedule.ts')
+  const { describe, violationReport } = await import('./run/report.ts')
   const result = runSchedule({ ...filter, seed, traced: true })
   if (result.violation) {
     print(violationReport(seed, filter))
@@ -37,9 +37,9 @@ async function runOne(seed: number, { filter }: Args): Promise<number> {
 }
 
 async function runMany(args: Args): Promise<number> {
-  const { spread } = await import('./spread.ts')
-  const { coverageFaults } = await import('./job.ts')
-  const { coverageTable, summary, violationReport } = await import('./report.ts')
+  const { spread } = await import('./run/spread.ts')
+  const { coverageFaults } = await import('./run/job.ts')
+  const { coverageTable, summary, violationReport } = await import('./run/report.ts')
   const started = Date.now()
   const seconds = () => (Date.now() - started) / 1_000
   let told = 0

@@ -1,0 +1,94 @@
+/** What a prefill rank hears, and what its reducer orders: between network, engine and host. */
+import { toKvxError } from '@kvx/contract'
+import { checksumJob, pageChecksums, type Message, type PrefillEffect } from '@kvx/core/protocol'
+import { spoil } from '../books/legs.ts'
+import { onRecycle } from '../checks/engines.ts'
+import { mustChangeNothing } from '../checks/identity.ts'
+import { describe, isPing } from '../machine/words.ts'
+import type { Wire } from '../network/wire.ts'
+import type { PrefillRank } from '../ranks/prefill.ts'
+import { fault } from '../shape/faults.ts'
+import { asReceived } from './message.ts'
+import type { Parts } from './parts.ts'
+
+export function hearAtPrefill(parts: Parts, rank: PrefillRank, wire: Wire, message: Message): void {
+  const { context, checks, coverage } = parts
+  coverage.count(rank, wire, message)
+  if (context.trace && !isPing(message))
+    context.log(() => `${wire.decode.name} → ${rank.name}: ${describe(message)}`)
+  const isForeign = checks.identity.isForeignAtPrefill(rank, message)
+  const effects = rank.react({ type: 'message', connection: wire.id, message })
+  if (isForeign) mustChangeNothing(rank.name, message, effects)
+  else if (message.k === 'queued') checks.deadlines.onQueued(rank, message)
+  rank.perform(effects)
+}
+
+export function performAtPrefill(parts: Parts, rank: PrefillRank, effect: PrefillEffect): void {
+  const { engines, hosts, links, writes } = parts
+  switch (effect.do) {
+    case 'send':
+      send(parts, rank, effect.connection, effect.message)
+      return
+    case 'openLink':
+      links.open(rank, effect)
+      return
+    case 'closeLink':
+      links.close(rank, effect.peer, effect.generation)
+      return
+    case 'post':
+      writes.post(rank, links.openTo(rank, effect.peer, effect.generation), effect)
+      return
+    case 'cancel':
+      writes.cancel(rank, effect.piece)
+      return
+    case 'recycle':
+      onRecycle(rank)
+      engines.recyclePrefill(rank)
+      return
+    case 'checksum':
+      checksum(parts, rank, effect)
+      return
+    default:
+      hosts.senders.onNews(rank, effect)
+  }
+}
+
+function send(parts: Parts, rank: PrefillRank, connection: string, given: Message): void {
+  const { context, checks, network } = parts
+  const message = falsified(parts, rank, asReceived(given, context.shape))
+  checks.messages.onPrefillSays(rank, message)
+  network.sendDown(rank, connection, message)
+}
+
+/** A defective prefill counts wrong. */
+function falsified({ context, cast, checks }: Parts, rank: PrefillRank, message: Message): Message {
+  const { armed } = rank.slot
+  if (message.k !== 'complete' || armed.wrongManifests === 0) return message
+  const { kv } = message.manifest.parts
+  const reserve = cast.decodeOf(message.to)?.epochs.get(message.ep)
+  if (!kv || !reserve) return message
+  armed.wrongManifests--
+  rank.slot.mask |= fault.engine
+  spoil(reserve.leg.job)
+  const parts = { ...message.manifest.parts, kv: { ...kv, pages: kv.pages + 1 } }
+  const wrong = { ...message, manifest: { ...message.manifest, parts } }
+  checks.messages.wrongManifests.add(wrong)
+  context.log(() => `${rank.name} counts wrong`)
+  return wrong
+}
+
+function checksum(
+  { context }: Parts,
+  rank: PrefillRank,
+  { sender, peer, epoch, planner, pages }: PrefillEffect & { do: 'checksum' },
+): void {
+  rank.later(context.random.between(1, 20), () => {
+    try {
+      const job = checksumJob({ planner, side: 'source', component: 'kv', pages })
+      const checksums = pageChecksums(job, rank.regions())
+      rank.step({ type: 'checksums', sender, peer, epoch, checksums })
+    } catch (cause) {
+      rank.step({ type: 'checksums.failed', sender, error: toKvxError(cause) })
+    }
+  })
+}
