@@ -12,6 +12,7 @@ const mayImport = {
   mori: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
   mooncake: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
   simulator: ['@kvx/contract', '@kvx/core', '@kvx/core/protocol'],
+  bench: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes'],
   proofs: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes'],
   llama: ['@kvx/contract', '@kvx/core', '@kvx/native', '@kvx/vendor'],
   server: ['@kvx/contract', '@kvx/core', '@kvx/native', '@kvx/llama'],
