@@ -6,7 +6,7 @@ import { unitsOf, type Range } from '../share/holdings.ts'
 import type { Rank } from '../share/rank.ts'
 import { heldTokens } from '../share/tokens.ts'
 import { tensorName, type ComponentShape, type TensorShape } from '../shape/shape.ts'
-import { pairPages, type PagePair, type Side } from './pages.ts'
+import { pairPages, type PagePair, type PageTable, type Side } from './pages.ts'
 import { tensorRows, type RowStrip } from './tensor-rows.ts'
 
 /** A rank, and where it keeps its part. */
@@ -22,23 +22,16 @@ export interface PairedComponent {
   readonly sourcePages: ComponentPlace
   readonly destinationPages: ComponentPlace
   /** Which pages meet; absent for a component that is addressed by request, of which slots meet one to one. */
-  readonly table: PairTable | undefined
+  readonly table: PageTable | undefined
   readonly kinds: readonly Kind[]
-}
-
-export interface PairTable {
-  readonly period: number
-  readonly cell: number
-  readonly sourcePages: number
-  readonly destinationPages: number
-  readonly pairs: readonly (PagePair & { readonly kind: number })[]
-  /** First and end pair of each source page of a period. */
-  readonly bySource: readonly Range[]
 }
 
 /** One way in which two pages overlap, with its lanes, by ascending layer. */
 export interface Kind {
-  readonly number: number
+  /** Those of the table that overlap so, in its order. */
+  readonly pairs: readonly PagePair[]
+  /** Number of the first of these pairs that each source page of a period has, and at last how many there are. */
+  readonly bySource: Int32Array
   /** Among all lanes of the two ranks. */
   readonly firstLane: number
   /** Layer of each lane, and bytes that it moves for a page. */
@@ -64,31 +57,26 @@ export function pairComponent(
   const destinationPages = pagesAt(destination.place, component.name)
   const layers = [...new Set(shared.map(({ tensor }) => tensor.layer))]
   const paired = { component, layers, sourcePages, destinationPages }
-  const kinds: Kind[] = []
   if (component.addressed === 'request') {
-    kinds.push(lanesOf({ shared, number: 0, strips: undefined, paired, lanes }))
-    return { ...paired, table: undefined, kinds }
+    const lanesOfSlot = lanesOf({ shared, strips: undefined, paired, lanes })
+    return { ...paired, table: undefined, kinds: [{ ...lanesOfSlot, ...pairsOf([], 0) }] }
   }
   const table = pairPages(
     sideOf(source.rank, sourcePages),
     sideOf(destination.rank, destinationPages),
   )
-  const known = new Map<string, Kind>()
-  const pairs = table.pairs.map((pair) => {
+  const alike = new Map<string, PagePair[]>()
+  for (const pair of table.pairs) {
     const key = JSON.stringify(pair.strips)
-    let kind = known.get(key)
-    if (!kind) {
-      kind = lanesOf({ shared, number: kinds.length, strips: pair.strips, paired, lanes })
-      kinds.push(kind)
-      known.set(key, kind)
-    }
-    return { ...pair, kind: kind.number }
-  })
-  return {
-    ...paired,
-    table: { ...table, pairs, bySource: rangesBySource(pairs, table.sourcePages) },
-    kinds,
+    const known = alike.get(key)
+    if (known) known.push(pair)
+    else alike.set(key, [pair])
   }
+  const kinds = [...alike.values()].map((pairs) => ({
+    ...lanesOf({ shared, strips: pairs[0]?.strips, paired, lanes }),
+    ...pairsOf(pairs, table.sourcePages),
+  }))
+  return { ...paired, table, kinds }
 }
 
 /** A tensor of which units move, and where both ranks keep it. */
@@ -128,13 +116,12 @@ function sharedTensors(
 
 function lanesOf(options: {
   shared: readonly SharedTensor[]
-  number: number
   strips: PagePair['strips'] | undefined
   paired: { sourcePages: ComponentPlace; destinationPages: ComponentPlace }
   lanes: number[][]
-}): Kind {
-  const { shared, number, strips, paired, lanes } = options
-  const kind = { number, firstLane: lanes.length, layers: [] as number[], bytes: [] as number[] }
+}): Omit<Kind, 'pairs' | 'bySource'> {
+  const { shared, strips, paired, lanes } = options
+  const kind = { firstLane: lanes.length, layers: [] as number[], bytes: [] as number[] }
   for (const { tensor, units, source, destination } of shared) {
     const rows = tensorRows({
       tensor,
@@ -182,11 +169,13 @@ function tensorsOf({ tensors }: Place): Map<string, TensorPlace> {
   return new Map(tensors.map((tensor) => [tensorName(tensor.component, tensor), tensor]))
 }
 
-function rangesBySource(pairs: readonly PagePair[], pages: number): Range[] {
-  let next = 0
-  return Array.from({ length: pages }, (_, page): Range => {
-    const first = next
-    while (pairs[next]?.source === page) next++
-    return [first, next]
-  })
+/** @param pairs by source page */
+function pairsOf(
+  pairs: readonly PagePair[],
+  sourcePages: number,
+): Pick<Kind, 'pairs' | 'bySource'> {
+  const bySource = new Int32Array(sourcePages + 1)
+  for (const { source } of pairs) bySource[source + 1]! += 1
+  for (let page = 0; page < sourcePages; page++) bySource[page + 1]! += bySource[page]!
+  return { pairs, bySource }
 }

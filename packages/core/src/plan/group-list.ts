@@ -2,10 +2,15 @@ import { groupWidth } from '@kvx/contract'
 
 /** Rows of `TransferPlan.groups` as they grow: pages that are consecutive on both sides share one. */
 export class GroupList {
-  #rows = new Int32Array(64 * groupWidth)
+  #rows: Int32Array
   #end = 0
   #nextSource = -1
   #nextDestination = -1
+
+  /** @param pages how many are probably added: most often there is no need to grow */
+  constructor(pages: number) {
+    this.#rows = new Int32Array(Math.max(1, pages) * groupWidth)
+  }
 
   /** Rows so far. */
   get length(): number {
@@ -32,8 +37,9 @@ export class GroupList {
     this.#nextDestination = destination + 1
   }
 
+  /** To be asked for once, at last. */
   rows(): Int32Array {
-    return this.#rows.slice(0, this.#end)
+    return this.#rows.subarray(0, this.#end)
   }
 
   #grow(): void {

@@ -28,6 +28,10 @@ export interface PagePair {
   readonly destination: number
   /** First tokens of the cells that they share, ascending, within the period. */
   readonly cells: readonly number[]
+  /** Tokens that they share, all of which lie in this half-open range of the period. */
+  readonly tokens: number
+  readonly first: number
+  readonly end: number
   readonly strips: readonly Strip[]
 }
 
@@ -73,10 +77,12 @@ export function pairPages(source: Side, destination: Side): PageTable {
   }
   const pairs = [...cells.values()].map((list): PagePair => {
     const [head] = list as [Cell]
+    const last = list.at(-1) ?? head
     return {
       source: head.from.page,
       destination: head.to.page,
       cells: list.map(({ token }) => token),
+      ...{ tokens: list.length * cell, first: head.token, end: last.token + cell },
       strips: stripsOf(list, cell),
     }
   })
@@ -90,21 +96,11 @@ export function pairPages(source: Side, destination: Side): PageTable {
   }
 }
 
-/**
- * How many tokens of the half-open range `needed` two pages share.
- * @param base token of the prompt with which this period begins
- */
-export function sharedTokens(
-  { cells }: PagePair,
-  cell: number,
-  needed: readonly [number, number],
-  base: number,
-): number {
-  const [first, end] = [needed[0] - base, needed[1] - base]
-  const last = cells.at(-1) ?? 0
-  if ((cells[0] ?? 0) >= first && last + cell <= end) return cells.length * cell
+/** How many tokens from `first` to `end` of the period two pages share, of cells of `cell` tokens. */
+export function sharedTokens(pair: PagePair, cell: number, first: number, end: number): number {
+  if (pair.first >= first && pair.end <= end) return pair.tokens
   let tokens = 0
-  for (const start of cells) {
+  for (const start of pair.cells) {
     tokens += Math.max(0, Math.min(start + cell, end) - Math.max(start, first))
   }
   return tokens

@@ -7,7 +7,7 @@ import type { CacheShape } from '../shape/shape.ts'
 import type { Range } from '../share/holdings.ts'
 import { heldTokens } from '../share/tokens.ts'
 import { GroupList } from './group-list.ts'
-import { pairComponent, type PairedComponent, type RankCache } from './component.ts'
+import { pairComponent, type Kind, type PairedComponent, type RankCache } from './component.ts'
 import { countShared, sharedTokens } from './pages.ts'
 import { neededTokens, pagesWith, type Prompt } from './span.ts'
 
@@ -101,7 +101,7 @@ export class Pairing {
    *   pages that decode has not provided
    */
   plan(parts: readonly (TokenPart | RequestPart)[]): { plan: TransferPlan; moved: Moved[] } {
-    const groups = new GroupList()
+    const groups = new GroupList(parts.reduce((sum, { source }) => sum + source.length, 0))
     const blocks: number[] = []
     const moved = parts.map((part) => {
       const paired = this.#paired(part.component)
@@ -126,35 +126,41 @@ export class Pairing {
     if (!table) throw invalid(`The component '${part.component}' is addressed by request.`)
     const layers = layersWithin(paired.layers, part.layers)
     if (layers === 0) return { units: 0, bytes: 0 }
-    const { shared: wanted, ...spans } = this.#spans(paired, part.prompt)
+    const spans = this.#spans(paired, part.prompt)
+    const [from, to] = spans.shared
+    const at = spans.sourceOffset + part.first
     const firstTarget = spans.destinationOffset + spans.destination[0]
-    let [units, bytes] = [0, 0]
+    let [tokens, bytes] = [0, 0]
     for (const kind of paired.kinds) {
+      const { pairs, bySource } = kind
       const firstGroup = groups.length
       let pages = 0
+      // The source page within its period, the first token of that, and the target that its pages count from.
+      let inPeriod = at % table.sourcePages
+      let base = ((at - inPeriod) / table.sourcePages) * table.period
+      let target = ((at - inPeriod) / table.sourcePages) * table.destinationPages - firstTarget
       groups.cut()
-      for (let i = 0; i < part.source.length; i++) {
-        const at = spans.sourceOffset + part.first + i
-        const round = Math.floor(at / table.sourcePages)
-        const [firstPair = 0, endPair = 0] = table.bySource[at - round * table.sourcePages] ?? []
-        for (let p = firstPair; p < endPair; p++) {
-          const pair = table.pairs[p]
-          if (pair?.kind !== kind.number) continue
-          const shared = sharedTokens(pair, table.cell, wanted, round * table.period)
+      for (const page of part.source) {
+        for (let p = bySource[inPeriod]!; p < bySource[inPeriod + 1]!; p++) {
+          const pair = pairs[p]!
+          const shared = sharedTokens(pair, table.cell, from - base, to - base)
           if (shared === 0) continue
-          const to = round * table.destinationPages + pair.destination - firstTarget
           groups.add(
-            existing('source', paired, part.source[i] ?? -1),
-            existing('destination', paired, provided(part, to)),
+            existing('source', paired, page),
+            existing('destination', paired, provided(part, target + pair.destination)),
           )
-          units += shared * layers
+          tokens += shared
           pages++
         }
+        if (++inPeriod < table.sourcePages) continue
+        inPeriod = 0
+        base += table.period
+        target += table.destinationPages
       }
       const perPage = addBlock(kind, part.layers, firstGroup, groups.length, blocks)
       bytes += pages * perPage
     }
-    return { units, bytes }
+    return { units: tokens * layers, bytes }
   }
 
   #planSlots(
@@ -214,7 +220,7 @@ export class Pairing {
 
 /** Adds the block of some groups with the lanes of a kind, and answers how many bytes these move for a page. */
 function addBlock(
-  kind: PairedComponent['kinds'][number],
+  kind: Kind,
   layers: Range | undefined,
   firstGroup: number,
   endGroup: number,
