@@ -1,16 +1,17 @@
 /**
  * `node tools/docs/generate.mjs --check | --write`: the parts of docs/ that are made from source code,
- * between `<!-- generated: NAME -->` and `<!-- end: NAME -->`. Also checks what the pages say of the
- * code: every error code is raised and none is named outside of the table, every variable that is read is
- * described, every cited test and every linked file exists. Needs built packages.
+ * between `<!-- generated: NAME -->` and `<!-- end: NAME -->`, and the pictures in docs/layouts/. Also checks what
+ * the pages say of the code: every error code is raised and none is named outside of the table, every variable that
+ * is read is described, every cited test and every linked file exists. Needs built packages.
  */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { format, resolveConfig } from 'prettier'
 import { filesBelow, root } from '../lib/repository.mjs'
 import { citationProblems } from './citations.mjs'
 import { environmentProblems, flagTables } from './command.mjs'
 import { errorCodeProblems, errorTables } from './errors.mjs'
+import { figures, layoutTables } from './layouts.mjs'
 import { linkProblems } from './links.mjs'
 import { settingTables } from './settings.mjs'
 
@@ -20,8 +21,16 @@ if (mode !== '--check' && mode !== '--write') {
   process.exit(2)
 }
 
-const tables = { ...errorTables, ...settingTables, ...flagTables }
+const tables = { ...errorTables, ...settingTables, ...flagTables, ...layoutTables }
 const problems = []
+
+for (const [file, draw] of Object.entries(figures)) {
+  const path = join(root, file)
+  const fresh = draw()
+  if (existsSync(path) && readFileSync(path, 'utf8') === fresh) continue
+  if (mode === '--write') writeFileSync(path, fresh)
+  else problems.push(`${file} is not what the code says: \`npm run docs\` repairs it.`)
+}
 
 for (const file of filesBelow(['docs', 'README.md', 'CONTRIBUTING.md', 'SECURITY.md'])) {
   if (!file.endsWith('.md')) continue
