@@ -114,7 +114,7 @@ export const fixedLimits = [
   },
   {
     what: 'Ranks of an instance',
-    file: 'packages/core/src/protocol/rank.ts',
+    file: 'packages/core/src/share/rank.ts',
     name: 'maxRanks',
     unit: '',
     end: 'The rank is refused.',

@@ -1,7 +1,7 @@
 /** Where a rank stands in its instance. */
+import { maxRanks, rankCount } from '../share/rank.ts'
 
-/** Ranks that an instance may have. */
-export const maxRanks = 4_096
+export { maxRanks, rankCount, rankName, sameRank } from '../share/rank.ts'
 
 /** Coordinates of a rank within its instance: tensor, pipeline, context and data parallel, with sizes. */
 export interface Rank {
@@ -59,18 +59,4 @@ export function rankObjection(rank: Rank): string | undefined {
     return `stages must be ${String(ppSize + 1)} ascending layer numbers from 0 on`
   }
   return undefined
-}
-
-/** Ranks that the instance of this one has. */
-export function rankCount({ tpSize, ppSize, cpSize, dpSize }: Rank): number {
-  return tpSize * ppSize * cpSize * dpSize
-}
-
-/** Coordinates as they stand in messages and errors. */
-export function rankName(rank: Rank): string {
-  return `tp${String(rank.tp)}/pp${String(rank.pp)}/cp${String(rank.cp)}/dp${String(rank.dp)}`
-}
-
-export function sameRank(a: Rank, b: Rank): boolean {
-  return a.tp === b.tp && a.pp === b.pp && a.cp === b.cp && a.dp === b.dp
 }

@@ -77,15 +77,22 @@ export function rankObjection(rank: Rank): string | undefined {
 }
 
 /** Ranks that the instance of this one has. */
-export function rankCount({ tpSize, ppSize, cpSize, dpSize }: Rank): number {
+export function rankCount({
+  tpSize,
+  ppSize,
+  cpSize,
+  dpSize,
+}: Pick<Rank, 'tpSize' | 'ppSize' | 'cpSize' | 'dpSize'>): number {
   return tpSize * ppSize * cpSize * dpSize
 }
 
+type Coordinates = Pick<Rank, 'tp' | 'pp' | 'cp' | 'dp'>
+
 /** Coordinates as they stand in messages and errors. */
-export function rankName(rank: Rank): string {
+export function rankName(rank: Coordinates): string {
   return `tp${String(rank.tp)}/pp${String(rank.pp)}/cp${String(rank.cp)}/dp${String(rank.dp)}`
 }
 
-export function sameRank(a: Rank, b: Rank): boolean {
+export function sameRank(a: Coordinates, b: Coordinates): boolean {
   return a.tp === b.tp && a.pp === b.pp && a.cp === b.cp && a.dp === b.dp
 }
