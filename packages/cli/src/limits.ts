@@ -12,20 +12,25 @@ function readOwnLimits(): string {
   }
 }
 
+/** Loading a worker opens about 160 files at once, whatever it does afterwards. */
+const fewestFiles = 256
+
+const files = {
+  met: /\b(EMFILE|ENFILE)\b|too many open files/i,
+  line: /^Max open files\s+(\S+)/m,
+  say: (limit: string) =>
+    `This process may open ${limit} files and sockets, which is too few: raise the limit (ulimit -n 4096).`,
+}
+
 const limits = [
-  {
-    met: /\b(EMFILE|ENFILE)\b|too many open files/i,
-    line: /^Max open files\s+(\S+)/m,
-    say: (limit: string) =>
-      `This process may open ${limit} files and sockets, which is too few: raise the limit (ulimit -n 4096).`,
-  },
+  files,
   {
     met: /WebAssembly.*out of memory|cannot allocate (wasm )?memory|\bENOMEM\b|bad_alloc/i,
     line: /^Max address space\s+(\d+)/m,
     say: (limit: string) =>
       `This process may use ${limit} bytes of address space, which is too little: raise the limit (ulimit -v unlimited).`,
   },
-] as const
+]
 
 /**
  * A sentence about the limit that an error comes from, or undefined.
@@ -40,4 +45,14 @@ export function limitBehind(cause: unknown, table = ownLimits): string | undefin
     }
   }
   return undefined
+}
+
+/**
+ * A sentence about a limit under which a command cannot even be loaded, or undefined. Node.js reports a file that it
+ * may not open as a package that does not exist, so that the error itself would not say so.
+ * @param table `/proc/self/limits`
+ */
+export function limitTooLow(table = ownLimits): string | undefined {
+  const limit = files.line.exec(table)?.[1]
+  return limit !== undefined && Number(limit) < fewestFiles ? files.say(limit) : undefined
 }
