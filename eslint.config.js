@@ -11,10 +11,10 @@ const mayImport = {
   shm: ['@kvx/contract', '@kvx/native'],
   mori: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
   mooncake: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
-  simulator: ['@kvx/contract', '@kvx/core', '@kvx/core/protocol'],
-  bench: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes'],
+  simulator: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/core/protocol'],
+  bench: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/native'],
   proofs: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes'],
-  llama: ['@kvx/contract', '@kvx/core', '@kvx/native', '@kvx/vendor'],
+  llama: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/native', '@kvx/vendor'],
   server: ['@kvx/contract', '@kvx/core', '@kvx/native', '@kvx/llama'],
 }
 
@@ -34,12 +34,11 @@ const arrowOf = (name) => arrows[Object.keys(mayImport).indexOf(name)]
 
 /** Folders of core that compute and nothing else, with the built-ins that are still computing. */
 const pureFolders = {
-  layout: ['node:crypto'],
   place: [],
-  plan: ['node:zlib'],
+  plan: [],
   pool: [],
   protocol: ['node:crypto'],
-  shape: [],
+  shape: ['node:crypto'],
   share: [],
 }
 

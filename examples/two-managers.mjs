@@ -3,22 +3,26 @@ import { randomBytes } from 'node:crypto'
 import { BootstrapServer, KVManager, promptDigest, silentLog } from '@kvx/core'
 import { allocate } from '@kvx/native'
 
-// One layer with K and V, 8 pages of 16 tokens, one head of 64 numbers in 16 bits.
-const [pages, pageTokens, headBytes] = [8, 16, 128]
+// What the cache is, the same on both sides: one layer with K and V of one head of 64 numbers in 16 bits.
+const headBytes = 128
+const tensors = ['k', 'v'].map((part) => ({
+  ...{ layer: 0, part, dtype: 'f16', units: 1, unitBytes: headBytes },
+}))
+const components = [{ name: 'kv', addressed: 'tokens', tensors }]
+const shape = { model: 'example', layers: 1, components }
+
+// Where a rank keeps it: 8 pages of 16 tokens, K before V, each [token][head][dim].
+const [pages, pageTokens] = [8, 16]
 const pageBytes = pageTokens * headBytes
-const layout = {
-  model: 'example',
-  pageTokens,
-  layers: 1,
-  heads: 1,
-  pages: { kv: pages },
+const place = {
+  components: { kv: { pageTokens, pages } },
   tensors: ['k', 'v'].map((part, i) => ({
-    ...{ component: 'kv', layer: 0, part, dtype: 'f16', order: 'token-major' },
-    ...{ region: 0, base: i * pages * pageBytes, pageBytes, heads: [0, 1], headBytes },
+    ...{ component: 'kv', layer: 0, part, region: 0, base: i * pages * pageBytes, pageBytes },
+    order: 'NHD',
   })),
 }
 const token = randomBytes(32).toString('hex') // one secret for all processes of a deployment
-const common = { backend: 'shm', from: import.meta.url, layout, token }
+const common = { backend: 'shm', from: import.meta.url, shape, place, token }
 
 // prefill: its bootstrap service, by which decode finds its ranks, and its manager
 const bootstrap = await BootstrapServer.open({ host: '127.0.0.1', port: 0, token, log: silentLog })
@@ -43,7 +47,7 @@ await receiver.reserve({ pages: [5, 2] })
 await sender.reserved() // decode has given its pages
 
 source.view(0, source.bytes).set(randomBytes(source.bytes)) // what the model computes
-await sender.write({ start: 0, pages: [0, 1] }) // once per chunk; goes on while the next is computed
+await sender.write({ tokens: [0, ids.length], pages: [0, 1] }) // once per chunk; goes on while the next is computed
 const finished = sender.finish({ aux: { firstToken: 42 } })
 const { aux, report } = await receiver.done // or a KvxError with code, phase, peer and cause
 await finished

@@ -74,7 +74,7 @@ export const fixedLimits = [
   },
   {
     what: 'Characters of the name of an instance',
-    file: 'packages/core/src/layout/layout.ts',
+    file: 'packages/core/src/shape/shape.ts',
     name: 'maxNameLength',
     unit: '',
     end: 'The manager does not open.',

@@ -94,7 +94,8 @@ function tokenRows(options: {
   const { pageTokens = 1 } = own
   const held = heldTokens(rank, tokens, pageTokens)
   const [number, page, inPage]: [number[], number[], number[]] = [[], [], []]
-  const end = Math.ceil(wanted[1] / tokensPerRow)
+  // An empty range has no row, also where it lies within one.
+  const end = wanted[0] < wanted[1] ? Math.ceil(wanted[1] / tokensPerRow) : 0
   for (let row = Math.floor(wanted[0] / tokensPerRow); row < end; row++) {
     const token = row * tokensPerRow
     if (countHeld(held, token, token + 1) === 0) continue

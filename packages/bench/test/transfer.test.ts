@@ -5,9 +5,9 @@ import {
   shapeOf,
   verify,
   type ModelName,
-  type RequestCache,
   type ShapeOptions,
 } from '../src/index.ts'
+import { neededBytes } from './support/needed.ts'
 import { carry, disturbed, instance, type SideOptions } from './support/transfer.ts'
 
 interface Case {
@@ -149,31 +149,6 @@ describe.each(cases)('$name', ({ model, shape: options, from, to, tokens = 150, 
     expect(verify(first!, { seed: seed + 1, tokens }, { prefix }).mismatch).toBeDefined()
   })
 })
-
-/** Counted token by token. */
-function neededBytes({ shape, rank, place }: RequestCache, tokens: number, prefix: number) {
-  const [firstLayer = 0, endLayer = 0] = rank.stages.slice(rank.pp, rank.pp + 2)
-  const isMine = (token: number) => {
-    const { context, cp, cpSize } = rank
-    if (cpSize === 1 || context === 'all') return true
-    if (context === 'contiguous') throw new Error('no decode side here has it')
-    return Math.floor(token / context.interleave) % cpSize === cp
-  }
-  let bytes = 0
-  for (const { name, addressed, window = tokens, tensors } of shape.components) {
-    if (!place.components[name]) continue
-    for (const { layer, units, unitBytes, rows = 1, tokensPerRow = 1 } of tensors) {
-      if (layer < firstLayer || layer >= endLayer) continue
-      const row = Math.max(1, units / rank.tpSize) * unitBytes
-      const mine = new Set<number>()
-      for (let token = Math.max(prefix, tokens - window); token < tokens; token++) {
-        if (isMine(token)) mine.add(Math.floor(token / tokensPerRow))
-      }
-      bytes += row * (addressed === 'request' ? rows : mine.size)
-    }
-  }
-  return bytes
-}
 
 test('one flipped byte is named by its coordinates, and by where it lies', () => {
   const tokens = 150

@@ -8,14 +8,24 @@ import { nearest, UsageError } from './usage.ts'
  * @throws KvxError as `loadBackend`; UsageError when it is nearly the name of one of kvx's own
  */
 export async function findBackend(name: string): Promise<Backend> {
+  return (await locateBackend(name)).backend
+}
+
+/**
+ * As `findBackend`, and from where it was found, for processes that load it themselves.
+ * @throws as `findBackend`
+ */
+export async function locateBackend(name: string): Promise<{ backend: Backend; from: string }> {
   const beside = { from: import.meta.url }
-  if (publishedBackends.includes(name)) return loadBackend(name, beside)
+  if (publishedBackends.includes(name))
+    return { ...beside, backend: await loadBackend(name, beside) }
+  const here = { from: process.cwd() }
   try {
-    return await loadBackend(name, { from: process.cwd() })
+    return { ...here, backend: await loadBackend(name, here) }
   } catch (cause) {
     if (!isNotInstalled(cause)) throw cause
     const found = await besideThisCommand(name)
-    if (found !== undefined) return found
+    if (found !== undefined) return { ...beside, backend: found }
     const near = nearest(name, publishedBackends)
     if (near === undefined) throw cause
     throw new UsageError(`There is no transfer backend '${name}': did you mean '${near}'?`)

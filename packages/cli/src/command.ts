@@ -7,6 +7,8 @@ import { UsageError } from './usage.ts'
 export interface Command extends CommandDef {
   readonly args: ArgsDef
   readonly subCommands?: Readonly<Record<string, Command>>
+  /** Stands at the end of --help. */
+  readonly examples?: string
   /**
    * Does it and resolves to the exit code.
    * @throws UsageError, KvxError

@@ -26,6 +26,15 @@ export function readProgress(): LoadOptions['onProgress'] {
   }
 }
 
+/** Of so many requests, for `kvx synth`; only on a terminal. */
+export function requestProgress(): (ended: number, requests: number) => void {
+  return (ended, requests) => {
+    if (!process.stderr.isTTY) return
+    const word = `${String(ended)} of ${String(requests)} requests`
+    process.stderr.write(ended === requests ? '\r\x1b[K' : `\r\x1b[K${word}`)
+  }
+}
+
 class Line {
   readonly #terminal = process.stderr.isTTY
   #shown = ''

@@ -8,6 +8,7 @@ import { doctor } from './commands/doctor.ts'
 import { model } from './commands/model.ts'
 import { router } from './commands/router.ts'
 import { serve } from './commands/serve.ts'
+import { synth } from './commands/synth.ts'
 import { up } from './commands/up.ts'
 import { limitBehind } from './limits.ts'
 import { nearest, UsageError } from './usage.ts'
@@ -23,7 +24,7 @@ const root: Command = {
     description: 'KV-cache transfer for prefill/decode-disaggregated LLM serving',
   },
   args: {},
-  subCommands: { up, serve, router, backend, doctor, model },
+  subCommands: { up, serve, router, backend, doctor, model, synth },
 }
 
 /** What the words of the command line ask for; returns the exit status. */
@@ -85,7 +86,8 @@ async function showHelp(command: Command, parent: Command | undefined): Promise<
           ...parent,
           meta: { ...(parent.meta as CommandMeta), name: `kvx ${nameOf(parent)}`, version },
         }
-  const text = await renderUsage(command, above)
+  const usage = await renderUsage(command, above)
+  const text = command.examples === undefined ? usage : `${usage.trimEnd()}\n\n${command.examples}`
   process.stdout.write(`${process.stdout.isTTY ? text : stripVTControlCharacters(text)}\n`)
 }
 

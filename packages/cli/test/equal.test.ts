@@ -115,11 +115,10 @@ test('the first chunk of a long prompt leaves before the last is computed', asyn
   expect(computed).toHaveLength(3)
   expect(sent).toHaveLength(3)
   expect(sent[0]).toBeLessThan(computed.at(-1) ?? 0)
-  // Only full pages leave before the end, and none twice.
-  expect(mine.filter(({ name }) => name === 'chunk.sent').map(({ pages }) => pages)).toEqual([
-    [0, 4],
-    [4, 8],
-    [8, 10],
+  expect(mine.filter(({ name }) => name === 'chunk.sent').map(({ tokens }) => tokens)).toEqual([
+    [0, 64],
+    [64, 128],
+    [128, 150],
   ])
 })
 

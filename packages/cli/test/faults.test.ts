@@ -15,7 +15,7 @@ import { afterEach, beforeAll, expect, test } from 'vitest'
 import { buildFakeVerbs } from '../../mori/test/fake-verbs/build.mjs'
 import { patience } from './support/cluster.ts'
 import { kvx } from './support/command.ts'
-import { ids, layoutOf, pageBytes, pageTokens, poolPages, token } from './support/faults-layout.mjs'
+import { cache, ids, pageBytes, pageTokens, poolPages, token } from './support/faults-cache.mjs'
 
 const engines = ['shm', 'mooncake', 'mori']
 const peerScript = fileURLToPath(new URL('support/decode-peer.mjs', import.meta.url))
@@ -102,7 +102,7 @@ async function prefillOver(backend: string) {
     role: 'prefill',
     backend,
     from: import.meta.url,
-    layout: layoutOf(poolPages),
+    ...cache,
     memory: [memory],
     token,
     bootstrap: bootstrap.address,
@@ -156,7 +156,7 @@ async function exchange(
   const sender = prefill.send(room, source.length)
   // Whoever fails first says why.
   await Promise.race([sender.reserved(), peer.hear('reserved', room).then(() => sender.reserved())])
-  await sender.write({ start: 0, pages: Int32Array.from(source) })
+  await sender.write({ tokens: [0, source.length * pageTokens], pages: source })
   await sender.finish()
   await peer.hear('done', room)
   expect(await peer.digests(destination)).toEqual(source.map(prefill.digest))
@@ -170,7 +170,7 @@ async function writeUntilFailure(
 ): Promise<unknown> {
   try {
     for (let page = 0; page < pages; page++) {
-      await sender.write({ start: page, pages: Int32Array.of(page) })
+      await sender.write({ tokens: [page * pageTokens, (page + 1) * pageTokens], pages: [page] })
       if (page === 0) afterFirst()
     }
     await sender.finish()

@@ -23,10 +23,6 @@ const worker = async (mode: string, ...flags: string[]) => {
   return started
 }
 
-interface Tensor {
-  pageBytes: number
-}
-
 /** A prefill rank that sends no bytes, says that it has sent all, and gives `firstToken`. */
 async function liar(like: string, firstToken: number): Promise<number> {
   const { ranks } = await readInstance({ bootstrap: like, token, timeoutMs: patience })
@@ -34,20 +30,19 @@ async function liar(like: string, firstToken: number): Promise<number> {
   if (rank === undefined) throw new Error('no rank is registered')
   const where = { host: '127.0.0.1', port: 0, token, log: silentLog }
   const incarnation = 'b'.repeat(32)
-  let pageBytes = 0
+  let layers = 0
   const answers = (message: Message): Record<string, unknown>[] => {
     switch (message.k) {
       case 'hello': {
-        const { layout, fingerprint, engine } = message
-        pageBytes = (layout as { tensors: Tensor[] }).tensors.reduce((n, t) => n + t.pageBytes, 0)
+        const { shape, place, engine } = message
+        ;({ layers } = shape as { layers: number })
         const limits = { parked: 8, auxBytes: 1_000 }
         const self = { writer: 'c'.repeat(32), instance: 'liar', rank: rank.rank }
-        return [{ k: 'welcome', ...self, layout, fingerprint, engine, limits }]
+        return [{ k: 'welcome', ...self, shape, place, engine, limits }]
       }
       case 'reserve': {
-        const { ep } = message
-        const pages = (message.pages as Uint8Array).length / 4
-        const parts = { kv: { pages, bytes: pages * pageBytes } }
+        const { ep, tokens } = message
+        const parts = { kv: { units: Number(tokens) * layers, bytes: 1 } }
         const manifest = { parts, chunks: 1, ms: 1 }
         return [
           { k: 'accept', ep, state: 'paired' },
@@ -64,7 +59,7 @@ async function liar(like: string, firstToken: number): Promise<number> {
     ...where,
     onMessage: (connection, message) => {
       for (const answer of answers(message)) {
-        connection.send({ v: 1, from: incarnation, to: message.from, gen: message.gen, ...answer })
+        connection.send({ v: 2, from: incarnation, to: message.from, gen: message.gen, ...answer })
       }
     },
   })

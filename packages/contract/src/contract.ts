@@ -5,7 +5,7 @@
 
 /** Brand of a backend. A registered symbol, so that two copies of this package agree on it. */
 export const backendSymbol: unique symbol = Symbol.for('@kvx/backend') as never
-export const contractVersion = 1
+export const contractVersion = 2
 
 export interface Backend<Options = Record<string, unknown>> {
   readonly [backendSymbol]: typeof contractVersion
@@ -139,12 +139,14 @@ export interface TransferEngine {
   /** @throws KvxError `ERR_KVX_MEMORY` */
   register(memory: Memory): Promise<Region>
   /**
-   * CRC-32 of pages in registered memory. Computed neither on the thread of JavaScript nor on one that moves bytes. While
-   * it reads, neither `deregister` nor `close` resolves.
-   * @throws KvxError `ERR_KVX_PLAN_INVALID` outside of the regions, `ERR_KVX_INVALID_OPTION` for memory that is not
-   *   of the kind `cpu`, `ERR_KVX_CLOSED`
+   * Digests of tensors in registered memory, 16 bytes each, that depend only on what the bytes mean and not on where they
+   * lie: see `DigestJob`. Computed neither on the thread of JavaScript nor on one that moves bytes. While it reads,
+   * neither `deregister` nor `close` resolves; `close` ends it early. The arrays of the job must not change before
+   * it has ended.
+   * @throws KvxError `ERR_KVX_PLAN_INVALID` for a job that is malformed or reaches outside of the regions,
+   *   `ERR_KVX_INVALID_OPTION` for memory that this engine cannot read, `ERR_KVX_ABORTED` by the signal, `ERR_KVX_CLOSED`
    */
-  checksum(job: ChecksumJob): Promise<Uint32Array>
+  digest(job: DigestJob, options?: { signal?: AbortSignal }): Promise<Uint8Array>
   /**
    * Writer side: prepares to write into the regions of a peer. Bounded by `options.timeoutMs`.
    * @throws KvxError `ERR_KVX_CONNECT_FAILED` with the reason
@@ -172,13 +174,56 @@ export interface TransferEngine {
   close(): Promise<void>
 }
 
-export interface ChecksumJob {
+/**
+ * What to digest of one component: some tensors, and the same tokens (or slots) of all of them.
+ *
+ * A tensor is a table of rows and units; its digest is the sum, over all cells of the rows that count, of a hash that depends on the
+ * tensor's key, the row, the unit and the bytes of the cell, all numbered as in the undivided cache. So it is the same
+ * for all page sizes, orders within a page, and chunks, and the digests of ranks that hold different units, or different
+ * tokens, add up to that of a rank that holds all of them.
+ *
+ * Which cells. In a page T = `pageTokens` tokens share R = rows per page; one of T and R is a multiple of the other. Row number q
+ * of a run, counted from the first row of its page, is row q mod R of page `page + ⌊q / R⌋`. A row counts when any of its
+ * tokens is in the run: those are q from `q0 = ⌊first · R / T⌋` to `⌈(first + tokens) · R / T⌉`, exclusive. In the undivided
+ * cache it is row `⌊token · R / T⌋ + q − q0`. A row that two runs share would count twice: no run may begin inside
+ * a row (`first` and `token` are multiples of T / R where that is more than 1), and runs must not overlap.
+ *
+ * Where they are. Element e of unit u (from 0 on) of row r of page p is the `elementBytes` bytes at
+ * `base + p · pageBytes + r · rowStride + u · unitStride + e · elementStride`. The cell is all of its elements in order,
+ * `unitBytes` bytes. In the undivided cache the unit is number `firstUnit + u`.
+ *
+ * The hash of a cell. All numbers are unsigned 64-bit integers, and sums and products are taken modulo 2^64, except where 128
+ * bits are named.
+ *
+ *   mix(x):  x ^= x >> 32;  x *= D6E8FEB86659FD93h;  x ^= x >> 32;  x *= D6E8FEB86659FD93h;  x ^= x >> 32
+ *   k[j] = mix((j + 1) · 9E3779B97F4A7C15h)  for j from 0 to 127
+ *
+ * The bytes of a cell are cut into blocks of 1,024, of which the last may be shorter. For block number b, of n bytes:
+ *
+ *   w[0], w[1], …    its bytes as little-endian words of 8 bytes, with zeros up to a multiple of 16 bytes
+ *   P[i]             the 128-bit product of w[2i] + k[2i] and w[2i + 1] + k[2i + 1]
+ *   low, high        the sum of the low halves of all P[i], and the sum of their high halves
+ *   seed = mix(key + row · 9E3779B97F4A7C15h + unit · C2B2AE3D27D4EB4Fh + b · 165667B19E3779F9h + n · 27D4EB2F165667C5h)
+ *   x = mix(low + seed);  y = mix(high + x);  z = mix(x ^ y)
+ *
+ * y is added to the first 8 bytes of the tensor's digest, z to the last 8, each a little-endian number. A tensor of which no row
+ * counts has a digest of zeros.
+ */
+export interface DigestJob {
+  /** T: tokens of a page. A slot of a component that is addressed by request is a page of one token. */
+  readonly pageTokens: number
   /**
-   * Rows of 6: region, base, pageBytes, run bytes, runs per page, run stride. The number of a page is the CRC-32 of all its
-   * runs, lane after lane; run k lies at `base + page · pageBytes + k · stride`.
+   * Rows of 11: region, base, pageBytes, rows per page, units, first unit, unitBytes, elementBytes, row stride, unit stride,
+   * element stride. Strides and sizes are in bytes; `elementBytes` divides `unitBytes`.
    */
-  readonly lanes: Float64Array
-  readonly pages: Int32Array
+  readonly tensors: Float64Array
+  /** One per tensor: tells its cells from those of all other tensors of the cache. */
+  readonly keys: BigUint64Array
+  /**
+   * Rows of 4: page, first token in it, tokens, and the number of the first token in the prompt. A run that is longer than its page
+   * goes on in the next one.
+   */
+  readonly runs: Int32Array
 }
 
 export type PeerGoneListener = (generation: string, reason: string) => void
@@ -240,7 +285,10 @@ export interface TransferPlan {
 }
 
 export const laneWidth = 10
-export const checksumWidth = 6
+export const digestTensorWidth = 11
+export const digestRunWidth = 4
+/** Bytes of the digest of one tensor. */
+export const digestBytes = 16
 export const groupWidth = 3
 export const blockWidth = 4
 

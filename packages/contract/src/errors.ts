@@ -87,7 +87,7 @@ export const errorTable = {
       'A transfer plan names bytes outside the registered regions, or numbers that are not non-negative integers.',
     retryable: false,
     phases: ['transfer'],
-    advice: 'Check the layout that the host gave: a tensor of it lies outside of its memory.',
+    advice: 'Check the place that the host gave: a tensor of it lies outside of its memory.',
   },
   ERR_KVX_CONNECT_FAILED: {
     summary: 'The engine could not be connected to the peer.',
@@ -182,7 +182,7 @@ export const errorTable = {
   },
   ERR_KVX_LAYOUT_MISMATCH: {
     summary:
-      'The layouts of both sides do not fit: model, settings of the cache, layers, heads, dtype or order.',
+      'The caches of both sides do not fit: model, settings, layers, components, tensors, or how the ranks divide them.',
     retryable: false,
     phases: ['bootstrap', 'hello'],
     advice:
@@ -219,7 +219,7 @@ export const errorTable = {
     summary: 'A peer described a cache that cannot be: regions, sizes or heads out of range.',
     retryable: false,
     phases: ['hello'],
-    advice: 'Check the layout that the other side gives to its manager.',
+    advice: 'Check the shape and the place that the other side gives to its manager.',
   },
   ERR_KVX_PAGES_INVALID: {
     summary: 'Decode named pages that it does not have, too few or too many, or one twice.',

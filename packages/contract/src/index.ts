@@ -4,4 +4,5 @@
  * @packageDocumentation
  */
 export * from './contract.ts'
+export * from './digest.ts'
 export * from './errors.ts'

@@ -9,24 +9,26 @@ const [pageTokens, pageBytes, pages, layers] = [16, 256, 4, 2]
 const tokens = pages * pageTokens
 const digest = promptDigest(Array.from({ length: tokens }, (_, i) => i))
 
-/** Of a pool with pages for so many lanes. */
-const layoutOf = (lanes) => ({
-  model: 'bench',
-  pageTokens,
-  layers,
-  heads: 1,
-  pages: { kv: lanes * pages },
-  tensors: Array.from({ length: 2 * layers }, (_, i) => ({
+const tensors = Array.from({ length: 2 * layers }, (_, i) => ({
+  layer: i >> 1,
+  part: i % 2 === 0 ? 'k' : 'v',
+  dtype: 'f16',
+  units: 1,
+  unitBytes: pageBytes / pageTokens,
+}))
+const shape = { model: 'bench', layers, components: [{ name: 'kv', addressed: 'tokens', tensors }] }
+
+/** A pool with pages for so many lanes. */
+const placeOf = (lanes) => ({
+  components: { kv: { pageTokens, pages: lanes * pages } },
+  tensors: tensors.map(({ layer, part }, i) => ({
     component: 'kv',
-    layer: i >> 1,
-    part: i % 2 === 0 ? 'k' : 'v',
-    dtype: 'f16',
+    layer,
+    part,
     region: 0,
     base: i * lanes * pages * pageBytes,
     pageBytes,
-    heads: [0, 1],
-    headBytes: pageBytes / pageTokens,
-    order: 'token-major',
+    order: 'NHD',
   })),
 })
 
@@ -34,20 +36,21 @@ const layoutOf = (lanes) => ({
 const pagesOf = (lane) => Int32Array.from({ length: pages }, (_, i) => lane * pages + i)
 
 async function open(role, token, lanes, more = {}) {
-  const layout = layoutOf(lanes)
-  const memory = allocate(layout.tensors.length * lanes * pages * pageBytes)
+  const place = placeOf(lanes)
+  const memory = allocate(tensors.length * lanes * pages * pageBytes)
   const manager = await KVManager.open({
     role,
     backend: 'shm',
     from: import.meta.url,
-    layout,
+    shape,
+    place,
     memory: [memory],
     token,
     limits: { requests: 2 * lanes, ...(role === 'prefill' && { parkedPerPeer: lanes }) },
     log: silentLog,
     ...more,
   })
-  return { manager, layout, bytes: memory.view(0, memory.bytes) }
+  return { manager, place, bytes: memory.view(0, memory.bytes) }
 }
 
 export async function openPrefill(token, lanes) {
@@ -66,7 +69,7 @@ export async function openPrefill(token, lanes) {
     async request(lane, room) {
       const sender = manager.send(room, { tokens, digest })
       await sender.reserved()
-      await sender.write({ start: 0, pages: pagesOf(lane) })
+      await sender.write({ tokens: [0, tokens], pages: pagesOf(lane) })
       await sender.finish({ aux: { firstToken: 1 } })
       await sender.settled
     },
@@ -101,7 +104,7 @@ export async function openDecode(token, address, lanes, peers) {
 }
 
 /** The bytes that one peer's requests have moved or received, of all tensors: all pages of its pool. */
-function movedBytes({ bytes, layout }) {
-  const part = layout.pages.kv * pageBytes
-  return Buffer.concat(layout.tensors.map(({ base }) => bytes.subarray(base, base + part)))
+function movedBytes({ bytes, place }) {
+  const part = place.components.kv.pages * pageBytes
+  return Buffer.concat(place.tensors.map(({ base }) => bytes.subarray(base, base + part)))
 }

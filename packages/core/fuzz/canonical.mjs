@@ -1,4 +1,4 @@
-import { Planner } from '../dist/plan/index.js'
+import { Pairing } from '../dist/plan/index.js'
 
 /**
  * Everything that is reachable from a state as one text, equal for states that hold the same in
@@ -72,7 +72,7 @@ export function canonical(state, except) {
       parts.push(']')
     } else {
       const fields =
-        value instanceof Planner
+        value instanceof Pairing
           ? ['lanes']
           : value instanceof Error
             ? ['code', 'message', 'phase', 'peer', 'rank']

@@ -1,23 +1,23 @@
 /** A decode side with requests in every phase, and what its prefill ranks and strangers may say to it. */
-import { createDecode, roomKey, stepDecode } from '../dist/protocol/index.js'
+import { createDecode, protocolVersion, roomKey, stepDecode } from '../dist/protocol/index.js'
 import {
+  cache,
   deadlines,
   digest,
   engineOf,
-  fingerprint,
   kvBytes,
-  layout,
   limits,
   longTime,
   name128,
-  packed,
+  packedCache,
   pageTokens,
   rank,
-  smallLayout,
+  units,
 } from './fixtures.mjs'
 import { sizes } from './prefill-world.mjs'
 
 const tokens = 3 * pageTokens
+const named = { kv: Int32Array.of(5, 6, 7), mamba: new Int32Array() }
 
 /** 1 and 2 have said welcome, 3 is being greeted. */
 const prefillers = [1, 2, 3].map((number) => ({
@@ -48,8 +48,9 @@ export class DecodeWorld {
         backend: 'fake',
         version: '1',
         fence: random.pick(['exit', 'engine']),
-        layout,
-        fingerprint,
+        ...cache,
+        packed: packedCache(),
+        prefixBlock: pageTokens,
         verify: random.chance(0.3),
         deadlines,
         limits,
@@ -98,7 +99,7 @@ export class DecodeWorld {
   }
 
   #envelope(prefiller) {
-    return { v: 1, from: prefiller.incarnation, to: this.state.self.incarnation }
+    return { v: protocolVersion, from: prefiller.incarnation, to: this.state.self.incarnation }
   }
 
   #welcome(prefiller) {
@@ -107,8 +108,7 @@ export class DecodeWorld {
       writer: prefiller.writer,
       instance: prefiller.instance,
       rank,
-      layout: smallLayout(),
-      fingerprint,
+      ...packedCache(),
       engine: { backend: 'fake', version: '1' },
       limits: { parked: 8, auxBytes: limits.auxBytes },
     }
@@ -135,17 +135,18 @@ export class DecodeWorld {
     return request
   }
 
-  #reserve(request, pages = Int32Array.of(5, 6, 7)) {
-    this.#step({ type: 'host.reserve', request, prefixTokens: 0, pages, state: {} })
+  #reserve(request, pages = named) {
+    this.#step({ type: 'host.reserve', request, prefixTokens: 0, pages: pages ?? undefined })
   }
 
   #complete(ep) {
-    const parts = { kv: { pages: 3, bytes: 3 * kvBytes } }
-    const checksums = this.state.self.verify ? { checksums: packed(1, 2, 3) } : {}
+    const parts = { kv: { units, bytes: 3 * kvBytes } }
+    const made = { kv: new Uint8Array(16), mamba: new Uint8Array(16) }
+    const digests = this.state.self.verify ? { digests: made } : {}
     return {
       k: 'complete',
       ep,
-      manifest: { parts, chunks: 1, ms: 1, ...checksums },
+      manifest: { parts, chunks: 1, ms: 1, ...digests },
       aux: { firstToken: 1 },
     }
   }
@@ -189,7 +190,7 @@ export class DecodeWorld {
       if (this.state.requests.size > 16) continue
       // One that has told no pages yet, one that gives them late, and three that are on their way.
       this.#receive(prefiller)
-      this.#reserve(this.#receive(prefiller), undefined)
+      this.#reserve(this.#receive(prefiller), null)
       for (let i = 0; i < 3; i++) this.#reserve(this.#receive(prefiller))
     }
     for (const request of [...this.state.requests.values()]) {
@@ -197,8 +198,7 @@ export class DecodeWorld {
         this.#step({
           type: 'host.provide',
           request: request.id,
-          pages: Int32Array.of(5, 6, 7),
-          state: {},
+          pages: named,
         })
       } else if (request.phase === 'open' && random.chance(0.3)) {
         this.#step({ type: 'host.abort', request: request.id, reason: 'enough' })
@@ -260,10 +260,10 @@ export class DecodeWorld {
         const failed = { ...about, k: 'failed', ep, ...failure }
         made.push(
           ...['parked', 'paired'].map((state) => ({ ...about, k: 'accept', ep, state })),
-          { ...about, k: 'progress', ep, pages: 2 },
+          { ...about, k: 'progress', ep, units: 2 },
           { ...about, k: 'refuse', ep, ...failure },
-          { ...about, k: 'status', ep, state: 'over', pages: 0 },
-          { ...about, k: 'status', ep, state: 'complete', pages: 3, outcome: complete },
+          { ...about, k: 'status', ep, state: 'over', units: 0 },
+          { ...about, k: 'status', ep, state: 'complete', units, outcome: complete },
           ...['ready', 'drained'].map((k) => ({ ...about, k, ep })),
           complete,
           failed,

@@ -1,5 +1,5 @@
 /** What the worlds are made of: a small cache, short deadlines, and names that are easy to tell apart. */
-import { layoutFingerprint } from '../dist/layout/index.js'
+import { packPlace, packShape } from '../dist/bytes.js'
 import { defaultDeadlines, defaultLimits, makeRank } from '../dist/protocol/index.js'
 
 export const pageTokens = 4
@@ -7,28 +7,40 @@ const layers = 1
 const kvPages = 16
 const statePages = 4
 const pageBytes = 8
-export const kvLayers = Array.from({ length: layers }, (_, layer) => layer)
 /** Bytes of a page of the cache over all tensors. */
 export const kvBytes = layers * 2 * pageBytes
 
-/** A layer of K and V, and one state component. */
-export function smallLayout() {
-  const tensors = []
-  let base = 0
-  const add = (component, layer, part, pages) => {
-    const place = { region: 0, base, pageBytes }
-    const form = { dtype: 'f16', heads: [0, 1], headBytes: 2, order: 'token-major' }
-    tensors.push({ component, layer, part, ...form, ...place })
-    base += pages * pageBytes
-  }
-  for (const layer of kvLayers) for (const part of ['k', 'v']) add('kv', layer, part, kvPages)
-  add('mamba', 0, 'latent', statePages)
-  const pages = { kv: kvPages, mamba: statePages }
-  return { model: 'small', pageTokens, layers, heads: 1, pages, tensors }
-}
+const kv = ['k', 'v'].map((part) => ({ layer: 0, part, dtype: 'f16', units: 1, unitBytes: 2 }))
+const state = { layer: 0, part: 'state', dtype: 'f16', units: 1, unitBytes: 2, rows: 4 }
+const placed = (component, part, base) => ({
+  ...{ component, layer: 0, part, region: 0, base, pageBytes, order: 'NHD' },
+})
 
-export const layout = smallLayout()
-export const fingerprint = layoutFingerprint(layout)
+/** A layer of K and V, and one state component. */
+export const cache = {
+  shape: {
+    model: 'small',
+    layers,
+    components: [
+      { name: 'kv', addressed: 'tokens', tensors: kv },
+      { name: 'mamba', addressed: 'request', tensors: [state] },
+    ],
+  },
+  place: {
+    components: { kv: { pageTokens, pages: kvPages }, mamba: { pages: statePages } },
+    tensors: [
+      placed('kv', 'k', 0),
+      placed('kv', 'v', kvPages * pageBytes),
+      placed('mamba', 'state', 2 * kvPages * pageBytes),
+    ],
+  },
+}
+export const memoryBytes = (2 * kvPages + statePages) * pageBytes
+/** A cache as it travels. */
+export const packedCache = () => ({
+  shape: packShape(cache.shape),
+  place: packPlace(cache.place),
+})
 export const rank = makeRank(layers)
 
 /** 32 hex digits. */
@@ -39,6 +51,10 @@ export function name128(kind, number = 0) {
 
 export const digest = (number = 1) => new Uint8Array(16).fill(number)
 export const packed = (...pages) => new Uint8Array(Int32Array.from(pages).buffer)
+/** What each component gets of a request: pages 5, 6 and 7, and these slots. */
+export const pageLists = (...slots) => ({ kv: packed(5, 6, 7), mamba: packed(...slots) })
+/** Tokens times layers of a prompt of three pages. */
+export const units = 3 * pageTokens * layers
 
 export const deadlines = {
   ...defaultDeadlines,

@@ -49,6 +49,9 @@ const texts = [
   'k',
   'v',
   'latent',
+  'state',
+  'tokens',
+  'request',
   'parked',
   'paired',
   'complete',
@@ -174,7 +177,7 @@ function places(value, found = []) {
 function edit(random, message, templates) {
   const all = places(message)
   if (all.length === 0) return
-  // The fields of the message itself as often as all those of its layout.
+  // The fields of the message itself as often as all those of its cache.
   const [holder, key] = random.chance(0.5)
     ? [message, random.pick(Object.keys(message))]
     : random.pick(all)

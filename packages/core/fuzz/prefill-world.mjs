@@ -1,19 +1,17 @@
 /** A prefill side with transfers in every phase, and what strangers and decode ranks may say to it. */
-import { createPrefill, roomKey, stepPrefill } from '../dist/protocol/index.js'
+import { createPrefill, protocolVersion, roomKey, stepPrefill } from '../dist/protocol/index.js'
 import {
+  cache,
   deadlines,
   digest,
   engineOf,
-  fingerprint,
-  kvLayers,
-  layout,
   limits,
   longTime,
   name128,
-  packed,
+  packedCache,
+  pageLists,
   pageTokens,
   rank,
-  smallLayout,
 } from './fixtures.mjs'
 
 const tokens = 3 * pageTokens
@@ -55,9 +53,8 @@ export class PrefillWorld {
         backend: 'fake',
         version: '1',
         fence,
-        layout,
-        fingerprint,
-        kvLayers,
+        ...cache,
+        packed: packedCache(),
         deadlines,
         limits,
       },
@@ -113,25 +110,25 @@ export class PrefillWorld {
     for (const effect of effects) {
       if (effect.do === 'openLink') this.#opening.push(effect)
       else if (effect.do === 'post') this.#writes.add(effect.piece)
-      else if (effect.do === 'checksum' || effect.do === 'recycle') this.#effects.push(effect)
+      else if (effect.do === 'digest' || effect.do === 'recycle') this.#effects.push(effect)
     }
     return effects
   }
 
   #envelope(decoder) {
-    return { v: 1, from: decoder.incarnation, to: this.state.self.incarnation }
+    return { v: protocolVersion, from: decoder.incarnation, to: this.state.self.incarnation }
   }
 
   #hello(decoder) {
     return {
       ...this.#envelope(decoder),
       k: 'hello',
+      speaks: [protocolVersion, protocolVersion],
       gen: decoder.gen,
       session: decoder.session,
       instance: decoder.instance,
       rank,
-      layout: smallLayout(),
-      fingerprint,
+      ...packedCache(),
       epoch: this.#epochs.get(decoder.incarnation),
       fences: 0,
       engine: engineOf(),
@@ -142,7 +139,7 @@ export class PrefillWorld {
     return this.step(decoder.connection, { ...this.#envelope(decoder), gen: decoder.gen, ...body })
   }
 
-  #reserve(decoder, room, pages = { pages: packed(5, 6, 7) }) {
+  #reserve(decoder, room, pages = { pages: pageLists() }) {
     const ep = (this.#epochs.get(decoder.incarnation) ?? 0) + 1
     return {
       k: 'reserve',
@@ -152,7 +149,7 @@ export class PrefillWorld {
       tokens,
       digest: digest(),
       prefix: 0,
-      checksums: this.#random.chance(0.2),
+      digests: this.#random.chance(0.2),
       ...pages,
     }
   }
@@ -178,12 +175,15 @@ export class PrefillWorld {
   }
 
   #writeAll(sender) {
-    const pages = Int32Array.of(0, 1, 2)
-    this.#step({ type: 'host.write', sender, write: ++this.#write, start: 0, pages })
+    const pages = { kv: Int32Array.of(0, 1, 2) }
+    const write = ++this.#write
+    this.#step({ type: 'host.write', sender, write, tokens: [0, tokens], pages, state: {} })
   }
 
   #finish(sender) {
-    this.#step({ type: 'host.finish', sender, state: {}, aux: { firstToken: 1 } })
+    const slots = this.state.senders.get(sender)?.targets[0]?.pages?.mamba?.length ?? 0
+    const state = { mamba: Int32Array.from({ length: slots }, (_, slot) => slot) }
+    this.#step({ type: 'host.finish', sender, state, aux: { firstToken: 1 } })
   }
 
   /** Time passes: engines answer, hosts go on, and there is something in every phase again. */
@@ -241,14 +241,9 @@ export class PrefillWorld {
       for (const piece of [...this.#writes]) this.#settle(piece)
       this.#step({ type: 'engine.recycled', generation: name128('W', this.#random.below(1_000)) })
     } else {
-      const { sender, epoch, peer, pages } = effect
-      this.#step({
-        type: 'checksums',
-        sender,
-        epoch,
-        peer,
-        checksums: new Uint32Array(pages.length),
-      })
+      const { sender, epoch, peer } = effect
+      const digests = { kv: new Uint8Array(16), mamba: new Uint8Array(16) }
+      this.#step({ type: 'digests', sender, epoch, peer, digests })
     }
   }
 
@@ -283,16 +278,14 @@ export class PrefillWorld {
       made.push({
         ...about,
         ...this.#reserve(decoder, this.#room + 51n, {
-          pages: packed(1, 2, 3),
-          state: { mamba: packed(1) },
+          pages: pageLists(1),
         }),
       })
       for (const { epoch, pages } of epochs) {
         made.push({ ...about, k: 'query', ep: epoch }, { ...about, k: 'ack', ep: epoch })
         if (this.#random.chance(0.3))
           made.push({ ...about, k: 'abort', ep: epoch, code: 'ERR_KVX_ABORTED', text: 'no' })
-        if (!pages)
-          made.push({ ...about, k: 'pages', ep: epoch, pages: packed(5, 6, 7), state: {} })
+        if (!pages) made.push({ ...about, k: 'pages', ep: epoch, pages: pageLists() })
       }
     }
     // Other way round: what only prefill may say.

@@ -9,11 +9,11 @@ import { backendSymbol } from '../dist/backend/index.js'
 import { BootstrapServer, readInstance, registerRank } from '../dist/bootstrap/index.js'
 import { decodeFrame } from '../dist/control/codec.js'
 import { deploymentKeys } from '../dist/control/index.js'
-import { promptDigest } from '../dist/layout/index.js'
+import { promptDigest } from '../dist/bytes.js'
 import { KVManager } from '../dist/manager/index.js'
 import { BootstrapWorld } from './bootstrap-world.mjs'
 import { DecodeWorld } from './decode-world.mjs'
-import { layout, name128, rank } from './fixtures.mjs'
+import { cache, memoryBytes, name128, rank } from './fixtures.mjs'
 import { makeFrame } from './mutate.mjs'
 import { PrefillWorld } from './prefill-world.mjs'
 import { Random } from './random.mjs'
@@ -23,7 +23,7 @@ const log = { debug() {}, info() {}, warn() {}, error() {} }
 
 /** An engine that says that it has written. The bytes are not what is fuzzed. */
 const backend = {
-  [backendSymbol]: 1,
+  [backendSymbol]: 2,
   name: 'nothing',
   probe: async () => ({ available: true, tried: [] }),
   open: async (_, { generation }) => ({
@@ -55,18 +55,14 @@ const backend = {
   }),
 }
 
-const bytes = layout.tensors.reduce(
-  (sum, { component, pageBytes }) => sum + layout.pages[component] * pageBytes,
-  0,
-)
-const memory = () => [{ address: 4096n, bytes, kind: 'cpu', device: 0 }]
+const memory = () => [{ address: 4096n, bytes: memoryBytes, kind: 'cpu', device: 0 }]
 
 /** @param {{ seed: number, frames: number }} options */
 export async function fuzzSockets({ seed, frames }) {
   if (frames === 0) return {}
   const random = new Random(seed ^ 0x5eed)
   const bootstrap = await BootstrapServer.open({ host: '127.0.0.1', port: 0, token, log })
-  const shared = { backend, token, layout, log, from: import.meta.url }
+  const shared = { backend, token, ...cache, log, from: import.meta.url }
   const prefill = await KVManager.open({
     ...shared,
     role: 'prefill',
@@ -127,10 +123,10 @@ class Honest {
     const request = { tokens: 4, digest: promptDigest([1, 2, 3, 4]) }
     const receiver = this.decode.receive(room, { ...request, from: this.from })
     const sender = this.prefill.send(room, request)
-    await receiver.reserve({ pages: Int32Array.of(1) })
+    await receiver.reserve({ pages: Int32Array.of(1), state: { mamba: [] } })
     await sender.reserved()
-    await sender.write({ start: 0, pages: Int32Array.of(1) })
-    await Promise.all([sender.finish(), receiver.done])
+    await sender.write({ tokens: [0, 4], pages: Int32Array.of(1) })
+    await Promise.all([sender.finish({ state: { mamba: [] } }), receiver.done])
   }
 }
 
@@ -220,7 +216,7 @@ async function impostor(random, decode, count) {
   const asking = setInterval(() => {
     const request = { from: bootstrap.address, tokens: 4, digest: promptDigest([1, 2, 3, 4]) }
     const receiver = decode.receive(2n ** 50n + BigInt(room++), request)
-    receiver.reserve({ pages: Int32Array.of(2) }).catch(() => undefined)
+    receiver.reserve({ pages: Int32Array.of(2), state: { mamba: [] } }).catch(() => undefined)
     setTimeout(() => receiver.abort('enough'), 100)
   }, 10)
   // When decode has given it up for good, there is nothing more to answer.

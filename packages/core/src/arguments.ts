@@ -3,7 +3,8 @@ import { isInt32Array, isUint32Array, isUint8Array } from 'node:util/types'
 import * as v from 'valibot'
 import { KvxError, type ErrorCode, type Log, type Phase } from '@kvx/contract'
 import { isHost, parseEndpoint } from './control/endpoint.ts'
-import { maxNameLength } from './layout/layout.ts'
+import { maxNameLength } from './shape/shape.ts'
+import type { Context } from './share/rank.ts'
 
 /**
  * `value`, checked. A schema says what a value must be; here it is said of which, and what came instead: `chunk.start must
@@ -91,6 +92,15 @@ export const range = such<readonly [number, number]>(
   'two integers [first, end]',
   (value) => Array.isArray(value) && value.length === 2 && value.every(Number.isSafeInteger),
 )
+/** Which tokens the context-parallel ranks of an instance hold. */
+export const context = such<Context>(
+  "'all', 'contiguous' or { interleave: tokens }",
+  (value) => value === 'all' || value === 'contiguous' || isInterleaved(value),
+)
+function isInterleaved(value: unknown): boolean {
+  if (!isObject(value) || Object.keys(value as object).join() !== 'interleave') return false
+  return Number.isSafeInteger((value as { interleave: unknown }).interleave)
+}
 export const host = such<string>('a host name or an IP address', isHost)
 /** A time to wait: as long as one likes, also for ever. */
 export const milliseconds = such<number>(
@@ -108,6 +118,10 @@ export const logger = such<Log>(
     ['debug', 'info', 'warn', 'error'].every(
       (level) => typeof (value as Record<string, unknown>)[level] === 'function',
     ),
+)
+/** A page list, or such lists by component. */
+export const pageLists = v.lazy((value) =>
+  Array.isArray(value) || isInt32Array(value) ? pageList : recordOf(pageList),
 )
 export const truth = v.boolean('true or false')
 export const signal = such<AbortSignal>('an AbortSignal', (value) => value instanceof AbortSignal)

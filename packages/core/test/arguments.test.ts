@@ -1,9 +1,9 @@
 import { afterEach, expect, test } from 'vitest'
 import { KvxError } from '@kvx/contract'
-import { promptDigest } from '../src/layout/index.ts'
+import { promptDigest } from '../src/shape/index.ts'
 import { KVManager } from '../src/manager/index.ts'
 import { Loopback, plainMemory } from './support/loopback.ts'
-import { memoryFor, openLegs, openPair, smallLayout, token } from './support/pair.ts'
+import { chunkOf, memoryFor, openLegs, openPair, smallCache, token } from './support/pair.ts'
 
 const open: { close(): Promise<void> }[] = []
 afterEach(async () => {
@@ -16,27 +16,22 @@ async function pair() {
   return made
 }
 
-const layout = smallLayout(8)
+const cache = smallCache(8)
 const proper = {
   role: 'decode',
   backend: new Loopback().backend,
   token,
-  layout,
-  memory: [memoryFor(layout)],
+  ...cache,
+  memory: [memoryFor(cache)],
 } as const
-const [tensor] = layout.tensors
 
 test.each<[string, object, RegExp]>([
   ['an option that does not exist', { verifyKv: true }, /no 'verifyKv'. Did you mean 'verifyKV'/],
   ['another role', { role: 'both' }, /^role must be 'prefill' or 'decode', got "both"/],
   ['no token', { token: undefined }, /token must be a string/],
   ['a token of one character', { token: 'x' }, /at least 16 bytes, got 1/],
-  ['no layout', { layout: undefined }, /^layout must be an object, got undefined/],
-  [
-    'a tensor without dtype',
-    { layout: { ...layout, tensors: [{ ...tensor, dtype: undefined }] } },
-    /^layout.tensors\[0\].dtype must be a name .* got undefined/,
-  ],
+  ['no shape', { shape: undefined }, /^shape must be an object, got undefined/],
+  ['no place', { place: undefined }, /^place must be an object, got undefined/],
   ['no memory', { memory: [] }, /^memory must be an array of at least one memory/],
   [
     'memory that is none',
@@ -70,6 +65,7 @@ test.each([undefined, null, 7, 'options', []])('options cannot be %j', async (op
 })
 
 const prompt = { tokens: 8, digest: promptDigest([1, 2, 3, 4, 5, 6, 7, 8]) }
+const whole = { tokens: [0, 8], pages: [0, 1] } as const
 const invalid = { code: 'ERR_KVX_INVALID_ARGUMENT' }
 
 test('wrong requests leave no leg behind: the right one takes the room, and drain does not wait', async () => {
@@ -100,7 +96,7 @@ test('wrong requests leave no leg behind: the right one takes the room, and drai
   expect(() => prefill.send(1n, late)).toThrow(option)
   expect(() => decode.receive(1n, { ...late, from })).toThrow(option)
   const { sender, receiver } = await openLegs({ prefill, decode, from }, 1n, prompt, [1, 2])
-  await sender.write({ start: 0, pages: [0, 1] })
+  await sender.write(chunkOf(8, 0, [0, 1]))
   await sender.finish()
   await receiver.done
   // Would wait for five minutes if a leg had stayed behind.
@@ -119,7 +115,7 @@ test('every wrong call of a leg rejects and changes nothing, and the right one a
   const bad = 'ERR_KVX_INVALID_ARGUMENT'
   await rejected(
     [
-      () => sender.write({ start: 0, pages: [0, 1] }),
+      () => sender.write(chunkOf(8, 0, [0, 1])),
       () => sender.finish(),
       () => {
         receiver.provide({ pages: [1, 2] })
@@ -138,6 +134,9 @@ test('every wrong call of a leg rejects and changes nothing, and the right one a
       () => receiver.reserve({ pages: [1, 2], prefixTokens: -1 }),
       () => receiver.reserve({ pages: [], prefixTokens: 9 }),
       () => receiver.reserve({ pages: [1, 2], state: { nothing: [1] } }),
+      () => receiver.reserve({ pages: { kv: [1, 2], nothing: [1] } }),
+      () => receiver.reserve({ pages: {} }),
+      () => receiver.reserve({ pages: { nothing: [1, 2] } }),
       () => receiver.reserve({ page: [1, 2] } as never),
       () => receiver.reserve({ pages: [1, 2] }, { signal: 'now' as never }),
       () => sender.reserved({ signal: {} as never }),
@@ -171,14 +170,27 @@ test('every wrong call of a leg rejects and changes nothing, and the right one a
   await rejected(
     [
       () => sender.write(undefined as never),
-      () => sender.write({ start: 0, pages: [0, 99] }),
-      () => sender.write({ start: 0, pages: [0, -1] }),
-      () => sender.write({ start: 1, pages: [0, 1] }),
-      () => sender.write({ start: -1, pages: [0] }),
-      () => sender.write({ start: 0, pages: [0, 1], layers: [2, 1] }),
-      () => sender.write({ start: 0, pages: [0, 1], layers: [0, 9] }),
-      () => sender.write({ start: 0, pages: [0, 1], layers: 1 as never }),
-      () => sender.write({ start: 0, page: [0, 1] } as never),
+      () => sender.write({ tokens: [0, 8], pages: [0, 99] }),
+      () => sender.write({ tokens: [0, 8], pages: [0, -1] }),
+      () => sender.write({ tokens: [0, 8], pages: [0, 0.5] }),
+      () => sender.write({ tokens: [0, 8], pages: [0] }),
+      () => sender.write({ tokens: [0, 8], pages: [0, 1, 2] }),
+      () => sender.write({ tokens: [4, 12], pages: [0, 1] }),
+      () => sender.write({ tokens: [-4, 4], pages: [0] }),
+      () => sender.write({ tokens: [0.5, 4], pages: [0] }),
+      () => sender.write({ tokens: [8, 8], pages: [] }),
+      () => sender.write({ tokens: [8, 0], pages: [0, 1] }),
+      () => sender.write({ tokens: [2, 8], pages: [0, 1] }),
+      () => sender.write({ tokens: 8 as never, pages: [0, 1] }),
+      () => sender.write({ pages: [0, 1] }),
+      () => sender.write({ tokens: [0, 8], pages: { swa: [0, 1] } }),
+      () => sender.write({ tokens: [0, 8], pages: { kv: [0, 1], swa: [0, 1] } }),
+      () => sender.write({ tokens: [0, 8], pages: { kv: 1 as never } }),
+      () => sender.write({ state: { kv: [0] } }),
+      () => sender.write({ ...whole, layers: [2, 1] }),
+      () => sender.write({ ...whole, layers: [0, 9] }),
+      () => sender.write({ ...whole, layers: 1 as never }),
+      () => sender.write({ tokens: [0, 8], page: [0, 1] } as never),
       () => sender.finish(),
       () => sender.finish({ aux: { firstToken: 1.5 } }),
       () => sender.finish({ aux: { logprob: NaN } }),
@@ -188,8 +200,8 @@ test('every wrong call of a leg rejects and changes nothing, and the right one a
     ],
     bad,
   )
-  await sender.write({ start: 0, pages: [0, 1] })
-  await rejected([() => sender.write({ start: 0, pages: [0, 1] })], bad)
+  await sender.write(chunkOf(8, 0, [0, 1]))
+  await rejected([() => sender.write(chunkOf(8, 0, [0, 1]))], bad)
   await sender.finish({ aux: { firstToken: 42, logprob: undefined } as never })
   expect((await receiver.done).aux).toEqual({ firstToken: 42 })
   await rejected(

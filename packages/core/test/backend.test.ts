@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { loadBackend } from '../src/backend/index.ts'
 import { Loopback } from './support/loopback.ts'
 
-const good = (name: string, version = 1) => `export default {
+const good = (name: string, version = 2) => `export default {
   [Symbol.for('@kvx/backend')]: ${String(version)},
   name: '${name}',
   probe: async () => ({ available: true, tried: [] }),

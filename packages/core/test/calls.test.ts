@@ -3,9 +3,9 @@ import { readdirSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { silentLog } from '@kvx/contract'
 import * as core from '../src/index.ts'
-import { makeRank } from '../src/protocol/index.ts'
+import { makeRank } from '../src/share/index.ts'
 import { Loopback } from './support/loopback.ts'
-import { memoryFor, openLegs, openPair, smallLayout, token } from './support/pair.ts'
+import { memoryFor, openLegs, openPair, smallCache, token } from './support/pair.ts'
 
 const invalidArgument = 'ERR_KVX_INVALID_ARGUMENT'
 const invalidOption = 'ERR_KVX_INVALID_OPTION'
@@ -33,28 +33,70 @@ const tokens: readonly (readonly [object, RegExp])[] = [
   [{ token: 'short' }, /^The token must have at least 16 bytes, got 5:/],
 ]
 
-const layout = smallLayout(8)
-const [tensor] = layout.tensors
+const { shape, place } = smallCache(8)
+const [component] = shape.components
+const [tensor] = component?.tensors ?? []
+const [placed] = place.tensors
+const rank = makeRank(shape.layers)
 const regions = [1 << 20]
-const layoutsWith = (changes: object) => ({ ...layout, ...changes })
-const layouts: readonly (readonly [unknown, RegExp])[] = [
-  [undefined, /^layout must be an object, got undefined\.$/],
-  [null, /^layout must be an object, got null\.$/],
-  ['m', /^layout must be an object, got "m"\.$/],
-  [{}, /^layout\.model must be a name of 1 to 200 characters, got undefined\.$/],
-  [layoutsWith({ model: 5 }), /^layout\.model must be a name .*, got 5\.$/],
-  [layoutsWith({ head: 1 }), /^layout: there is no 'head'\. Did you mean 'heads'\?$/],
-  [layoutsWith({ layers: 0 }), /^layout\.layers must be an integer from 1 on, got 0\.$/],
-  [layoutsWith({ settings: 'x' }), /^layout\.settings must be an object, got "x"\.$/],
-  [layoutsWith({ settings: { a: 1 } }), /^layout\.settings\.a must be a string, got 1\.$/],
-  [layoutsWith({ pages: 8 }), /^layout\.pages must be an object, got 8\.$/],
-  [layoutsWith({ pages: { kv: 2 ** 31 } }), /^layout\.pages\.kv must be an integer from 1 to /],
-  [layoutsWith({ tensors: {} }), /^layout\.tensors must be an array of tensors, got an object\.$/],
-  [layoutsWith({ tensors: [null] }), /^layout\.tensors\[0\] must be an object, got null\.$/],
+const withComponent = (change: object) => ({ ...shape, components: [{ ...component, ...change }] })
+const withTensor = (change: object) => withComponent({ tensors: [{ ...tensor, ...change }] })
+const shapes: readonly (readonly [unknown, RegExp])[] = [
+  [{}, /^shape\.model must be a name of 1 to 200 characters, got undefined\.$/],
+  [{ ...shape, model: 5 }, /^shape\.model must be a name .*, got 5\.$/],
+  [{ ...shape, layer: 1 }, /^shape: there is no 'layer'\. Did you mean 'layers'\?$/],
+  [{ ...shape, layers: 0 }, /^shape\.layers must be an integer from 1 on, got 0\.$/],
+  [{ ...shape, settings: 'x' }, /^shape\.settings must be an object, got "x"\.$/],
+  [{ ...shape, settings: { a: 1 } }, /^shape\.settings\.a must be a string .*, got 1\.$/],
+  [{ ...shape, components: {} }, /^shape\.components must be an array of components, got an obj/],
+  [withComponent({ name: '' }), /^shape\.components\[0\]\.name must be a name .*, got ""\.$/],
   [
-    layoutsWith({ tensors: [{ ...tensor, heads: [1] }] }),
-    /^layout\.tensors\[0\]\.heads must be two integers \[first, end\], got an Array\.$/,
+    withComponent({ addressed: 'pages' }),
+    /^shape\.components\[0\]\.addressed must be 'tokens' or 'request', got "pages"\.$/,
   ],
+  [withComponent({ window: 0 }), /^shape\.components\[0\]\.window must be an integer from 1 on/],
+  [withComponent({ tensors: [null] }), /^shape\.components\[0\]\.tensors\[0\] must be an object/],
+  [
+    withTensor({ dtype: undefined }),
+    /^shape\.components\[0\]\.tensors\[0\]\.dtype must be a name /,
+  ],
+  [withTensor({ units: 1.5 }), /tensors\[0\]\.units must be an integer from 1 on, got 1\.5\.$/],
+  [withTensor({ layer: 3 }), /^kv layer 3 k: layer must be from 0 to 2, as shape\.layers is 3\.$/],
+  [withComponent({ tensors: [] }), /^shape must have 1 to 65536 tensors, got 0\.$/],
+]
+const noShapes: readonly (readonly [unknown, RegExp])[] = [
+  [undefined, /^shape must be an object, got undefined\.$/],
+  [null, /^shape must be an object, got null\.$/],
+  ['m', /^shape must be an object, got "m"\.$/],
+]
+const placesWith = (change: object) => ({ ...place, ...change })
+const places: readonly (readonly [unknown, RegExp])[] = [
+  [{}, /^place\.components must be an object, got undefined\.$/],
+  [placesWith({ components: { kv: 8 } }), /^place\.components\.kv must be an object, got 8\.$/],
+  [
+    placesWith({ components: { kv: { pageTokens: 4, pages: 2 ** 31 } } }),
+    /^place\.components\.kv\.pages must be an integer from 1 to /,
+  ],
+  [placesWith({ tensors: {} }), /^place\.tensors must be an array of tensors, got an object\.$/],
+  [
+    placesWith({ tensors: [{ ...placed, order: 'DHN' }] }),
+    /^place\.tensors\[0\]\.order must be 'NHD', 'HND' or 'HDN', got "DHN"\.$/,
+  ],
+  [
+    placesWith({ tensors: place.tensors.slice(1) }),
+    /^place lacks kv layer 0 k, which rank tp0\/pp0\/cp0\/dp0 holds\.$/,
+  ],
+]
+const noPlaces: readonly (readonly [unknown, RegExp])[] = [
+  [undefined, /^place must be an object, got undefined\.$/],
+  ['m', /^place must be an object, got "m"\.$/],
+]
+const ranks: readonly (readonly [unknown, RegExp])[] = [
+  [{ tp: 0.5 }, /^rank\.tp must be an integer from 0 on, got 0\.5\.$/],
+  [{ ppSize: 2 ** 30 }, /^rank\.ppSize must be an integer from 1 to 4096, got 1073741824\.$/],
+  [{ context: 'some' }, /^rank\.context must be 'all', 'contiguous' or \{ interleave: tokens \}, /],
+  [{ stages: 3 }, /^rank\.stages must be an array of layer numbers, got 3\.$/],
+  [{ tensor: 1 }, /^rank: there is no 'tensor'\. There are: tp, /],
 ]
 
 const server = { host: '127.0.0.1', port: 0, token, log: silentLog }
@@ -77,6 +119,13 @@ const sources: readonly (readonly [object, RegExp])[] = [
   [{ instance: '' }, /^instance must be a name of 1 to 200 characters, got ""\.$/],
 ]
 
+const digestJob = {
+  pageTokens: 1,
+  tensors: new Float64Array(),
+  keys: new BigUint64Array(),
+  runs: new Int32Array(),
+}
+
 const pool = new core.PagePool(4)
 /** Somebody else has it: what waits for pages would wait. */
 const taken = pool.tryAllocate(4)
@@ -87,10 +136,13 @@ const open = {
   role: 'decode',
   backend: new Loopback().backend,
   token,
-  layout,
-  memory: [memoryFor(layout)],
+  shape,
+  place,
+  memory: [memoryFor({ shape, place })],
 }
-const memoryWith = (change: object) => ({ memory: [{ ...memoryFor(layout), ...change }] })
+const memoryWith = (change: object) => ({
+  memory: [{ ...memoryFor({ shape, place }), ...change }],
+})
 
 const calls: Record<string, Call> = {
   promptDigest: {
@@ -112,19 +164,73 @@ const calls: Record<string, Call> = {
       [[new Array(2)], /^tokenIds\[0\] must be .*, got undefined\.$/],
     ],
   },
-  checkLayout: {
-    call: core.checkLayout,
+  checkShape: {
+    call: core.checkShape,
+    code: invalidArgument,
+    wrong: [...noShapes, ...shapes].map(([one, says]): Wrong => [[one], says]),
+  },
+  shapeFingerprint: {
+    call: core.shapeFingerprint,
+    code: invalidArgument,
+    wrong: [...noShapes, ...shapes].map(([one, says]): Wrong => [[one], says]),
+  },
+  checkPlace: {
+    call: core.checkPlace,
     code: invalidArgument,
     wrong: [
-      ...layouts.map(([one, says]): Wrong => [[one, regions], says]),
-      [[layout], /^regionBytes must be an array of numbers of bytes, got undefined\.$/],
-      [[layout, [-1]], /^regionBytes\[0\] must be an integer from 0 on, got -1\.$/],
+      ...[...noShapes, ...shapes].map(([one, says]): Wrong => [[one, rank, place, regions], says]),
+      ...[...noPlaces, ...places].map(([one, says]): Wrong => [[shape, rank, one, regions], says]),
+      [[shape, undefined, place, regions], /^rank must be an object, got undefined\.$/],
+      [
+        [shape, { ...rank, tp: 1 }, place, regions],
+        /^rank: tp must be an integer from 0 to 0, got 1/,
+      ],
+      [[shape, rank, place], /^regionBytes must be an array of numbers of bytes, got undefined\.$/],
+      [[shape, rank, place, [-1]], /^regionBytes\[0\] must be an integer from 0 on, got -1\.$/],
+      [
+        [shape, rank, place, [64]],
+        /^kv layer \d [kv]: it ends at byte \d+ of region 0, which has 64/,
+      ],
     ],
   },
-  layoutFingerprint: {
-    call: core.layoutFingerprint,
+  makeRank: {
+    call: core.makeRank,
     code: invalidArgument,
-    wrong: layouts.map(([one, says]): Wrong => [[one], says]),
+    wrong: [
+      [[], /^layers must be an integer from 1 on, got undefined\.$/],
+      [[4, null], /^rank must be an object, got null\.$/],
+      ...ranks.map(([one, says]): Wrong => [[4, one], says]),
+      [[4, { tp: 2, tpSize: 2 }], /^rank: tp must be an integer from 0 to 1, got 2\.$/],
+      [[4, { ppSize: 5 }], /^rank: stages must be 6 ascending layer numbers from 0 on, got /],
+      [[4, { tpSize: 4_096, dpSize: 2 }], /^rank: an instance has at most 4096 ranks, got 8192\.$/],
+    ],
+  },
+  dpRankOf: {
+    call: core.dpRankOf,
+    code: invalidArgument,
+    wrong: [
+      [[7, 2], /^room must be a bigint from 0n to 2n \*\* 64n - 1n, got 7\.$/],
+      [[-1n, 2], /^room must be a bigint .*, got -1n\.$/],
+      [[7n, 0], /^dpSize must be an integer from 1 to 4096, got 0\.$/],
+    ],
+  },
+  digests: {
+    call: core.digests,
+    code: 'ERR_KVX_PLAN_INVALID',
+    wrong: [
+      [[], /: job must be an object\.$/],
+      [[null, []], /: job must be an object\.$/],
+      [[digestJob], /: memories must be an array\.$/],
+      ...(
+        [
+          [{ pageTokens: '1' }, /: pageTokens must be an integer from 1 to 2\^53, got 1\.$/],
+          [{ tensors: [] }, /: tensors must be a Float64Array\.$/],
+          [{ keys: [] }, /: keys must be a BigUint64Array\.$/],
+          [{ runs: undefined }, /: runs must be an Int32Array\.$/],
+          [{ keys: BigUint64Array.of(1n) }, /: there must be one key per tensor, got 1 for 0\.$/],
+        ] as const
+      ).map(([change, says]): Wrong => [[{ ...digestJob, ...change }, []], says]),
+    ],
   },
   loadBackend: {
     call: core.loadBackend,
@@ -215,7 +321,7 @@ const calls: Record<string, Call> = {
         [{ record: { ...record, rank: {} } }, /^record\.rank\.tp must be .*, got undefined\.$/],
         [
           { record: { ...record, rank: { ...makeRank(4), tp: 1 } } },
-          /^record\.rank: tp is 1, which is no whole number from 0 to 0\.$/,
+          /^record\.rank: tp must be an integer from 0 to 0, got 1\.$/,
         ],
         [{ record: { ...record, host: 'x' } }, /^record: there is no 'host'\./],
         [{ leaseMs: 49 }, /^leaseMs must be an integer from 50 to 600000, got 49\.$/],
@@ -260,6 +366,19 @@ const calls: Record<string, Call> = {
       ]),
     ],
   },
+  neededPages: {
+    call: core.neededPages,
+    code: invalidArgument,
+    wrong: [
+      [[undefined, { tokens: 4 }], /^cache must be an object, got undefined\.$/],
+      [[{}, { tokens: 4 }], /^cache\.shape must be an object, got undefined\.$/],
+      [[smallCache(8), {}], /^prompt\.tokens must be an integer from 1 on, got undefined\.$/],
+      [
+        [smallCache(8), { tokens: 4, prefixTokens: 5 }],
+        /^prompt\.prefixTokens must be at most 4, the tokens of the prompt, got 5\.$/,
+      ],
+    ],
+  },
   settingsFor: {
     call: core.settingsFor,
     code: invalidOption,
@@ -284,7 +403,9 @@ const calls: Record<string, Call> = {
       ...noObjects,
       ...instead(open, [
         ...tokens,
-        ...layouts.map(([one, says]) => [{ layout: one }, says] as const),
+        ...noShapes.map(([one, says]) => [{ shape: one }, says] as const),
+        ...noPlaces.map(([one, says]) => [{ place: one }, says] as const),
+        ...ranks.map(([one, says]) => [{ rank: one }, says] as const),
         [memoryWith({ address: 5 }), /^memory\[0\]\.address must be a bigint .*, got 5\.$/],
         [memoryWith({ bytes: -1 }), /^memory\[0\]\.bytes must be an integer from 1 on, got -1\.$/],
         [memoryWith({ kind: 'gpu' }), /^memory\[0\]\.kind must be 'cpu', 'cuda' or 'hip', got "g/],
@@ -326,6 +447,22 @@ const calls: Record<string, Call> = {
       ),
     ]),
   },
+}
+
+/** What of it cannot be is said with the code of an argument. */
+calls['KVManager.open of a cache'] = {
+  call: core.KVManager.open,
+  code: invalidArgument,
+  wrong: [
+    ...instead(
+      open,
+      shapes.map(([one, says]) => [{ shape: one as object }, says] as const),
+    ),
+    ...instead(
+      open,
+      places.map(([one, says]) => [{ place: one as object }, says] as const),
+    ),
+  ],
 }
 
 /** What a call that opens something would leave behind. */

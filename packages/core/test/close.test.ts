@@ -2,12 +2,12 @@ import { connect } from 'node:net'
 import { afterEach, expect, test } from 'vitest'
 import { KvxError, silentLog } from '@kvx/contract'
 import { Deferred } from '../src/deferred.ts'
-import { promptDigest } from '../src/layout/index.ts'
+import { promptDigest } from '../src/shape/index.ts'
 import type { DecodeState } from '../src/protocol/index.ts'
 import { Engine } from '../src/manager/engine.ts'
 import { KVManager } from '../src/manager/index.ts'
 import { Loopback, plainMemory } from './support/loopback.ts'
-import { openLegs, openPair, smallLayout, token, type PairOptions } from './support/pair.ts'
+import { chunkOf, openLegs, openPair, smallCache, token, type PairOptions } from './support/pair.ts'
 
 const open: { close(): Promise<void> }[] = []
 afterEach(async () => {
@@ -118,7 +118,7 @@ test.each(['prefill', 'decode'] as const)(
     const side = await pair({ engine: loopback, [role]: { deadlines } })
     const { receiver, sender } = await openLegs(side, 1n, prompt, [1, 2])
     loopback.faults.beforeSettled = () => new Promise(() => undefined)
-    await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+    await sender.write(chunkOf(8, 0, Int32Array.of(0, 1)))
     let release: () => void = () => undefined
     const opening = new Promise<void>((begun) => {
       loopback.faults.beforeOpen = () => {
@@ -145,7 +145,7 @@ test('bytes that may still land at a peer do not keep a prefill manager from clo
   const { sender } = await openLegs(side, 1n, prompt, [1, 2])
   loopback.faults.beforeSettled = () => new Promise(() => undefined)
   loopback.faults.failClose = unsettled
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(0, 1)))
   sender.abort('out of patience')
   // The engine is replaced.
   await sender.settled
@@ -184,9 +184,9 @@ test('a manager that cannot register its memory leaves no engine open', async ()
       register: () => Promise.reject(new KvxError('ERR_KVX_MEMORY', 'not this memory')),
     }),
   }
-  const layout = smallLayout(4)
+  const cache = smallCache(4)
   await expect(
-    KVManager.open({ role: 'decode', backend, token, layout, memory: [plainMemory(4096)] }),
+    KVManager.open({ role: 'decode', backend, token, ...cache, memory: [plainMemory(4096)] }),
   ).rejects.toMatchObject({ code: 'ERR_KVX_MEMORY' })
   expect(loopback.opened).toHaveLength(1)
   expect(left(loopback)).toEqual([])

@@ -3,13 +3,13 @@ import { once } from 'node:events'
 import { afterEach, expect, test, vi } from 'vitest'
 import { KvxError, silentLog } from '@kvx/contract'
 import { ControlClient, decodeFrame, encodeMessage } from '../src/control/index.ts'
-import { promptDigest } from '../src/layout/index.ts'
-import { KVManager, type KVManagerOptions } from '../src/manager/index.ts'
+import { maxTensors, promptDigest } from '../src/shape/index.ts'
+import { type DecodeOptions, KVManager, type KVManagerOptions } from '../src/manager/index.ts'
 import { Loop } from '../src/manager/loop.ts'
-import { parseMessage } from '../src/protocol/index.ts'
+import { parseMessage, protocolVersion } from '../src/protocol/index.ts'
 import { maxAuxBytes, maxPromptPages } from '../src/protocol/settings.ts'
 import { Journal } from './control-helpers.ts'
-import { openPair, pageTokens, token, type PairOptions } from './support/pair.ts'
+import { chunkOf, openPair, pageTokens, token, type PairOptions } from './support/pair.ts'
 import { RawDecode } from './support/raw-decode.ts'
 
 const open: { close(): Promise<void> }[] = []
@@ -34,7 +34,7 @@ async function exchange(side: Side, room: bigint) {
   const sender = side.prefill.send(room, { tokens, digest })
   await receiver.reserve({ pages: Int32Array.of(3) })
   await sender.reserved()
-  await sender.write({ start: 0, pages: Int32Array.of(0) })
+  await sender.write(chunkOf(tokens, 0, Int32Array.of(0)))
   await Promise.all([sender.finish(), receiver.done])
 }
 
@@ -127,9 +127,9 @@ test('an effect that throws does not cost the others of its step, nor the events
 
 test('the longest outcome of a request fits into a message', () => {
   const name = '0'.repeat(32)
-  const about = { v: 1, from: name, to: name, gen: name, ep: Number.MAX_SAFE_INTEGER }
+  const about = { v: protocolVersion, from: name, to: name, gen: name, ep: Number.MAX_SAFE_INTEGER }
   const components = Array.from({ length: 100 }, (_, i) => String(i).padEnd(200, 'x'))
-  const part = { pages: maxPromptPages, bytes: Number.MAX_SAFE_INTEGER }
+  const part = { units: Number.MAX_SAFE_INTEGER, bytes: Number.MAX_SAFE_INTEGER }
   const outcome = {
     ...about,
     k: 'complete',
@@ -137,11 +137,17 @@ test('the longest outcome of a request fits into a message', () => {
       parts: Object.fromEntries(components.map((component) => [component, part])),
       chunks: maxPromptPages,
       ms: 0.1,
-      checksums: new Uint8Array(4 * maxPromptPages),
+      digests: { kv: new Uint8Array(16 * maxTensors) },
     },
     aux: { firstToken: 1, logprob: -0.1, cachedTokens: 1, blob: new Uint8Array(maxAuxBytes) },
   }
-  const status = { ...about, k: 'status', state: 'complete', pages: maxPromptPages, outcome }
+  const status = {
+    ...about,
+    k: 'status',
+    state: 'complete',
+    units: Number.MAX_SAFE_INTEGER,
+    outcome,
+  }
   const [decoded] = decodeFrame(encodeMessage(status))
   const message = parseMessage(decoded)
   expect(message.k).toBe('status')
@@ -155,11 +161,16 @@ test.each<[string, Partial<KVManagerOptions>]>([
   const side = await pair()
   const options = {
     role: 'decode',
-    layout: side.decodeLayout,
+    ...side.decodeCache,
     memory: [side.decodeMemory],
   } as const
   await expect(
-    KVManager.open({ ...options, backend: side.engine.backend, token, ...change }),
+    KVManager.open({
+      ...options,
+      backend: side.engine.backend,
+      token,
+      ...change,
+    } as DecodeOptions),
   ).rejects.toMatchObject({
     code: 'ERR_KVX_INVALID_OPTION',
     message: expect.stringContaining(what) as string,
@@ -174,7 +185,7 @@ test('a rank that was replaced at the bootstrap says so, and takes no new reques
   const next = await KVManager.open({
     role: 'prefill',
     backend: side.engine.backend,
-    layout: side.prefillLayout,
+    ...side.prefillCache,
     memory: [side.prefillMemory],
     bootstrap: side.from,
     token,

@@ -1,7 +1,7 @@
 /** Does an error that ends a request at one side reach the other as what it is? */
 import { afterEach, expect, test } from 'vitest'
 import { KvxError } from '@kvx/contract'
-import { promptDigest } from '../src/layout/index.ts'
+import { promptDigest } from '../src/shape/index.ts'
 import { openLegs, openPair } from './support/pair.ts'
 
 const open: { close(): Promise<void> }[] = []

@@ -1,44 +1,63 @@
 import { afterEach, expect, test } from 'vitest'
-import { promptDigest, type Layout } from '../src/layout/index.ts'
-import { KVManager } from '../src/manager/index.ts'
+import { promptDigest } from '../src/shape/index.ts'
+import { KVManager, type DecodeManager, type PrefillManager } from '../src/manager/index.ts'
 import { BootstrapServer } from '../src/bootstrap/index.ts'
 import { silentLog } from '@kvx/contract'
-import { Loopback } from './support/loopback.ts'
-import { memoryFor, openLegs, pageBytes, pageTokens, smallLayout, token } from './support/pair.ts'
+import { Loopback, plainMemory } from './support/loopback.ts'
+import {
+  chunkOf,
+  openLegs,
+  pageBytes,
+  pageTokens,
+  smallCache,
+  token,
+  type Cache,
+} from './support/pair.ts'
 
 const open: { close(): Promise<void> }[] = []
 afterEach(async () => {
   for (const one of open.splice(0).reverse()) await one.close()
 })
 
-/** A cache of one page, with keys and values of so many layers. */
-function deepLayout(layers: number): Layout {
-  const ofLayer = smallLayout(1).tensors.slice(0, 2)
-  const tensors = Array.from({ length: layers }, (_, layer) =>
-    ofLayer.map((tensor, i) => ({
-      ...tensor,
-      layer,
-      base: (2 * layer + i) * pageBytes,
-    })),
-  ).flat()
-  return { ...smallLayout(1), layers, tensors }
+/** A cache of one page, with keys and values of so many layers, which lie side by side or, `scattered`, anywhere. */
+function deepCache(layers: number, scattered = false): Cache {
+  const { shape, place } = smallCache(1)
+  const [component] = shape.components
+  const ofLayer = component!.tensors.slice(0, 2)
+  const every = Array.from({ length: layers }, (_, layer) => layer)
+  const tensors = every.flatMap((layer) => ofLayer.map((tensor) => ({ ...tensor, layer })))
+  const room = scattered ? pageBytes * 2 : pageBytes
+  return {
+    shape: { ...shape, layers, components: [{ ...component!, tensors }] },
+    place: {
+      ...place,
+      tensors: tensors.map(({ layer, part }, i) => ({
+        ...{ component: 'kv', layer, part, region: 0, pageBytes, order: 'NHD' as const },
+        base: i * room + (scattered ? (i * i) % pageBytes : 0),
+      })),
+    },
+  }
 }
 
-function openManager(
-  role: 'prefill' | 'decode',
+function openManager<R extends 'prefill' | 'decode'>(
+  role: R,
   layers: number,
   bootstrap: string,
   engine: Loopback,
-): Promise<KVManager> {
-  const layout = deepLayout(layers)
-  return KVManager.open({
-    role,
+  scattered = false,
+): Promise<R extends 'prefill' ? PrefillManager : DecodeManager> {
+  const cache = deepCache(layers, scattered)
+  const common = {
     backend: engine.backend,
-    layout,
-    memory: [memoryFor(layout)],
+    ...cache,
+    memory: [plainMemory(cache.place.tensors.length * 2 * pageBytes)],
     token,
-    ...(role === 'prefill' ? { bootstrap } : {}),
-  })
+  }
+  return (
+    role === 'prefill'
+      ? KVManager.open({ ...common, role: 'prefill', bootstrap })
+      : KVManager.open({ ...common, role: 'decode' })
+  ) as Promise<R extends 'prefill' ? PrefillManager : DecodeManager>
 }
 
 async function openBootstrap(): Promise<BootstrapServer> {
@@ -48,15 +67,15 @@ async function openBootstrap(): Promise<BootstrapServer> {
 }
 
 test.each(['prefill', 'decode'] as const)(
-  'a %s manager with more tensors than its greeting can hold does not open, and says how many and what the limit is',
+  'a %s manager with more tensors at uneven distances than its greeting can hold does not open, and says how many and what the limit is',
   async (role) => {
     const { address } = await openBootstrap()
     const engine = new Loopback()
-    await expect(openManager(role, 1_500, address, engine)).rejects.toMatchObject({
+    await expect(openManager(role, 5_000, address, engine, true)).rejects.toMatchObject({
       code: 'ERR_KVX_INVALID_OPTION',
       phase: 'open',
       message: expect.stringMatching(
-        /'layout' has 3000 tensors.*may have 4194304 bytes.*A message of \d+ values exceeds the limit of 65536 values/,
+        /The 10000 tensors of this rank do not fit.*may have 4194304 bytes.*A message of \d+ values exceeds the limit of 65536 values/,
       ) as string,
     })
     expect(engine.opened).toHaveLength(1)
@@ -64,16 +83,16 @@ test.each(['prefill', 'decode'] as const)(
   },
 )
 
-test('managers that open with many tensors understand each other', async () => {
+test('ten thousand layers at even distances take little of a greeting, and managers that open with them understand each other', async () => {
   const { address } = await openBootstrap()
   const engine = new Loopback()
-  const prefill = await openManager('prefill', 1_400, address, engine)
+  const prefill = await openManager('prefill', 10_000, address, engine)
   open.push(prefill)
-  const decode = await openManager('decode', 1_400, address, engine)
+  const decode = await openManager('decode', 10_000, address, engine)
   open.push(decode)
   const request = { tokens: pageTokens, digest: promptDigest([1, 2, 3, 4]) }
   const side = { prefill, decode, from: address }
   const { receiver, sender } = await openLegs(side, 1n, request, [0])
-  await sender.write({ start: 0, pages: Int32Array.of(0) })
+  await sender.write(chunkOf(pageTokens, 0, Int32Array.of(0)))
   await Promise.all([sender.finish(), receiver.done])
 })

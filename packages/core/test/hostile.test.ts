@@ -7,18 +7,22 @@ import shm from '@kvx/shm'
 import { afterEach, expect, test } from 'vitest'
 import { isKvxError, silentLog } from '@kvx/contract'
 import { ControlClient } from '../src/control/index.ts'
-import { promptDigest, type Layout, type Tensor } from '../src/layout/index.ts'
+import { promptDigest, type TensorShape } from '../src/shape/index.ts'
 import { KVManager, KVPoll, type KVReceiver } from '../src/manager/index.ts'
+import type { PackedPlace, TensorPlace } from '../src/place/index.ts'
 import { packPages } from '../src/protocol/index.ts'
 import {
+  chunkOf,
   fill,
   memoryFor,
   openPair,
   pageOf,
   pageTokens,
-  smallLayout,
+  smallCache,
+  type Cache,
   wholePageBytes,
 } from './support/pair.ts'
+import { onWire } from './protocol/fixtures.ts'
 import type { Loopback } from './support/loopback.ts'
 import { RawDecode } from './support/raw-decode.ts'
 import { RawPrefill } from './support/raw-prefill.ts'
@@ -31,8 +35,13 @@ afterEach(async () => {
   for (const one of open.splice(0).reverse()) await one.close()
 })
 
+/** So many whole pages: tokens times three layers. */
 const completeFields = (pages: number, change: object = {}) => ({
-  manifest: { parts: { kv: { pages, bytes: pages * wholePageBytes } }, chunks: 1, ms: 1 },
+  manifest: {
+    parts: { kv: { units: pages * pageTokens * 3, bytes: pages * wholePageBytes } },
+    chunks: 1,
+    ms: 1,
+  },
   aux: { firstToken: 1, ...change },
 })
 
@@ -51,11 +60,11 @@ async function honestPair() {
     side.decodeMemory.view(0, side.decodeMemory.bytes).fill(0xee)
     await receiver.reserve({ pages: Int32Array.from(pages) })
     await sender.reserved()
-    await sender.write({ start: 0, pages: Int32Array.of(3, 4) })
+    await sender.write(chunkOf(tokens, 0, Int32Array.of(3, 4)))
     await Promise.all([sender.finish(), receiver.done])
     for (const [i, page] of pages.entries()) {
-      const landed = pageOf(side.decodeMemory, side.decodeLayout, page)
-      expect(landed.equals(pageOf(side.prefillMemory, side.prefillLayout, 3 + i))).toBe(true)
+      const landed = pageOf(side.decodeMemory, side.decodeCache, page)
+      expect(landed.equals(pageOf(side.prefillMemory, side.prefillCache, 3 + i))).toBe(true)
     }
     succeeded += 1
   }
@@ -111,7 +120,7 @@ test('a decode manager with another token fails its requests with the reason', a
   const foreign = await KVManager.open({
     role: 'decode',
     backend: side.engine.backend,
-    layout: side.decodeLayout,
+    ...side.decodeCache,
     memory: [side.decodeMemory],
     token: 'another token for tests',
   })
@@ -211,8 +220,8 @@ test.each<[string, object]>([
   ['refuse', failure],
   ['accept', { state: 'paired' }],
   ['ready', {}],
-  ['progress', { pages: 1 }],
-  ['status', { state: 'over', pages: 0 }],
+  ['progress', { units: 1 }],
+  ['status', { state: 'over', units: 0 }],
 ])('%s for an epoch of another prefill rank changes nothing', async (k, fields) => {
   const { side, hostile, own, waiting, ep, about } = await besideHostile()
   about(k, fields)
@@ -224,14 +233,20 @@ test.each<[string, object]>([
   expect(waiting.poll()).toBe(KVPoll.WaitingForInput)
   const sender = side.prefill.send(5n, { tokens, digest })
   await sender.reserved()
-  await sender.write({ start: 0, pages: Int32Array.of(3, 4) })
+  await sender.write(chunkOf(tokens, 0, Int32Array.of(3, 4)))
   await Promise.all([sender.finish(), waiting.done])
   await side.goesOn()
 })
 
 // Indices, sizes, regions
 
-const list = (...pages: number[]) => packPages(Int32Array.from(pages))
+const list = (...pages: number[]) => packPages({ kv: Int32Array.from(pages) })
+const other = (name: string, page: number) => ({
+  pages: Object.fromEntries([
+    ...Object.entries(list(1, 2)),
+    [name, packPages({ one: Int32Array.of(page) }).one],
+  ]),
+})
 
 test.each([
   ['a page below the pool', { pages: list(-1, 1) }],
@@ -239,12 +254,13 @@ test.each([
   ['one page twice', { pages: list(4, 4) }],
   ['a page too many', { pages: list(1, 2, 3) }],
   ['a page too few', { pages: list(1) }],
-  ['a component that the layout does not have', { pages: list(1, 2), state: { mamba: list(0) } }],
-  ['the cache as a state component', { pages: list(1, 2), state: { kv: list(0) } }],
+  ['no pages of its component', { pages: {} }],
+  ['a component that the cache does not have', other('mamba', 0)],
+  ['a component of a name of Object.prototype', other('toString', 0)],
 ])('a reserve with %s is refused', async (_, fields) => {
   const side = await honestPair()
   const peer = await decodeRank(side)
-  const about = { room: 77n, index: 0, tokens, digest, prefix: 0, checksums: false }
+  const about = { room: 77n, index: 0, tokens, digest, prefix: 0, digests: false }
   peer.say('reserve', { ep: 1, ...about, ...fields })
   expect(await peer.hear('refuse', 1)).toMatchObject({ code: 'ERR_KVX_PAGES_INVALID' })
   // Also when they come later.
@@ -255,50 +271,129 @@ test.each([
   await side.goesOn()
 })
 
-const withTensor = (layout: Layout, change: Partial<Tensor>): Layout => ({
-  ...layout,
-  tensors: layout.tensors.map((tensor, i) => (i === 0 ? { ...tensor, ...change } : tensor)),
+const withPlaced = ({ shape, place }: Cache, change: Partial<TensorPlace>): Cache => ({
+  shape,
+  place: {
+    ...place,
+    tensors: place.tensors.map((tensor, i) => (i === 0 ? { ...tensor, ...change } : tensor)),
+  },
+})
+const withTensor = ({ shape, place }: Cache, change: Partial<TensorShape>): Cache => ({
+  shape: {
+    ...shape,
+    components: shape.components.map((component) => ({
+      ...component,
+      tensors: component.tensors.map((tensor, i) => (i === 0 ? { ...tensor, ...change } : tensor)),
+    })),
+  },
+  place,
+})
+const named = (name: string) => (cache: Cache) => ({
+  shape: {
+    ...cache.shape,
+    components: cache.shape.components.map((component) => ({ ...component, name })),
+  },
+  place: {
+    components: Object.fromEntries([[name, cache.place.components.kv!]]),
+    tensors: cache.place.tensors.map((tensor) => ({ ...tensor, component: name })),
+  },
 })
 
-test.each<[string, (layout: Layout) => Layout]>([
-  ['a region that it has not registered', (layout) => withTensor(layout, { region: 1 })],
-  ['a place beyond 2^53', (layout) => withTensor(layout, { base: Number.MAX_SAFE_INTEGER })],
-  ['pages of another size than its heads', (layout) => withTensor(layout, { pageBytes: 1 })],
-  ['heads that the model does not have', (layout) => withTensor(layout, { heads: [0, 3] })],
-  ['a layer that the model does not have', (layout) => withTensor(layout, { layer: 3 })],
-  ['more pages than can be named', (layout) => ({ ...layout, pages: { kv: 2 ** 40 } })],
-  ['tensors that overlap', (layout) => withTensor(layout, { base: 1 })],
-  ['a tensor twice', (layout) => ({ ...layout, tensors: [...layout.tensors, ...layout.tensors] })],
-])('a cache with %s is refused at hello', async (_, change) => {
-  const side = await honestPair()
-  const peer = new RawDecode(39)
-  open.push(peer)
-  await peer.connect(side.from, side.engine)
-  peer.hello({ layout: change(peer.layout) })
-  expect(await peer.hear('refuse')).toMatchObject({ code: 'ERR_KVX_LAYOUT_INVALID' })
-  // The same from the other side.
-  const hostile = await RawPrefill.open()
-  open.push(hostile)
-  const receiver = side.decode.receive(1n, { from: hostile.from, tokens, digest })
-  await hostile.hear('hello')
-  const layout = change(hostile.layout)
-  if (layout.tensors.some(({ region }) => region > 0)) {
-    // Which regions prefill reads from is its own affair.
-    receiver.abort()
-  } else {
-    hostile.welcome({ layout })
-    await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_LAYOUT_INVALID' })
-  }
-  await side.goesOn()
+const oneRun = (packed: PackedPlace, change: Partial<PackedPlace['tensors'][number]>) => ({
+  ...packed,
+  tensors: packed.tensors.map((run, i) => (i === 0 ? { ...run, ...change } : run)),
 })
+
+const hostileCaches: [string, (cache: Cache) => { shape: object; place: object }, string?][] = [
+  ['a region that it has not registered', (cache) => onWire(withPlaced(cache, { region: 1 }))],
+  ['a place beyond 2^53', (cache) => onWire(withPlaced(cache, { base: Number.MAX_SAFE_INTEGER }))],
+  ['pages of another size than its heads', (cache) => onWire(withPlaced(cache, { pageBytes: 1 }))],
+  ['tensors that overlap', (cache) => onWire(withPlaced(cache, { base: 1 }))],
+  ['a layer that the model does not have', (cache) => onWire(withTensor(cache, { layer: 3 }))],
+  [
+    'a tensor twice',
+    ({ shape, place }) =>
+      onWire({ shape, place: { ...place, tensors: [...place.tensors, ...place.tensors] } }),
+  ],
+  [
+    'a tensor that it does not place',
+    ({ shape, place }) => onWire({ shape, place: { ...place, tensors: place.tensors.slice(1) } }),
+  ],
+  [
+    'a tensor of a component that there is not',
+    (cache) => onWire(withPlaced(cache, { component: 'swa' })),
+  ],
+  [
+    'no pages of its component',
+    ({ shape, place }) => onWire({ shape, place: { ...place, components: {} } }),
+  ],
+  ['elements that do not divide a unit', (cache) => onWire(withTensor(cache, { elementBytes: 3 }))],
+  [
+    'bases that fall below zero',
+    ({ shape, place }) => {
+      const packed = onWire({ shape, place })
+      return { ...packed, place: oneRun(packed.place, { step: [1, 0, -1_000_000] }) }
+    },
+  ],
+  [
+    'layers that fall below zero',
+    ({ shape, place }) => {
+      const packed = onWire({ shape, place })
+      return { ...packed, place: oneRun(packed.place, { step: [-1, 0, 0] }) }
+    },
+  ],
+  [
+    'bases that grow beyond 2^53',
+    ({ shape, place }) => {
+      const packed = onWire({ shape, place })
+      return { ...packed, place: oneRun(packed.place, { step: [1, 0, 2 ** 53 - 1] }) }
+    },
+  ],
+  ['a component of the name __proto__', (cache) => onWire(named('__proto__')(cache))],
+  ['a component of the name constructor', (cache) => onWire(named('constructor')(cache))],
+  [
+    'more pages than can be named',
+    ({ shape, place }) =>
+      onWire({ shape, place: { ...place, components: { kv: { pageTokens, pages: 2 ** 40 } } } }),
+    'ERR_KVX_PROTOCOL',
+  ],
+]
+test.each(hostileCaches)(
+  'a cache with %s is refused at hello',
+  async (_, change, code = 'ERR_KVX_LAYOUT_INVALID') => {
+    const side = await honestPair()
+    const peer = new RawDecode(39)
+    open.push(peer)
+    await peer.connect(side.from, side.engine)
+    peer.hello(change(peer.cache))
+    expect(await peer.hear('refuse')).toMatchObject({ code })
+    // The same from the other side.
+    const hostile = await RawPrefill.open()
+    open.push(hostile)
+    const deadlines = { hello: 1_000 }
+    const receiver = side.decode.receive(1n, { from: hostile.from, tokens, digest, deadlines })
+    await hostile.hear('hello')
+    const cache = change(hostile.cache)
+    const isRegion = JSON.stringify(cache.place).includes('"first":[0,1,')
+    if (isRegion) {
+      // Which regions prefill reads from is its own affair.
+      receiver.abort()
+    } else {
+      hostile.welcome(cache)
+      // What cannot be read is as if it had not been said.
+      const told = code === 'ERR_KVX_PROTOCOL' ? 'ERR_KVX_TIMEOUT' : code
+      await expect(receiver.done).rejects.toMatchObject({ code: told })
+    }
+    await side.goesOn()
+  },
+)
 
 test('pages beyond the memory that was registered are refused by the engine, where its size is known', async () => {
-  const layout = smallLayout(32)
-  const bytes = memoryFor(layout).bytes
+  const bytes = memoryFor(smallCache(32)).bytes
   const side = await openPair({
     engine: { backend: shm } as never,
     prefill: { memory: [allocate(bytes)] },
-    decode: { memory: [allocate(memoryFor(smallLayout(39)).bytes)] },
+    decode: { memory: [allocate(memoryFor(smallCache(39)).bytes)] },
   })
   open.push(side)
   // It registers a tenth of what it describes: the first tensor fits, the others lie behind the end.
@@ -310,7 +405,7 @@ test('pages beyond the memory that was registered are refused by the engine, whe
   peer.reserve(1, 9n, digest, tokens, [1, 2])
   const sender = side.prefill.send(9n, { tokens, digest })
   await sender.reserved()
-  await sender.write({ start: 0, pages: Int32Array.of(3, 4) }).catch(() => undefined)
+  await sender.write(chunkOf(tokens, 0, Int32Array.of(3, 4))).catch(() => undefined)
   const refused = { code: 'ERR_KVX_PLAN_INVALID' }
   await expect(sender.finish()).rejects.toMatchObject(refused)
   expect(await peer.hear('failed', 1)).toMatchObject(refused)
@@ -321,7 +416,7 @@ test('pages beyond the memory that was registered are refused by the engine, whe
   const honest = side.prefill.send(10n, { tokens, digest })
   await receiver.reserve({ pages: Int32Array.of(7, 8) })
   await honest.reserved()
-  await honest.write({ start: 0, pages: Int32Array.of(3, 4) })
+  await honest.write(chunkOf(tokens, 0, Int32Array.of(3, 4)))
   await Promise.all([honest.finish(), receiver.done])
 })
 

@@ -1,14 +1,14 @@
 import { afterEach, expect, test } from 'vitest'
-import { promptDigest } from '../src/layout/index.ts'
+import { promptDigest } from '../src/shape/index.ts'
 import { KVPoll } from '../src/manager/index.ts'
 import { Loopback } from './support/loopback.ts'
 import {
+  chunkOf,
   fill,
   openLegs,
   openPair,
   pageOf,
   pageTokens,
-  token,
   wholePageBytes,
   type PairOptions,
 } from './support/pair.ts'
@@ -40,9 +40,9 @@ test('a prompt crosses in chunks, byte for byte, and both sides agree on what mo
   const destination = Int32Array.of(30, 4, 5, 6, 20, 21)
   const source = Int32Array.of(1, 2, 3, 9, 8, 31)
   await receiver.reserve({ pages: destination })
-  expect(await sender.reserved()).toEqual({ prefixTokens: 0 })
-  await sender.write({ start: 0, pages: source.subarray(0, 2) })
-  await sender.write({ start: 2, pages: source.subarray(2) })
+  expect(await sender.reserved()).toEqual({ prefixTokens: 0, firstTokens: { kv: 0 } })
+  await sender.write(chunkOf(tokens, 0, source.subarray(0, 2)))
+  await sender.write(chunkOf(tokens, 2, source.subarray(2)))
   const sent = await sender.finish({ aux: { firstToken: 42, blob: Buffer.from('x') } })
   const { aux, report } = await receiver.done
   expect(aux.firstToken).toBe(42)
@@ -52,8 +52,8 @@ test('a prompt crosses in chunks, byte for byte, and both sides agree on what mo
   await Promise.all([sender.settled, receiver.settled])
   expect([sender.poll(), receiver.poll()]).toEqual([KVPoll.Success, KVPoll.Success])
   for (const [i, page] of destination.entries()) {
-    const landed = pageOf(side.decodeMemory, side.decodeLayout, page)
-    expect(landed.equals(pageOf(side.prefillMemory, side.prefillLayout, source[i] ?? 0))).toBe(true)
+    const landed = pageOf(side.decodeMemory, side.decodeCache, page)
+    expect(landed.equals(pageOf(side.prefillMemory, side.prefillCache, source[i] ?? 0))).toBe(true)
   }
 })
 
@@ -64,7 +64,7 @@ test('a reserve may come before its prefill leg, and is parked', async () => {
   await receiver.reserve({ pages: Int32Array.of(3) })
   const sender = prefill.send(1n, { tokens: 4, digest })
   await sender.reserved()
-  await sender.write({ start: 0, pages: Int32Array.of(0) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(0)))
   await sender.finish()
   await receiver.done
 })
@@ -72,18 +72,18 @@ test('a reserve may come before its prefill leg, and is parked', async () => {
 test('nothing can be written to a request that has ended', async () => {
   const side = await pair()
   const { sender } = await openLegs(side, 1n, prompt(4), [3])
-  await sender.write({ start: 0, pages: Int32Array.of(0) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(0)))
   await sender.finish()
   const ended = { code: 'ERR_KVX_INVALID_STATE' }
-  await expect(sender.write({ start: 0, pages: Int32Array.of(0) })).rejects.toMatchObject(ended)
+  await expect(sender.write(chunkOf(8, 0, Int32Array.of(0)))).rejects.toMatchObject(ended)
   await expect(sender.finish()).rejects.toMatchObject(ended)
 })
 
 test('a layer range after the other may be sent', async () => {
   const side = await pair()
   const { receiver, sender } = await openLegs(side, 1n, prompt(8), [3, 4])
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1), layers: [1, 3] })
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1), layers: [0, 1] })
+  await sender.write({ ...chunkOf(8, 0, Int32Array.of(0, 1)), layers: [1, 3] })
+  await sender.write({ ...chunkOf(8, 0, Int32Array.of(0, 1)), layers: [0, 1] })
   await sender.finish()
   expect((await receiver.done).report).toMatchObject({
     pages: 2,
@@ -101,7 +101,7 @@ test('decode may hold back its pages until prefill wants them', async () => {
   await sender.reserved()
   sender.ready()
   await receiver.wanted
-  const written = sender.write({ start: 0, pages: Int32Array.of(5, 6) })
+  const written = sender.write(chunkOf(8, 0, Int32Array.of(5, 6)))
   receiver.provide({ pages: Int32Array.of(1, 0) })
   await written
   await sender.finish()
@@ -119,8 +119,11 @@ test('what decode already holds is rounded down to whole pages and not sent', as
     prefixTokens: pageTokens + 2,
   })
   expect(accepted).toEqual({ prefixTokens: pageTokens })
-  expect(await sender.reserved()).toEqual({ prefixTokens: pageTokens })
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1, 2) })
+  expect(await sender.reserved()).toEqual({
+    prefixTokens: pageTokens,
+    firstTokens: { kv: pageTokens },
+  })
+  await sender.write(chunkOf(tokens, 0, Int32Array.of(0, 1, 2)))
   await sender.finish()
   expect((await receiver.done).report.pages).toBe(2)
 })
@@ -129,14 +132,18 @@ test('a byte flipped after landing fails the request when checksums are on', asy
   const side = await pair({ decode: { verifyKV: true } })
   const { receiver, sender } = await openLegs(side, 1n, prompt(8), [11, 12])
   side.engine.faults.beforeSettled = () => {
-    const byte = side.decodeMemory.view((side.decodeLayout.tensors[3]?.base ?? 0) + 12 * 64 + 5, 1)
+    const byte = side.decodeMemory.view(
+      (side.decodeCache.place.tensors[3]?.base ?? 0) + 12 * 64 + 5,
+      1,
+    )
     byte[0] = (byte[0] ?? 0) ^ 1
   }
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(0, 1)))
   const finished = sender.finish()
   await expect(receiver.done).rejects.toMatchObject({
     code: 'ERR_KVX_CHECKSUM_MISMATCH',
     phase: 'complete',
+    message: expect.stringContaining("Layer 1 of 'kv' arrived damaged") as string,
   })
   await expect(finished).rejects.toMatchObject({ code: 'ERR_KVX_CHECKSUM_MISMATCH' })
   await Promise.all([receiver.settled, sender.settled])
@@ -145,7 +152,7 @@ test('a byte flipped after landing fails the request when checksums are on', asy
 test('with checksums on, an undamaged request succeeds', async () => {
   const side = await pair({ decode: { verifyKV: true } })
   const { receiver, sender } = await openLegs(side, 1n, prompt(5), [11, 12])
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await sender.write(chunkOf(5, 0, Int32Array.of(0, 1)))
   await sender.finish()
   await receiver.done
 })
@@ -160,7 +167,7 @@ test('an abort while checksums are computed ends both sides, and what they give 
       return new Promise<void>((resolve) => (computed = resolve))
     }
   })
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(0, 1)))
   const finished = sender.finish()
   await computing
   receiver.abort('the client went away')
@@ -172,7 +179,7 @@ test('an abort while checksums are computed ends both sides, and what they give 
   side.engine.faults.beforeChecksum = () => undefined
   // The pages of both sides serve the next request.
   const next = await openLegs(side, 2n, prompt(8), [11, 12])
-  await next.sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await next.sender.write(chunkOf(8, 0, Int32Array.of(0, 1)))
   await next.sender.finish()
   expect((await next.receiver.done).report.pages).toBe(2)
   expect(receiver.error).toMatchObject(aborted)
@@ -184,7 +191,7 @@ test('checksums that cannot be computed fail the request with the reason', async
   side.engine.faults.beforeChecksum = () => {
     throw new Error('no thread')
   }
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(0, 1)))
   const failed = { phase: 'complete', message: expect.stringContaining('no thread') as string }
   await expect(sender.finish()).rejects.toMatchObject(failed)
   await expect(receiver.done).rejects.toMatchObject(failed)
@@ -196,7 +203,7 @@ test('after an abort decode keeps its pages until the last write has settled', a
   let release: () => void = () => undefined
   const stuck = new Promise<void>((resolve) => (release = resolve))
   side.engine.faults.beforeSettled = () => stuck
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(0, 1)))
   receiver.abort('the client went away')
   await expect(receiver.done).rejects.toMatchObject({ code: 'ERR_KVX_ABORTED' })
   await expect(sender.finish()).rejects.toMatchObject({
@@ -228,7 +235,7 @@ test('an abort by prefill reaches decode with its cause', async () => {
 test('who waits for pages to be wanted is told at the latest when they have arrived', async () => {
   const side = await pair()
   const { receiver, sender } = await openLegs(side, 1n, prompt(8), [1, 2])
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(0, 1)))
   await Promise.all([sender.finish(), receiver.done])
   await receiver.wanted
 })
@@ -282,15 +289,15 @@ test('both legs fail when they were given different prompts', async () => {
   await expect(sender.reserved()).rejects.toMatchObject({ code: 'ERR_KVX_PROMPT_MISMATCH' })
 })
 
-test('finish names a page that was never written, and can be called again when it is', async () => {
+test('finish names tokens that were never written, and can be called again when it is', async () => {
   const side = await pair()
   const { receiver, sender } = await openLegs(side, 1n, prompt(8), [1, 2])
-  await sender.write({ start: 0, pages: Int32Array.of(0) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(0)))
   await expect(sender.finish()).rejects.toMatchObject({
     code: 'ERR_KVX_INVALID_ARGUMENT',
-    message: expect.stringContaining('page 1') as string,
+    message: expect.stringContaining('tokens 4 to 8 of layer 0') as string,
   })
-  await sender.write({ start: 1, pages: Int32Array.of(1) })
+  await sender.write(chunkOf(8, 1, Int32Array.of(1)))
   await sender.finish()
   await receiver.done
 })
@@ -308,35 +315,13 @@ test('a prefill that nobody asks for gives up at its deadline', async () => {
   })
 })
 
-test('decode with another page size is refused with both values', async () => {
-  const side = await pair()
-  const layout = {
-    ...side.decodeLayout,
-    pageTokens: pageTokens / 2,
-    tensors: side.decodeLayout.tensors.map((t) => ({ ...t, pageBytes: t.pageBytes / 2 })),
-  }
-  const other = await KVManager.open({
-    role: 'decode',
-    backend: side.engine.backend,
-    token,
-    layout,
-    memory: [side.decodeMemory],
-  })
-  open.push(other)
-  const receiver = other.receive(1n, { from: side.from, tokens: 4, digest: promptDigest(ids(4)) })
-  await expect(receiver.done).rejects.toMatchObject({
-    code: 'ERR_KVX_PAGE_SIZE_MISMATCH',
-    message: expect.stringMatching(/4 tokens.*2 tokens/) as string,
-  })
-})
-
 test('decode with another token is told so at once', async () => {
   const side = await pair()
   const other = await KVManager.open({
     role: 'decode',
     backend: side.engine.backend,
     token: 'another token for tests',
-    layout: side.decodeLayout,
+    ...side.decodeCache,
     memory: [side.decodeMemory],
   })
   open.push(other)
@@ -369,7 +354,7 @@ test('pages whose writer never settles come back by a new generation of the engi
   let release: () => void = () => undefined
   const stuck = new Promise<void>((resolve) => (release = resolve))
   side.engine.faults.beforeSettled = () => stuck
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(0, 1)))
   receiver.abort('gone')
   await receiver.settled
   expect(side.engine.closed).toHaveLength(1)
@@ -385,7 +370,7 @@ test('a write that never settles gives its source pages back by a new generation
   const side = await pair({ engine: new Loopback('engine'), prefill: { deadlines } })
   const { receiver, sender } = await openLegs(side, 1n, prompt(8), [1, 2])
   side.engine.faults.beforeSettled = () => new Promise(() => undefined)
-  await sender.write({ start: 0, pages: Int32Array.of(0, 1) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(0, 1)))
   sender.abort('out of patience')
   await sender.settled
   await receiver.settled
@@ -397,7 +382,7 @@ test('a write that never settles gives its source pages back by a new generation
 /** One whole request. */
 async function exchange(side: Awaited<ReturnType<typeof pair>>, room: bigint) {
   const { receiver, sender } = await openLegs(side, room, prompt(8), [20, 21])
-  await sender.write({ start: 0, pages: Int32Array.of(10, 11) })
+  await sender.write(chunkOf(8, 0, Int32Array.of(10, 11)))
   await sender.finish()
   await receiver.done
 }

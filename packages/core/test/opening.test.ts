@@ -18,14 +18,17 @@ const prologue = `
   import { BootstrapServer, KVManager, silentLog } from ${core}
   const token = 'a token for tests'
   const at = { host: '127.0.0.1', port: 0, token, log: silentLog }
-  const layout = {
-    model: 'm', layers: 1, heads: 1, pageTokens: 16, pages: { kv: 1 },
-    tensors: [{ layer: 0, part: 'k', component: 'kv', dtype: 'f16', region: 0, base: 0, pageBytes: 1024, heads: [0, 1],
-      headBytes: 64, order: 'token-major' }],
+  const shape = {
+    model: 'm', layers: 1, components: [{ name: 'kv', addressed: 'tokens',
+      tensors: [{ layer: 0, part: 'k', dtype: 'f16', units: 1, unitBytes: 64 }] }],
+  }
+  const place = {
+    components: { kv: { pageTokens: 16, pages: 1 } },
+    tensors: [{ component: 'kv', layer: 0, part: 'k', region: 0, base: 0, pageBytes: 1024, order: 'NHD' }],
   }
   // An engine that, like a real one, keeps the process alive until it is closed.
   const backend = (fail = '') => ({
-    [Symbol.for('@kvx/backend')]: 1, name: 'test', probe: async () => ({ available: true, tried: [] }),
+    [Symbol.for('@kvx/backend')]: 2, name: 'test', probe: async () => ({ available: true, tried: [] }),
     open: async (_, { generation }) => {
       const alive = setInterval(() => undefined, 1_000)
       return {
@@ -41,7 +44,7 @@ const prologue = `
     },
   })
   const memory = [{ address: 4096n, bytes: 1024, kind: 'cpu', device: 0 }]
-  const manager = (options) => KVManager.open({ role: 'prefill', backend: backend(), layout, memory, token, host: '127.0.0.1',
+  const manager = (options) => KVManager.open({ role: 'prefill', backend: backend(), shape, place, memory, token, host: '127.0.0.1',
     bootstrap: 'tcp://127.0.0.1:1', log: silentLog, ...options })
 `
 

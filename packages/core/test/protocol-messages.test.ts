@@ -9,6 +9,7 @@ import {
   unpackPages,
   type Message,
   type MessageKind,
+  type MessageOf,
 } from '../src/protocol/index.ts'
 import { overTheWire, samples } from './protocol/fixtures.ts'
 
@@ -42,9 +43,8 @@ test.each(messageKinds)('a %s without its optional fields is a message too', (ki
     hello: ['rank'],
     welcome: ['rank'],
     accept: ['state'],
-    status: ['state', 'pages'],
+    status: ['state'],
     pages: ['pages'],
-    progress: ['pages'],
   }
   const bare = Object.fromEntries(
     Object.entries(samples[kind]).filter(
@@ -85,10 +85,9 @@ test('page lists arrive exactly, wherever their bytes lie in the frame', () => {
       (pages, pad) => {
         const arrived = overTheWire({
           ...samples.pages,
-          state: { [`x${pad}`]: new Uint8Array(4) },
-          pages: packPages(Int32Array.from(pages)),
-        })
-        expect([...unpackPages((arrived as { pages: Uint8Array }).pages)]).toEqual(pages)
+          pages: { [`x${pad}`]: new Uint8Array(4), ...packPages({ kv: Int32Array.from(pages) }) },
+        }) as MessageOf<'pages'>
+        expect([...(unpackPages(arrived.pages).kv ?? [])]).toEqual(pages)
       },
     ),
   )
@@ -99,9 +98,9 @@ test('a field that this version does not know is dropped', () => {
 })
 
 test.each([
-  ['a later one', 2],
-  ['an earlier one', 0],
-  ['a text', '1'],
+  ['a later one', 3],
+  ['an earlier one', 1],
+  ['a text', '2'],
   ['none', undefined],
   ['a map', {}],
 ])('another protocol version is refused as such, whatever follows: %s', (_name, v) => {
@@ -158,13 +157,14 @@ test.each([
   ['a room that is a number', { ...samples.reserve, room: 7 }],
   ['a prompt without tokens', { ...samples.reserve, tokens: 0 }],
   ['a digest of 15 bytes', { ...samples.reserve, digest: new Uint8Array(15) }],
-  ['a page list of 6 bytes', { ...samples.reserve, pages: new Uint8Array(6) }],
-  ['a state list of 3 bytes', { ...samples.reserve, state: { mamba: new Uint8Array(3) } }],
+  ['a page list of 6 bytes', { ...samples.reserve, pages: { kv: new Uint8Array(6) } }],
+  ['a page list that is no bytes', { ...samples.reserve, pages: { kv: [1, 2] } }],
+  ['pages without a component', { ...samples.reserve, pages: new Uint8Array(8) }],
   [
-    'checksums of 5 bytes',
+    'digests that are no bytes',
     {
       ...samples.complete,
-      manifest: { ...samples.complete.manifest, checksums: new Uint8Array(5) },
+      manifest: { ...samples.complete.manifest, digests: { kv: 'none' } },
     },
   ],
   ['an unknown state', { ...samples.status, state: 'fine' }],
@@ -187,34 +187,102 @@ test.each([
       },
     },
   ],
-  [
-    'a model of 65,537 layers',
-    { ...samples.hello, layout: { ...samples.hello.layout, layers: 65_537 } },
-  ],
-  [
-    'a setting of 201 characters',
-    { ...samples.hello, layout: { ...samples.hello.layout, settings: { rope: 'x'.repeat(201) } } },
-  ],
-  [
-    'a tensor without its base',
-    {
-      ...samples.hello,
-      layout: {
-        ...samples.hello.layout,
-        tensors: [{ ...samples.hello.layout.tensors[0], base: undefined }],
-      },
-    },
-  ],
+  ['a hello that says one version only', { ...samples.hello, speaks: [2] }],
+  ['a hello that does not say what it speaks', { ...samples.hello, speaks: undefined }],
+  ['a negative version', { ...samples.hello, speaks: [-1, 2] }],
   [
     'a negative number of bytes',
     {
       ...samples.complete,
-      manifest: { ...samples.complete.manifest, parts: { kv: { pages: 1, bytes: -8 } } },
+      manifest: { ...samples.complete.manifest, parts: { kv: { units: 1, bytes: -8 } } },
+    },
+  ],
+  [
+    'a manifest of broken units',
+    {
+      ...samples.complete,
+      manifest: { ...samples.complete.manifest, parts: { kv: { units: 1.5, bytes: 8 } } },
     },
   ],
 ])('%s is refused', (_name, value) => {
   expect(refusal(value).code).toBe('ERR_KVX_PROTOCOL')
 })
+
+const [kvShape, mambaShape] = samples.hello.shape.components
+const [kvRun] = kvShape!.tensors
+const [placeRun] = samples.hello.place.tensors
+const withShape = (change: object) => ({
+  ...samples.hello,
+  shape: { ...samples.hello.shape, ...change },
+})
+const withRun = (change: object) =>
+  withShape({ components: [{ ...kvShape, tensors: [{ ...kvRun, ...change }] }, mambaShape] })
+const withPlace = (change: object) => ({
+  ...samples.hello,
+  place: { ...samples.hello.place, ...change },
+})
+const withPlaceRun = (change: object) => withPlace({ tensors: [{ ...placeRun, ...change }] })
+
+/** Each would be very many tensors, or none, if it were unpacked. */
+const hostileCaches: [string, object][] = [
+  ['a model of 65,537 layers', withShape({ layers: 65_537 })],
+  ['a model of no layers', withShape({ layers: 0 })],
+  ['a setting of 201 characters', withShape({ settings: { rope: 'x'.repeat(201) } })],
+  [
+    '65 settings',
+    withShape({
+      settings: Object.fromEntries(Array.from({ length: 65 }, (_, i) => [`s${i}`, '1'])),
+    }),
+  ],
+  ['a model without a name', withShape({ model: '' })],
+  ['a component without a name', withShape({ components: [{ ...kvShape, name: '' }] })],
+  [
+    'a component that is addressed otherwise',
+    withShape({ components: [{ ...kvShape, addressed: 'constructor' }] }),
+  ],
+  ['a window of no token', withShape({ components: [{ ...kvShape, window: 0 }] })],
+  ['a run of 2^53 tensors', withRun({ count: 2 ** 53 })],
+  ['a run of a billion tensors', withRun({ count: 1_000_000_000 })],
+  ['a run of infinitely many tensors', withRun({ count: Infinity })],
+  ['a run of no tensor', withRun({ count: 0 })],
+  ['a run of minus one tensor', withRun({ count: -1 })],
+  [
+    'runs of 65,537 tensors together',
+    withShape({
+      components: [{ ...kvShape, tensors: [kvRun, { ...kvRun, count: 65_536 }] }, mambaShape],
+    }),
+  ],
+  [
+    'components of 65,537 tensors together',
+    withShape({
+      components: [
+        { ...kvShape, tensors: [{ ...kvRun, count: 32_768 }] },
+        { ...mambaShape, tensors: [{ ...kvRun, count: 32_769 }] },
+      ],
+    }),
+  ],
+  ['a broken step', withRun({ step: [0.5] })],
+  ['a step that is no number', withRun({ step: ['1'] })],
+  ['two numbers where one grows', withRun({ first: [0, 0], step: [1, 1] })],
+  ['no number that grows', withRun({ first: [], step: [] })],
+  ['a negative first layer', withRun({ first: [-1] })],
+  ['units that are none', withRun({ value: { ...kvRun?.value, units: 0 } })],
+  ['bytes beyond 2^53', withRun({ value: { ...kvRun?.value, unitBytes: 2 ** 53 } })],
+  ['a tensor without its base', withPlaceRun({ first: [0, 0] })],
+  ['a place of 65,537 tensors', withPlaceRun({ count: 65_537 })],
+  ['a place of minus one tensor', withPlaceRun({ count: -1 })],
+  ['a negative base', withPlaceRun({ first: [0, 0, -8] })],
+  ['an unknown order', withPlaceRun({ value: { ...placeRun?.value, order: 'DHN' } })],
+  ['pages beyond 2^31', withPlace({ components: { kv: { pageTokens: 4, pages: 2 ** 31 } } })],
+  ['no pages', withPlace({ components: { kv: { pageTokens: 4, pages: 0 } } })],
+  ['pages of no token', withPlace({ components: { kv: { pageTokens: 0, pages: 1 } } })],
+]
+test.each(hostileCaches)(
+  'a hello with %s is refused before anything is unpacked',
+  (_name, value) => {
+    expect(refusal(value).code).toBe('ERR_KVX_PROTOCOL')
+  },
+)
 
 test('a refusal names the field, and repeats nothing of what the peer sent but a short scalar', () => {
   const secret = 'a'.repeat(32)

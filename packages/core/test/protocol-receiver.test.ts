@@ -1,6 +1,12 @@
 import { expect, test } from 'vitest'
 import { KvxError } from '@kvx/contract'
-import { makeRank, receiveObjection, type DecodeEvent } from '../src/protocol/index.ts'
+import {
+  makeRank,
+  protocolVersion,
+  receiveObjection,
+  unpackPages,
+  type DecodeEvent,
+} from '../src/protocol/index.ts'
 import {
   deadlines,
   digest,
@@ -9,9 +15,11 @@ import {
   layers,
   limits,
   name128,
-  packed,
-  smallLayout,
+  onWire,
+  smallCache,
+  unitsOf,
 } from './protocol/fixtures.ts'
+import type { CacheShape } from '../src/shape/index.ts'
 import { completeBody, DecodeSide, prefiller } from './protocol/decode-side.ts'
 import { opaqueParts } from './protocol/plain.ts'
 
@@ -29,7 +37,7 @@ const status = (state: string, more: object = {}) => ({
   k: 'status',
   ep: 1,
   state,
-  pages: 0,
+  units: 0,
   ...more,
 })
 
@@ -71,7 +79,7 @@ const events = {
   'refuse(OVER_LIMIT)': (d: DecodeSide) => d.message(p1, refuse('ERR_KVX_OVER_LIMIT')),
   'refuse(STALE)': (d: DecodeSide) => d.message(p1, refuse('ERR_KVX_STALE')),
   ready: (d: DecodeSide) => d.message(p1, { k: 'ready', ep: 1 }),
-  progress: (d: DecodeSide) => d.message(p1, { k: 'progress', ep: 1, pages: 2 }),
+  progress: (d: DecodeSide) => d.message(p1, { k: 'progress', ep: 1, units: unitsOf(2) }),
   complete: (d: DecodeSide) => d.complete(p1),
   'complete with a page too few': (d: DecodeSide) => d.complete(p1, 1, { pages: 2 }),
   failed: (d: DecodeSide) => d.message(p1, failed),
@@ -85,7 +93,7 @@ const events = {
       p1,
       status('complete', {
         outcome: {
-          v: 1,
+          v: protocolVersion,
           from: p1.incarnation,
           to: d.state.self.incarnation,
           gen: d.state.engine.generation,
@@ -98,7 +106,7 @@ const events = {
       p1,
       status('failed', {
         outcome: {
-          v: 1,
+          v: protocolVersion,
           from: p1.incarnation,
           to: d.state.self.incarnation,
           gen: d.state.engine.generation,
@@ -368,11 +376,58 @@ test('a reserve carries what pairs and what is written where', () => {
     index: 0,
     tokens: 12,
     prefix: 4,
-    checksums: false,
+    digests: false,
   })
   expect(d.message(p1, { k: 'accept', ep: 1, state: 'parked' }).take().told).toEqual([
     'accepted(4)',
   ])
+})
+
+test('a prefix that is the whole prompt is no whole page, needs none, and completes with nothing landed', () => {
+  const reached = () => new DecodeSide().receive(1, { tokens: 10 }).read(p1).up(p1).welcome(p1)
+  const d = reached().clear().reserve(1, int32(), 10)
+  expect(d.take().messages[0]).toMatchObject({ k: 'reserve', tokens: 10, prefix: 10 })
+  d.message(p1, { ...completeBody(), manifest: { parts: {}, chunks: 0, ms: 0 } })
+  expect(d.take().told).toEqual(['accepted(10)', 'done', 'settled'])
+  // One token less is rounded down to whole pages.
+  const less = reached().clear().reserve(1, int32(7), 9)
+  expect(less.take().messages[0]).toMatchObject({ k: 'reserve', prefix: 8 })
+})
+
+test('each prefill rank is told the pages of what it has bytes for', () => {
+  const [cached, state] = smallCache().shape.components
+  const tensors = (layer: number, all: CacheShape['components'][number]) =>
+    all.tensors.filter((tensor) => tensor.layer === layer)
+  // The cache in layer 1, the state in layer 0.
+  const shape = smallCache({
+    components: [
+      { ...cached!, tensors: tensors(1, cached!) },
+      { ...state!, tensors: tensors(0, state!) },
+    ],
+  }).shape
+  const { place } = smallCache()
+  const held = place.tensors.filter(({ component, layer }) => component === 'mamba' || layer === 1)
+  const d = new DecodeSide({ cache: { shape, place: { ...place, tensors: held } } })
+  const from = 'tcp://two:8998'
+  d.receive(1, { from }).step(twoRanks(from))
+  for (const pp of [0, 1]) {
+    const stage = prefiller(pp, {
+      endpoint: `tcp://two:${String(pp)}`,
+      incarnation: name128('T', pp),
+    })
+    const name = pp === 0 ? 'mamba' : 'kv'
+    const own = {
+      components: { [name]: place.components[name]! },
+      tensors: held.filter(({ component }) => component === name),
+    }
+    const rank = makeRank(layers, { ppSize: 2, pp })
+    d.up(stage).welcome(stage, { rank, ...onWire({ shape, place: own }) })
+  }
+  d.clear().reserve(1, int32(5, 6, 7), 0, { mamba: int32(2) })
+  const named = d
+    .take()
+    .messages.flatMap((m) => (m.k === 'reserve' ? [unpackPages(m.pages ?? {})] : []))
+  expect(named).toEqual([{ mamba: int32(2) }, { kv: int32(5, 6, 7) }])
 })
 
 test('a reserve made before prefill was found goes out when it has welcomed', () => {
@@ -396,6 +451,17 @@ const wrongPages: [string, (d: DecodeSide) => DecodeSide][] = [
   ['a negative prefix', (d) => d.reserve(1, int32(4, 5, 6, 7), -1)],
   ['a state page beyond the pool', (d) => d.reserve(1, int32(5, 6, 7), 0, { mamba: int32(4) })],
   ['a state page twice', (d) => d.reserve(1, int32(5, 6, 7), 0, { mamba: int32(1, 1) })],
+  ['too many pages', (d) => d.reserve(1, int32(5, 6, 7, 8))],
+  ['no pages of a component', (d) => d.reserveAll({ mamba: int32() })],
+  ['no slots of a component', (d) => d.reserveAll({ kv: int32(5, 6, 7) })],
+  [
+    'pages of a component that there is not',
+    (d) => d.reserveAll({ kv: int32(5, 6, 7), mamba: int32(), swa: int32() }),
+  ],
+  [
+    'pages of a component of a name of Object.prototype',
+    (d) => d.reserveAll({ kv: int32(5, 6, 7), mamba: int32(), toString: int32() }),
+  ],
 ]
 test.each(wrongPages)(
   'a host that reserves %s is told at once, and nothing has changed',
@@ -451,7 +517,7 @@ test('pages that the host has before prefill asks are sent with the reserve', ()
   const d = places.resolving().reserveLate().provide().read(p1).up(p1).clear().welcome(p1)
   expect(d.take().messages.at(-1)).toMatchObject({
     k: 'reserve',
-    pages: expect.anything() as Uint8Array,
+    pages: { kv: expect.anything() as Uint8Array },
   })
 })
 
@@ -465,16 +531,23 @@ test('success tells aux and report, and acknowledges', () => {
   })
 })
 
-const wrongManifests: [string, Record<string, { pages: number; bytes: number }>][] = [
-  ['a page less', { kv: { pages: 2, bytes: 2 * kvBytes } }],
-  ['a byte less', { kv: { pages: 3, bytes: 3 * kvBytes - 1 } }],
-  ['a byte more', { kv: { pages: 3, bytes: 3 * kvBytes + 1 } }],
+const wrongManifests: [string, Record<string, { units: number; bytes: number }>][] = [
+  ['a token of one layer less', { kv: { units: unitsOf(3) - 1, bytes: 3 * kvBytes } }],
+  ['a token of one layer more', { kv: { units: unitsOf(3) + 1, bytes: 3 * kvBytes } }],
+  ['a layer less', { kv: { units: unitsOf(3) / layers, bytes: 3 * kvBytes } }],
   ['no kv', {}],
   [
     'a component that was not reserved',
-    { kv: { pages: 3, bytes: 3 * kvBytes }, mamba: { pages: 1, bytes: 8 } },
+    { kv: { units: unitsOf(3), bytes: 3 * kvBytes }, mamba: { units: 1, bytes: 8 } },
   ],
-  ['an unknown component', { kv: { pages: 3, bytes: 3 * kvBytes }, other: { pages: 1, bytes: 8 } }],
+  [
+    'an unknown component',
+    { kv: { units: unitsOf(3), bytes: 3 * kvBytes }, other: { units: 1, bytes: 8 } },
+  ],
+  [
+    'a component of a name of Object.prototype',
+    { kv: { units: unitsOf(3), bytes: 3 * kvBytes }, toString: { units: 1, bytes: 8 } },
+  ],
 ]
 test.each(wrongManifests)(
   'a manifest with %s fails the request, and its pages wait for drained',
@@ -498,7 +571,7 @@ test('every state component that was reserved must be in the manifest', () => {
       .reserve(1, int32(5, 6, 7), 0, { mamba: int32(2) })
       .clear()
   expect(start().complete(p1).take().told).toEqual(['failed(MANIFEST_MISMATCH)'])
-  const parts = { kv: { pages: 3, bytes: 3 * kvBytes }, mamba: { pages: 1, bytes: 8 } }
+  const parts = { kv: { units: unitsOf(3), bytes: 3 * kvBytes }, mamba: { units: 1, bytes: 8 } }
   expect(
     start()
       .message(p1, { ...completeBody(), manifest: { parts, chunks: 1, ms: 1 } })
@@ -522,28 +595,25 @@ test('an aux larger than prefill announced fails the request', () => {
   })
 })
 
+const digests = { kv: new Uint8Array(16 * layers), mamba: new Uint8Array(16) }
 const verifying = () =>
-  new DecodeSide({ verify: true })
-    .open(p1)
-    .reserve()
-    .clear()
-    .complete(p1, 1, { checksums: packed(1, 2, 3) })
+  new DecodeSide({ verify: true }).open(p1).reserve().clear().complete(p1, 1, { digests })
 
-test('with checksums, success is said and acknowledged only after they were compared', () => {
+test('with digests, success is said and acknowledged only after they were compared', () => {
   const d = verifying()
   expect(d.take()).toMatchObject({ sent: [], told: ['accepted(0)'], world: ['verify'] })
   d.step({ type: 'verified', request: 1, epoch: 1, error: undefined })
   expect(d.take()).toMatchObject({ sent: ['ack'], told: ['done', 'settled'] })
 })
 
-test('a page that arrived damaged fails the request, and its pages wait for drained', () => {
+test('what arrived damaged fails the request, and its pages wait for drained', () => {
   const d = verifying()
     .clear()
     .step({
       type: 'verified',
       request: 1,
       epoch: 1,
-      error: new KvxError('ERR_KVX_CHECKSUM_MISMATCH', 'page 1'),
+      error: new KvxError('ERR_KVX_CHECKSUM_MISMATCH', 'layer 1'),
     })
   expect(d.take()).toMatchObject({
     sent: ['abort(CHECKSUM_MISMATCH)'],
@@ -554,18 +624,24 @@ test('a page that arrived damaged fails the request, and its pages wait for drai
 
 test.each([
   ['none', undefined],
-  ['too few', packed(1, 2)],
-  ['too many', packed(1, 2, 3, 4)],
-])('checksums that were asked for must come, one per page: %s', (_what, checksums) => {
+  ['of a layer too few', { ...digests, kv: new Uint8Array(16) }],
+  ['of a layer too many', { ...digests, kv: new Uint8Array(48) }],
+  ['not of every component', { kv: digests.kv }],
+])('digests that were asked for must come, one per component and layer: %s', (_what, given) => {
   const d = new DecodeSide({ verify: true })
     .open(p1)
     .reserve()
     .clear()
-    .complete(p1, 1, checksums ? { checksums } : {})
+    .complete(p1, 1, given ? { digests: given } : {})
   expect(d.take().told).toEqual(['failed(MANIFEST_MISMATCH)'])
 })
 
-test('an abort while checksums are compared wins over their result', () => {
+test('digests that were not asked for are no success', () => {
+  const d = places.receiving().clear().complete(p1, 1, { digests })
+  expect(d.take().told).toEqual(['failed(MANIFEST_MISMATCH)'])
+})
+
+test('an abort while digests are compared wins over their result', () => {
   const d = verifying()
     .clear()
     .hostAbort()
@@ -573,7 +649,7 @@ test('an abort while checksums are compared wins over their result', () => {
   expect(d.take().told).toEqual(['failed(ABORTED)'])
 })
 
-test('a comparison of checksums that never ends has a deadline', () => {
+test('a comparison of digests that never ends has a deadline', () => {
   const d = verifying().clear().pass(deadlines.progress, p1)
   expect(d.take().told).toEqual(['failed(TIMEOUT)'])
 })
@@ -640,12 +716,18 @@ test('progress moves the deadline, and only more pages are progress', () => {
   const d = places
     .receiving()
     .pass(deadlines.progress - 1_000, p1)
-    .message(p1, { k: 'progress', ep: 1, pages: 1 })
+    .message(p1, { k: 'progress', ep: 1, units: 1 })
   d.pass(deadlines.progress - 1_000, p1)
-    .message(p1, { k: 'progress', ep: 1, pages: 1 })
+    .message(p1, { k: 'progress', ep: 1, units: 1 })
     .clear()
     .pass(1_000, p1)
   expect(d.take().told).toEqual(['failed(TIMEOUT)'])
+})
+
+test('more units than were asked for are no progress: they would keep the deadline off for ever', () => {
+  const d = places.receiving().pass(deadlines.progress - 1_000, p1)
+  d.message(p1, { k: 'progress', ep: 1, units: unitsOf(3) + 1 }).clear()
+  expect(d.pass(1_000, p1).take().told).toEqual(['failed(TIMEOUT)'])
 })
 
 test('with every ping prefill is told which requests wait for their turn here, until they reserve', () => {
@@ -914,13 +996,57 @@ test('prefill that does not know us any more is greeted again, once', () => {
   expect(d.where()).toBe('receiving')
 })
 
-test('prefill whose layout does not fit is given up', () => {
-  const d = places
-    .greeting()
-    .clear()
-    .welcome(p1, { layout: smallLayout({ model: 'other' }) })
-  expect(d.take().told).toEqual(['failed(LAYOUT_MISMATCH)', 'settled'])
+const withKv = (change: object) => {
+  const { components } = smallCache().shape
+  const [cached, state] = components
+  const tensors = cached!.tensors.map((tensor) => ({ ...tensor, ...change }))
+  return smallCache({ components: [{ ...cached!, tensors }, state!] })
+}
+test.each<[string, ReturnType<typeof smallCache>, RegExp]>([
+  ['model', smallCache({ model: 'other' }), /in the model: prefill has other, decode has small\./],
+  [
+    'setting',
+    smallCache({ settings: { rope: 'long' } }),
+    /in the setting 'rope': prefill has long, decode has none\./,
+  ],
+  [
+    'dtype',
+    withKv({ dtype: 'f32' }),
+    /in the dtype of kv layer 0 k: prefill has f32, decode has f16\./,
+  ],
+  [
+    'number of bytes',
+    withKv({ unitBytes: 1 }),
+    /in the bytes per unit of kv layer 0 k: prefill has 1, decode has 2\./,
+  ],
+  [
+    'size of elements',
+    withKv({ elementBytes: 1 }),
+    /in the bytes per element of kv layer 0 k: prefill has 1, decode has none\./,
+  ],
+])('prefill with another %s is given up, with both values', (_what, cache, message) => {
+  const d = places.greeting().clear().welcome(p1, onWire(cache))
+  const { told, effects } = d.take()
+  expect(told).toEqual(['failed(LAYOUT_MISMATCH)', 'settled'])
+  const failed = effects.find((effect) => effect.do === 'receiver.failed')
+  expect(failed?.error.message).toMatch(message)
 })
+
+test.each([
+  ['another coordinate', { tp: 1, tpSize: 2 }],
+  ['another size', { tpSize: 2 }],
+  ['other stages', { ppSize: 2, stages: [0, 1, layers] }],
+  ['another share of the tokens', { context: 'contiguous' as const }],
+])(
+  'prefill that welcomes with %s than it is registered with is given up: some bytes would come twice, and some never',
+  (_what, change) => {
+    const d = places
+      .greeting()
+      .clear()
+      .welcome(p1, { rank: { ...makeRank(layers), ...change } })
+    expect(d.take().told).toEqual(['failed(LAYOUT_MISMATCH)', 'settled'])
+  },
+)
 
 test('a new process behind the same address says so, and what ran over the old one fails at once', () => {
   const d = places.receiving().clear().down(p1).up(p1)

@@ -9,11 +9,16 @@ import {
   layers,
   limits,
   name128,
+  kv,
+  onWire,
   packed,
+  statePages,
+  unitsOf,
   rank,
-  smallLayout,
+  smallCache,
+  type Cache,
 } from './protocol/fixtures.ts'
-import { decoder, PrefillSide } from './protocol/prefill-side.ts'
+import { blocksOf, decoder, PrefillSide } from './protocol/prefill-side.ts'
 import { opaqueParts } from './protocol/plain.ts'
 
 const d1 = decoder(1)
@@ -38,7 +43,7 @@ const places = {
 const events = {
   'reserve of it': (p: PrefillSide) => p.reserve(d1, 1),
   'reserve of the next epoch for the same room': (p: PrefillSide) => p.reserve(d1, 2),
-  pages: (p: PrefillSide) => p.message(d1, { k: 'pages', ep: 1, pages: packed(5, 6, 7) }),
+  pages: (p: PrefillSide) => p.message(d1, { k: 'pages', ep: 1, pages: kv(5, 6, 7) }),
   query: (p: PrefillSide) => p.message(d1, { k: 'query', ep: 1 }),
   abort: (p: PrefillSide) => p.abort(d1, 1),
   ack: (p: PrefillSide) => p.message(d1, { k: 'ack', ep: 1 }),
@@ -177,8 +182,8 @@ const rows: readonly Row[] = [
   ['writing', 'query', 'paired, unsettled', ['status(paired)'], []],
   ['writing', 'abort', failing, [], ['failed(ABORTED)']],
   ['writing', 'ack', 'paired, unsettled', [], []],
-  ['writing', 'the write is done', 'paired, unsettled', ['progress(3)'], []],
-  ['writing', 'the write lands', 'paired', ['progress(3)'], []],
+  ['writing', 'the write is done', 'paired, unsettled', ['progress(24)'], []],
+  ['writing', 'the write lands', 'paired', ['progress(24)'], []],
   ['writing', 'the write fails', failing, ['failed(TRANSFER_FAILED)'], ['failed(TRANSFER_FAILED)']],
   [
     'writing',
@@ -408,15 +413,10 @@ test('prefill says that a paired request is queued from the call of its host unt
 test('late allocation: the write asks for pages, and goes out when they are provided', () => {
   const p = places['paired without pages']().clear().write()
   expect(p.take()).toMatchObject({ sent: ['ready'], told: [], engine: [] })
-  p.message(d1, { k: 'pages', ep: 1, pages: packed(9, 3, 4) })
+  p.message(d1, { k: 'pages', ep: 1, pages: kv(9, 3, 4) })
   expect(p.take()).toMatchObject({ sent: [], told: ['posted(1)'], engine: ['post'] })
-  expect(p.posts.at(-1)?.parts).toEqual([
-    {
-      component: 'kv',
-      layers: [0, 2],
-      sourcePages: int32(0, 1, 2),
-      destinationPages: int32(9, 3, 4),
-    },
+  expect(p.posts.map(blocksOf).at(-1)).toEqual([
+    { source: [0, 1, 2], destination: [9, 3, 4], lanes: 2 * layers },
   ])
 })
 
@@ -461,47 +461,44 @@ test('late allocation: one request without pages holds up no other', () => {
 test('what decode holds as prefix is neither sent nor needed, and the rest goes to the right pages', () => {
   const p = connected()
     .send()
-    .reserve(d1, 1, { prefix: 4, pages: packed(8, 9) })
+    .reserve(d1, 1, { prefix: 4, pages: kv(8, 9) })
   expect(p.take().told).toEqual(['reserved(4)'])
   p.write(0, int32(11, 12, 13))
-  expect(p.posts.at(-1)?.parts[0]).toMatchObject({
-    sourcePages: int32(12, 13),
-    destinationPages: int32(8, 9),
-  })
+  expect(p.posts.map(blocksOf).at(-1)).toMatchObject([{ source: [12, 13], destination: [8, 9] }])
   p.landed().finish()
   const { messages } = p.take()
   expect(messages.at(-1)).toMatchObject({
     k: 'complete',
-    manifest: { parts: { kv: { pages: 2, bytes: 2 * kvBytes } }, chunks: 1 },
+    manifest: { parts: { kv: { units: unitsOf(2), bytes: 2 * kvBytes } }, chunks: 1 },
   })
 })
 
 test('a write that lies wholly in the prefix succeeds without moving anything', () => {
   const p = connected()
     .send()
-    .reserve(d1, 1, { prefix: 8, pages: packed(8) })
+    .reserve(d1, 1, { prefix: 8, pages: kv(8) })
     .clear()
     .write(0, int32(11, 12))
   expect(p.take()).toMatchObject({ told: ['posted(1)'], engine: [] })
 })
 
 test('a prompt that decode holds whole completes without a write', () => {
-  const p = connected().send().reserve(d1, 1, { prefix: 12, pages: packed() }).clear().finish()
+  const p = connected().send().reserve(d1, 1, { prefix: 12, pages: kv() }).clear().finish()
   expect(p.take().messages.at(-1)).toMatchObject({
     k: 'complete',
     manifest: { parts: {}, chunks: 0 },
   })
 })
 
-test('layer by layer and in any order: pages are counted when all layers have landed', () => {
+test('layer by layer and in any order: what has landed is counted in tokens times layers', () => {
   const p = places.paired().clear()
   p.write(2, int32(2), 1, [1, 2]).landed().write(0, int32(0, 1), 2, [0, 1]).landed()
   p.write(0, int32(0, 1), 3, [1, 2]).landed().write(2, int32(2), 4, [0, 1]).landed()
-  expect(p.take().sent).toEqual(['progress(0)', 'progress(1)', 'progress(2)', 'progress(3)'])
+  expect(p.take().sent).toEqual(['progress(4)', 'progress(12)', 'progress(20)', 'progress(24)'])
   p.finish()
   expect(p.take().messages.at(-1)).toMatchObject({
     k: 'complete',
-    manifest: { parts: { kv: { pages: 3, bytes: 3 * kvBytes } }, chunks: 4 },
+    manifest: { parts: { kv: { units: unitsOf(3), bytes: 3 * kvBytes } }, chunks: 4 },
   })
 })
 
@@ -517,7 +514,53 @@ const refusedWrites: [string, (p: PrefillSide) => PrefillSide][] = [
   ],
   ['pages beyond the prompt', (p) => p.write(1, int32(0, 1, 2))],
   ['a negative start', (p) => p.write(-1, int32(0))],
-  ['a broken start', (p) => p.write(0.5, int32(0))],
+  ['no token', (p) => p.writeParts({ tokens: [4, 4], pages: { kv: int32() } })],
+  ['pages without their tokens', (p) => p.writeParts({ pages: { kv: int32(0) } })],
+  [
+    'fewer pages than its tokens lie in',
+    (p) => p.writeParts({ tokens: [0, 8], pages: { kv: int32(0) } }),
+  ],
+  [
+    'more pages than its tokens lie in',
+    (p) => p.writeParts({ tokens: [0, 8], pages: { kv: int32(0, 1, 2) } }),
+  ],
+  [
+    'tokens in the middle of a page that was not begun',
+    (p) => p.writeParts({ tokens: [2, 4], pages: { kv: int32(0) } }),
+  ],
+  [
+    'tokens in the middle of a page that only another layer has begun',
+    (p) =>
+      p
+        .writeParts({ tokens: [0, 2], pages: { kv: int32(0) }, layers: [0, 1] })
+        .clear()
+        .writeParts({ tokens: [2, 4], pages: { kv: int32(0) }, write: 2 }),
+  ],
+  [
+    'another source page for the rest of a page',
+    (p) =>
+      p
+        .writeParts({ tokens: [0, 2], pages: { kv: int32(0) } })
+        .clear()
+        .writeParts({ tokens: [2, 4], pages: { kv: int32(1) }, write: 2 }),
+  ],
+  [
+    'pages of a component that there is not',
+    (p) => p.writeParts({ tokens: [0, 4], pages: { swa: int32(0) } }),
+  ],
+  [
+    'pages of a component of state',
+    (p) => p.writeParts({ tokens: [0, 4], pages: { mamba: int32(0) } }),
+  ],
+  [
+    'pages of a component of the name __proto__',
+    (p) => p.writeParts({ tokens: [0, 4], pages: Object.fromEntries([['__proto__', int32(0)]]) }),
+  ],
+  ['slots of a component of pages', (p) => p.writeParts({ state: { kv: int32(0) } })],
+  [
+    'a right list beside a wrong one',
+    (p) => p.writeParts({ tokens: [0, 12], pages: { kv: int32(0, 1, 2), swa: int32() } }),
+  ],
   ['a source page beyond the pool', (p) => p.write(0, int32(16))],
   ['a negative source page', (p) => p.write(0, int32(-1))],
   ['no layer', (p) => p.write(0, int32(0), 1, [1, 1])],
@@ -544,7 +587,7 @@ test('a write of a failed request is refused with the first cause', () => {
   ])
 })
 
-test('finish names the first page and layer that were never written, and changes nothing', () => {
+test('finish names the first tokens and layer that were never written, and changes nothing', () => {
   const p = places
     .paired()
     .write(0, int32(0, 1))
@@ -555,7 +598,7 @@ test('finish names the first page and layer that were never written, and changes
     .finish()
   const { effects } = p.take()
   const rejected = effects.find((effect) => effect.do === 'sender.rejected')
-  expect(rejected?.error.message).toMatch(/page 2 of layer 1 was never written/)
+  expect(rejected?.error.message).toMatch(/tokens 8 to 12 of layer 1 of 'kv' were never written/)
   expect(effects).toHaveLength(1)
   p.write(2, int32(2), 3, [1, 2]).landed().finish()
   expect(p.take().sent).toContain('complete')
@@ -563,7 +606,7 @@ test('finish names the first page and layer that were never written, and changes
 
 test('complete is not said before every write has settled, and finish may come before that', () => {
   const p = places.writing().clear().finish().done()
-  expect(p.take().sent).toEqual(['progress(3)'])
+  expect(p.take().sent).toEqual(['progress(24)'])
   p.settled()
   expect(p.take().sent).toEqual(['complete'])
 })
@@ -573,9 +616,9 @@ test('complete waits for the last of several writes, in whatever order they sett
   p.write(0, int32(0)).write(1, int32(1), 2).write(2, int32(2), 3).finish().clear()
   const [a, b, c] = p.posts.map(({ piece }) => piece)
   p.done(c).settled(c).done(a).settled(a)
-  expect(p.take().sent).toEqual(['progress(1)', 'progress(2)'])
+  expect(p.take().sent).toEqual(['progress(8)', 'progress(16)'])
   p.done(b).settled(b)
-  expect(p.take().sent).toEqual(['progress(3)', 'complete'])
+  expect(p.take().sent).toEqual(['progress(24)', 'complete'])
 })
 
 test('the aux goes with complete, and an aux larger than agreed is refused and changes nothing', () => {
@@ -604,30 +647,29 @@ test('the aux goes with complete, and an aux larger than agreed is refused and c
 test('state components go with finish, and complete waits for them', () => {
   const p = connected()
     .send()
-    .reserve(d1, 1, { state: { mamba: packed(2) } })
+    .reserve(d1, 1, { pages: { ...kv(5, 6, 7), mamba: packed(2) } })
     .write()
     .landed()
     .clear()
   p.finish({}, { mamba: int32(3) })
   expect(p.take()).toMatchObject({ sent: [], engine: ['post'] })
-  expect(p.posts.at(-1)?.parts).toEqual([
-    { component: 'mamba', sourcePages: int32(3), destinationPages: int32(2) },
-  ])
+  expect(p.posts.map(blocksOf).at(-1)).toEqual([{ source: [3], destination: [2], lanes: 1 }])
   p.landed()
   expect(p.take().messages.at(-1)).toMatchObject({
     k: 'complete',
-    manifest: { parts: { mamba: { pages: 1, bytes: 8 } } },
+    manifest: { parts: { mamba: { units: 1, bytes: 8 } } },
   })
 })
 
 test.each([
-  ['fewer than decode reserved', {}],
+  ['fewer than decode reserved', { mamba: int32() }],
+  ['that are not named', {}],
   ['more than decode reserved', { mamba: int32(0, 1) }],
   ['of a component that there is not', { mamba: int32(0), swa: int32(0) }],
 ])('state pages %s are refused and change nothing', (_what, state) => {
   const p = connected()
     .send()
-    .reserve(d1, 1, { state: { mamba: packed(2) } })
+    .reserve(d1, 1, { pages: { ...kv(5, 6, 7), mamba: packed(2) } })
     .write()
     .landed()
     .clear()
@@ -639,7 +681,7 @@ test.each([
 test('a state page of prefill that does not exist is refused and changes nothing', () => {
   const p = connected()
     .send()
-    .reserve(d1, 1, { state: { mamba: packed(2) } })
+    .reserve(d1, 1, { pages: { ...kv(5, 6, 7), mamba: packed(2) } })
     .write()
     .landed()
     .clear()
@@ -656,25 +698,25 @@ test('late allocation: state pages are compared when they are known, before or a
       .write()
       .finish({}, { mamba: int32(3) })
   const p = late().clear()
-  p.message(d1, { k: 'pages', ep: 1, pages: packed(5, 6, 7), state: { mamba: packed(2) } })
+  p.message(d1, { k: 'pages', ep: 1, pages: { ...kv(5, 6, 7), mamba: packed(2) } })
   p.landed().landed(p.posts.at(-2)?.piece)
-  expect(p.take().sent).toEqual(['progress(0)', 'progress(3)', 'complete'])
+  expect(p.take().sent).toEqual(['progress(1)', 'progress(25)', 'complete'])
   const q = late()
     .clear()
-    .message(d1, { k: 'pages', ep: 1, pages: packed(5, 6, 7) })
+    .message(d1, { k: 'pages', ep: 1, pages: kv(5, 6, 7) })
   expect(q.take()).toMatchObject({ told: ['failed(INVALID_ARGUMENT)', 'settled'], engine: [] })
 })
 
 test('late allocation: a prompt that decode holds whole completes when its pages, none, have come', () => {
   const p = connected().send().reserve(d1, 1, { prefix: 12, pages: undefined }).finish().clear()
-  p.message(d1, { k: 'pages', ep: 1, pages: packed() })
+  p.message(d1, { k: 'pages', ep: 1, pages: kv() })
   expect(p.take().sent).toEqual(['complete'])
 })
 
 test('bytes in flight to a peer are bounded; what waits goes out when something has settled, not when it is done', () => {
   const p = connected()
     .send(1, { tokens: 24 })
-    .reserve(d1, 1, { tokens: 24, pages: packed(0, 1, 2, 3, 4, 5) })
+    .reserve(d1, 1, { tokens: 24, pages: kv(0, 1, 2, 3, 4, 5) })
     .clear()
   p.write(0, int32(0, 1, 2)).write(3, int32(3, 4), 2)
   expect(p.take()).toMatchObject({ told: ['posted(1)'], engine: ['post'] })
@@ -687,38 +729,37 @@ test('bytes in flight to a peer are bounded; what waits goes out when something 
 test('a write larger than the bound goes alone', () => {
   const p = connected()
     .send(1, { tokens: 24 })
-    .reserve(d1, 1, { tokens: 24, pages: packed(0, 1, 2, 3, 4, 5) })
+    .reserve(d1, 1, { tokens: 24, pages: kv(0, 1, 2, 3, 4, 5) })
     .clear()
     .write(0, int32(0, 1, 2, 3, 4, 5))
   expect(p.take().engine).toEqual(['post'])
 })
 
-test('checksums go with complete when decode asked for them; a failure to compute them fails the request', () => {
+const digests = { kv: new Uint8Array(32).fill(7), mamba: new Uint8Array(16) }
+
+test('digests go with complete when decode asked for them; a failure to compute them fails the request', () => {
   const start = () =>
     connected()
       .send()
-      .reserve(d1, 1, { checksums: true, prefix: 4, pages: packed(6, 7) })
+      .reserve(d1, 1, { digests: true, prefix: 4, pages: kv(6, 7) })
       .write()
       .landed()
       .clear()
       .finish()
   const p = start()
-  const effect = p.take().effects.find((e) => e.do === 'checksum')
-  expect(effect).toMatchObject({ epoch: 1, peer: d1.incarnation, pages: int32(1, 2) })
-  p.step({
-    type: 'checksums',
-    sender: 1,
-    epoch: 1,
-    peer: d1.incarnation,
-    checksums: new Uint32Array([4_000_000_000, 2]),
+  const effect = p.take().effects.find((e) => e.do === 'digest')
+  expect(effect).toMatchObject({
+    ...{ epoch: 1, peer: d1.incarnation, prompt: { tokens: 12, prefix: 4 } },
+    source: { kv: int32(0, 1, 2), mamba: int32() },
   })
+  p.step({ type: 'digests', sender: 1, epoch: 1, peer: d1.incarnation, digests })
   const complete = p.take().messages.at(-1)
-  const sums = complete?.k === 'complete' ? complete.manifest.checksums : undefined
-  expect([...(sums ?? [])]).toEqual([...new Uint8Array(new Uint32Array([4_000_000_000, 2]).buffer)])
+  const told = complete?.k === 'complete' ? complete.manifest.digests : undefined
+  expect([...(told?.kv ?? [])]).toEqual([...digests.kv])
   const q = start()
     .clear()
     .step({
-      type: 'checksums.failed',
+      type: 'digests.failed',
       sender: 1,
       error: new KvxError('ERR_KVX_INTERNAL', 'no view'),
     })
@@ -728,23 +769,189 @@ test('checksums go with complete when decode asked for them; a failure to comput
   })
 })
 
-test('checksums that come after an abort change nothing', () => {
+test('digests that come after an abort change nothing', () => {
   const p = connected()
     .send()
-    .reserve(d1, 1, { checksums: true })
+    .reserve(d1, 1, { digests: true })
     .write()
     .landed()
     .finish()
     .abort(d1, 1)
     .clear()
-  p.step({
-    type: 'checksums',
-    sender: 1,
-    epoch: 1,
-    peer: d1.incarnation,
-    checksums: new Uint32Array(3),
-  })
+  p.step({ type: 'digests', sender: 1, epoch: 1, peer: d1.incarnation, digests })
   expect(p.take()).toMatchObject({ sent: [], told: [] })
+})
+
+// Chunks, layers and components
+
+test('a page is sent by the write that brings its last token, and the last page by the end of the prompt', () => {
+  const p = connected().send(1, { tokens: 10 }).reserve(d1, 1, { tokens: 10 }).clear()
+  const write = (from: number, end: number, pages: Int32Array, number: number) => {
+    const before = p.posts.length
+    p.writeParts({ tokens: [from, end], pages: { kv: pages }, write: number })
+    expect(p.take().told).toEqual([`posted(${String(number)})`])
+    return p.posts.slice(before).flatMap(blocksOf)
+  }
+  expect(write(0, 3, int32(11), 1)).toEqual([])
+  expect(write(3, 6, int32(11, 12), 2)).toMatchObject([{ source: [11], destination: [5] }])
+  expect(write(6, 7, int32(12), 3)).toEqual([])
+  expect(write(7, 10, int32(12, 13), 4)).toMatchObject([{ source: [12, 13], destination: [6, 7] }])
+  for (const { piece } of p.posts) p.landed(piece)
+  p.finish()
+  // Two of the four writes have moved something.
+  expect(p.take().messages.at(-1)).toMatchObject({
+    k: 'complete',
+    manifest: { parts: { kv: { units: 10 * layers } }, chunks: 2 },
+  })
+})
+
+test('of a page in two chunks, each layer is sent by the write that brings its last token there', () => {
+  const p = places.paired()
+  const write = (tokens: [number, number], some: [number, number], number: number) => {
+    const before = p.posts.length
+    p.writeParts({ tokens, pages: { kv: int32(11) }, layers: some, write: number })
+    return p.posts.slice(before).flatMap(blocksOf)
+  }
+  expect(write([0, 2], [1, 2], 1)).toEqual([])
+  expect(write([0, 3], [0, 1], 2)).toEqual([])
+  expect(write([2, 4], [1, 2], 3)).toEqual([{ source: [11], destination: [5], lanes: 2 }])
+  expect(write([3, 4], [0, 1], 4)).toEqual([{ source: [11], destination: [5], lanes: 2 }])
+})
+
+test('pages and slots of one write go as one', () => {
+  const p = connected()
+    .send()
+    .reserve(d1, 1, { pages: { ...kv(5, 6, 7), mamba: packed(2) } })
+    .clear()
+  p.writeParts({ tokens: [0, 12], pages: { kv: int32(1, 2, 3) }, state: { mamba: int32(0) } })
+  expect(p.take()).toMatchObject({ engine: ['post'], told: ['posted(1)'] })
+  expect(p.posts.map(blocksOf).at(-1)).toEqual([
+    { source: [1, 2, 3], destination: [5, 6, 7], lanes: 2 * layers },
+    { source: [0], destination: [2], lanes: 1 },
+  ])
+  p.landed().finish({}, {})
+  expect(p.take().messages.at(-1)).toMatchObject({
+    k: 'complete',
+    manifest: { parts: { kv: { units: unitsOf(3) }, mamba: { units: 1, bytes: 8 } }, chunks: 1 },
+  })
+})
+
+/** A cache with state of two layers, and with a window of six tokens. */
+const hybrid: Cache = (() => {
+  const { shape, place } = smallCache()
+  const [full, state] = shape.components
+  const states = [0, 1].map((layer) => ({ ...state!.tensors[0]!, layer }))
+  const swa = { ...full!, name: 'swa', window: 6 }
+  const all = [...full!.tensors.map((t) => ({ ...t, component: 'kv' }))]
+    .concat(full!.tensors.map((t) => ({ ...t, component: 'swa' })))
+    .concat(states.map((t) => ({ ...t, component: 'mamba' })))
+  return {
+    shape: { ...shape, components: [full!, swa, { ...state!, tensors: states }] },
+    place: {
+      components: { ...place.components, swa: place.components.kv! },
+      tensors: all.map(({ component, layer, part }, i) => ({
+        ...{ component, layer, part, region: 0, pageBytes: 8, order: 'NHD' as const },
+        base: i * 8 * 16,
+      })),
+    },
+  }
+})()
+const hybridPair = () =>
+  new PrefillSide({ cache: hybrid })
+    .hello(d1, onWire(hybrid))
+    .linkOpen(d1)
+    .send()
+    .reserve(d1, 1, { pages: { ...kv(5, 6, 7), swa: packed(1, 2), mamba: packed(2) } })
+const wholePrompt = { tokens: [0, 12] as const, pages: { kv: int32(0, 1, 2), swa: int32(8, 9) } }
+
+test('prefill is told the first token of each component that decode needs: those of a window from the page in which it begins', () => {
+  const { effects } = hybridPair().take()
+  expect(effects.find((effect) => effect.do === 'sender.reserved')).toMatchObject({
+    prefixTokens: 0,
+    firstTokens: { kv: 0, swa: 4 },
+  })
+})
+
+test('pages before a window may be left out, and are not sent when they are given', () => {
+  for (const swa of [int32(8, 9), int32(15, 8, 9)]) {
+    const p = hybridPair().clear()
+    p.writeParts({ tokens: [0, 12], pages: { kv: int32(0, 1, 2), swa } })
+    expect(p.posts.map(blocksOf).at(-1)?.[1]).toEqual({
+      source: [8, 9],
+      destination: [1, 2],
+      lanes: 2 * layers,
+    })
+  }
+  const p = hybridPair().clear()
+  p.writeParts({ tokens: [0, 12], pages: { kv: int32(0, 1, 2), swa: int32(9) } })
+  expect(p.take()).toMatchObject({ told: ['rejected(INVALID_ARGUMENT)'], engine: [] })
+})
+
+test('tokens before a window need not be written at all', () => {
+  const p = hybridPair()
+  p.writeParts({ tokens: [0, 4], pages: { kv: int32(0) } }).landed()
+  p.writeParts({ tokens: [4, 12], pages: { kv: int32(1, 2), swa: int32(8, 9) }, write: 2 }).landed()
+  p.clear()
+    .finish({}, { mamba: int32(3) })
+    .landed()
+  expect(p.take().messages.at(-1)).toMatchObject({
+    k: 'complete',
+    manifest: {
+      parts: { kv: { units: unitsOf(3) }, swa: { units: unitsOf(2) }, mamba: { units: 2 } },
+    },
+  })
+})
+
+test('state may be written before finish, layer by layer, and each layer once', () => {
+  const p = hybridPair().clear()
+  p.writeParts({ ...wholePrompt, state: { mamba: int32(3) }, layers: [1, 2] })
+  p.writeParts({ ...wholePrompt, layers: [0, 1], write: 2 })
+  for (const { piece } of p.posts) p.landed(piece)
+  // The pages of layer 1 and its state; the pages of layer 0.
+  expect(p.take().sent).toEqual(['progress(21)', 'progress(41)'])
+  const state = { mamba: int32(3) }
+  const again = () => p.take().told
+  expect((p.writeParts({ state, layers: [1, 2], write: 3 }), again())).toEqual([
+    'rejected(INVALID_ARGUMENT)',
+  ])
+  expect((p.writeParts({ state, write: 4 }), again())).toEqual(['rejected(INVALID_ARGUMENT)'])
+  const other = { mamba: int32(1) }
+  expect((p.writeParts({ state: other, layers: [0, 1], write: 5 }), again())).toEqual([
+    'rejected(INVALID_ARGUMENT)',
+  ])
+  p.finish({}, {})
+  const rejected = p.take().effects.find((effect) => effect.do === 'sender.rejected')
+  expect(rejected?.error.message).toMatch(/the state 'mamba' of layer 0 was never written/)
+  p.writeParts({ state, layers: [0, 1], write: 6 }).landed()
+  expect(p.finish({}, state).take().told).toContain('rejected(INVALID_ARGUMENT)')
+  p.finish({}, {})
+  expect(p.take().messages.at(-1)).toMatchObject({
+    k: 'complete',
+    manifest: { parts: { mamba: { units: 2, bytes: 16 } }, chunks: 3 },
+  })
+})
+
+test('a state that decode has reserved no slot for is none that could be written', () => {
+  const p = places.paired().clear()
+  p.writeParts({ state: { mamba: int32(0) } })
+  expect(p.take()).toMatchObject({ told: ['rejected(INVALID_ARGUMENT)'], engine: [] })
+})
+
+test('a full hit moves state and aux, and no page', () => {
+  const p = connected()
+    .send(1, { tokens: 10 })
+    .reserve(d1, 1, { tokens: 10, prefix: 10, pages: { kv: packed(), mamba: packed(2) } })
+  expect(p.take().told).toEqual(['reserved(10)'])
+  p.writeParts({ tokens: [0, 10], pages: { kv: int32(0, 1, 2) } })
+  expect(p.take()).toMatchObject({ told: ['posted(1)'], engine: [] })
+  p.finish({ firstToken: 7 }, { mamba: int32(1) })
+  expect(p.posts.map(blocksOf)).toEqual([[{ source: [1], destination: [2], lanes: 1 }]])
+  p.clear().landed()
+  expect(p.take().messages.at(-1)).toMatchObject({
+    k: 'complete',
+    manifest: { parts: { mamba: { units: 1 } }, chunks: 0 },
+    aux: { firstToken: 7 },
+  })
 })
 
 // Ends
@@ -780,11 +987,11 @@ test('an outcome is repeated whole until it was acknowledged', () => {
     expect(message).toMatchObject({
       k: 'status',
       state: 'complete',
-      pages: 3,
+      units: unitsOf(3),
       outcome: {
         k: 'complete',
         aux: { firstToken: 42 },
-        manifest: { parts: { kv: { pages: 3 } } },
+        manifest: { parts: { kv: { units: unitsOf(3) } } },
       },
     })
   }
@@ -912,16 +1119,22 @@ test('a room of another decode rank that is already paired is in use', () => {
 })
 
 const hostile: [string, Record<string, unknown>, string][] = [
-  ['a negative page', { pages: packed(5, -1, 7) }, 'PAGES_INVALID'],
-  ["a page beyond decode's pool", { pages: packed(5, 16, 7) }, 'PAGES_INVALID'],
-  ['a page twice', { pages: packed(5, 6, 5) }, 'PAGES_INVALID'],
-  ['too few pages', { pages: packed(5, 6) }, 'PAGES_INVALID'],
-  ['too many pages', { pages: packed(5, 6, 7, 8) }, 'PAGES_INVALID'],
-  ['a state page out of range', { state: { mamba: packed(4) } }, 'PAGES_INVALID'],
-  ['a state page twice', { state: { mamba: packed(1, 1) } }, 'PAGES_INVALID'],
-  ['pages of a component that there is not', { state: { toString: packed(0) } }, 'PAGES_INVALID'],
-  ['a prefix that is no whole page', { prefix: 3, pages: packed(5, 6, 7) }, 'PROTOCOL'],
-  ['a prefix longer than the prompt', { prefix: 16, pages: packed() }, 'PROTOCOL'],
+  ['a negative page', { pages: kv(5, -1, 7) }, 'PAGES_INVALID'],
+  ["a page beyond decode's pool", { pages: kv(5, 16, 7) }, 'PAGES_INVALID'],
+  ['a page twice', { pages: kv(5, 6, 5) }, 'PAGES_INVALID'],
+  ['too few pages', { pages: kv(5, 6) }, 'PAGES_INVALID'],
+  ['too many pages', { pages: kv(5, 6, 7, 8) }, 'PAGES_INVALID'],
+  ['a slot out of range', { pages: { ...kv(5, 6, 7), mamba: packed(4) } }, 'PAGES_INVALID'],
+  ['a slot twice', { pages: { ...kv(5, 6, 7), mamba: packed(1, 1) } }, 'PAGES_INVALID'],
+  ['no pages of a component', { pages: { mamba: packed() } }, 'PAGES_INVALID'],
+  ['no slots of a component', { pages: { kv: packed(5, 6, 7) } }, 'PAGES_INVALID'],
+  [
+    'pages of a component that there is not',
+    { pages: { ...kv(5, 6, 7), toString: packed(0) } },
+    'PAGES_INVALID',
+  ],
+  ['a prefix that is no whole page', { prefix: 3, pages: kv(5, 6, 7) }, 'PROTOCOL'],
+  ['a prefix longer than the prompt', { prefix: 16, pages: kv() }, 'PROTOCOL'],
   [
     'more tokens than prefill has pages for',
     { tokens: 10 ** 12, pages: undefined },
@@ -936,11 +1149,12 @@ test.each(hostile)('a reserve with %s is refused and holds nothing', (_what, cha
 })
 
 test.each([
-  ['a negative page', { pages: packed(5, -1, 7) }],
-  ['a page out of range', { pages: packed(5, 99, 7) }],
-  ['a page twice', { pages: packed(5, 5, 7) }],
-  ['too few', { pages: packed(5) }],
-  ['a state page out of range', { pages: packed(5, 6, 7), state: { mamba: packed(-1) } }],
+  ['a negative page', { pages: kv(5, -1, 7) }],
+  ['a page out of range', { pages: kv(5, 99, 7) }],
+  ['a page twice', { pages: kv(5, 5, 7) }],
+  ['too few', { pages: kv(5) }],
+  ['a slot out of range', { pages: { ...kv(5, 6, 7), mamba: packed(-1) } }],
+  ['a component missing', { pages: { kv: packed(5, 6, 7) } }],
 ])('pages that come late with %s fail the request and nothing is written', (_what, body) => {
   const p = places['waiting for pages']()
     .clear()
@@ -1002,16 +1216,34 @@ const refusedHellos: [string, Parameters<PrefillSide['hello']>[1], string][] = [
     },
     'BACKEND_MISMATCH',
   ],
-  ['of another page size', { layout: smallLayout({ pageTokens: 8 }) }, 'PAGE_SIZE_MISMATCH'],
-  ['of another model', { layout: smallLayout({ model: 'large' }) }, 'LAYOUT_MISMATCH'],
+  [
+    'of pages that meet those here only after millions of tokens',
+    onWire({
+      ...smallCache(),
+      place: {
+        components: { kv: { pageTokens: 999_983, pages: 1 }, mamba: { pages: statePages } },
+        tensors: smallCache().place.tensors.map((tensor, i) => ({
+          ...tensor,
+          base: i * 2_000_000,
+          pageBytes: 2_000_000,
+        })),
+      },
+    }),
+    'PAGE_SIZE_MISMATCH',
+  ],
+  ['of another model', onWire(smallCache({ model: 'large' })), 'LAYOUT_MISMATCH'],
   [
     'of another dtype',
-    {
-      layout: smallLayout({ tensors: smallLayout().tensors.map((t) => ({ ...t, dtype: 'f32' })) }),
-    },
+    onWire(
+      smallCache({
+        components: smallCache().shape.components.map((component) => ({
+          ...component,
+          tensors: component.tensors.map((tensor) => ({ ...tensor, dtype: 'f32' })),
+        })),
+      }),
+    ),
     'LAYOUT_MISMATCH',
   ],
-  ['of another fingerprint', { fingerprint: digest(9) }, 'LAYOUT_MISMATCH'],
   ['meant for another process', { to: name128('other') }, 'STALE'],
 ]
 test.each(refusedHellos)('a hello %s is refused and not remembered', (_what, change, code) => {
@@ -1019,6 +1251,55 @@ test.each(refusedHellos)('a hello %s is refused and not remembered', (_what, cha
   expect(p.take()).toMatchObject({ sent: [`refuse(${code})`], engine: [] })
   expect(p.state.peers.size).toBe(0)
   expect(p.state.connections.size).toBe(0)
+})
+
+test.each<[string, object, RegExp]>([
+  [
+    'another model',
+    onWire(smallCache({ model: 'large' })),
+    /^The caches differ in the model: prefill has small, decode has large\. Load the same model/,
+  ],
+  [
+    'another number of layers',
+    { ...onWire(smallCache({ layers: 3 })), rank: { ...rank, stages: [0, 3] } },
+    /^The caches differ in the number of layers: prefill has 2, decode has 3\.$/,
+  ],
+  [
+    'fewer components',
+    onWire({
+      shape: { ...smallCache().shape, components: smallCache().shape.components.slice(0, 1) },
+      place: {
+        components: { kv: smallCache().place.components.kv! },
+        tensors: smallCache().place.tensors.slice(0, 4),
+      },
+    }),
+    /^The caches differ in their components: prefill has kv, mamba, decode has kv\.$/,
+  ],
+  [
+    'stages that end elsewhere',
+    { rank: { ...rank, stages: [0, 1] } },
+    /place has .* which rank tp0\/pp0\/cp0\/dp0 does not hold\.$/,
+  ],
+  [
+    'tokens in stretches of a size that nothing divides',
+    { rank: { ...rank, cpSize: 2, context: { interleave: 65_537 } } },
+    /prefill has pages of 4 tokens, decode of 4 tokens, of every 2 stretches of 65537 one\. Page/,
+  ],
+])('a hello with %s is told the field, and the values of both sides', (_what, change, text) => {
+  const [refused] = new PrefillSide().hello(d1, change).take().messages
+  expect(refused).toMatchObject({
+    k: 'refuse',
+    text: expect.stringMatching(text) as string,
+    phase: 'hello',
+    peer: 'prefill-a',
+    rank: 'tp0/pp0/cp0/dp0',
+  })
+})
+
+test('a known decode that comes back with another size of its instance is refused', () => {
+  const p = new PrefillSide().connect(d1).clear()
+  p.hello(d1, { rank: { ...rank, dpSize: 2 } })
+  expect(p.take().sent).toEqual(['refuse(LAYOUT_MISMATCH)'])
 })
 
 test('a known incarnation with another session is refused, and the true one goes on', () => {
@@ -1062,7 +1343,7 @@ test.each([
     { k: 'abort', ep: 1, code: 'ERR_KVX_ABORTED', text: '' },
     { k: 'query', ep: 9 },
     { k: 'ack', ep: 9 },
-    { k: 'pages', ep: 1, pages: packed(1, 2, 3) },
+    { k: 'pages', ep: 1, pages: kv(1, 2, 3) },
   ]) {
     const p = places['waiting for pages']().clear()
     p.message(d1, { ...body, ...change })
@@ -1148,9 +1429,9 @@ test('however often a decode renews its engine, one link to it is opened at a ti
   expect(p.take().engine.filter((what) => what === 'openLink')).toHaveLength(1)
 })
 
-test('a known decode that comes back with another layout is refused', () => {
+test('a known decode that comes back with another cache is refused', () => {
   const p = new PrefillSide().connect(d1).clear()
-  p.hello(d1, { layout: { ...smallLayout(), pages: { kv: 8, mamba: 4 } } })
+  p.hello(d1, onWire(smallCache({}, 8)))
   expect(p.take().sent).toEqual(['refuse(LAYOUT_MISMATCH)'])
 })
 
@@ -1158,10 +1439,10 @@ test.each([
   ['a region that it has not', { region: 1 }],
   ['bytes beyond any memory', { base: Number.MAX_SAFE_INTEGER }],
   ['pages that are smaller than their heads', { pageBytes: 1 }],
-])('a hello whose layout names %s is refused and not remembered', (_what, change) => {
-  const layout = smallLayout()
-  const tensors = layout.tensors.map((tensor, i) => (i === 0 ? { ...tensor, ...change } : tensor))
-  const p = new PrefillSide().hello(d1, { layout: { ...layout, tensors } })
+])('a hello whose place names %s is refused and not remembered', (_what, change) => {
+  const { shape, place } = smallCache()
+  const tensors = place.tensors.map((tensor, i) => (i === 0 ? { ...tensor, ...change } : tensor))
+  const p = new PrefillSide().hello(d1, onWire({ shape, place: { ...place, tensors } }))
   expect(p.take().sent).toEqual(['refuse(LAYOUT_INVALID)'])
   expect(p.state.peers.size).toBe(0)
 })
@@ -1170,7 +1451,7 @@ test('failures that a decode does not acknowledge are bounded like what is parke
   const p = new PrefillSide().connect(d1)
   for (let ep = 1; ep <= 100; ep++) {
     p.reserve(d1, ep, { room: BigInt(ep), pages: undefined })
-    p.message(d1, { k: 'pages', ep, pages: packed(99, 98, 97) })
+    p.message(d1, { k: 'pages', ep, pages: kv(99, 98, 97) })
   }
   expect(p.state.peers.get(d1.incarnation)?.transfers.size).toBe(limits.parkedPerPeer)
 })
@@ -1179,20 +1460,23 @@ test('failures that a decode does not acknowledge are bounded like what is parke
 
 test('a room pairs when all decode ranks that this rank serves have reserved, and one failure reaches all', () => {
   const stage = (pp: number) => ({ ...rank, pp, ppSize: 2, stages: [0, 1, layers] })
-  const half = (pp: number) => ({
-    ...smallLayout(),
-    tensors: smallLayout().tensors.filter(({ layer }) => layer === pp),
-  })
+  const half = (pp: number) => {
+    const { shape, place } = smallCache()
+    const { kv: pages, mamba } = place.components
+    const components = pp === 0 ? { kv: pages!, mamba: mamba! } : { kv: pages! }
+    const tensors = place.tensors.filter(({ layer }) => layer === pp)
+    return onWire({ shape, place: { components, tensors } })
+  }
   const name = { instance: d1.instance }
   const both = () => {
     const p = new PrefillSide()
-    p.hello(d1, { rank: stage(0), layout: half(0) }).linkOpen(d1)
-    p.hello(d2, { ...name, rank: stage(1), layout: half(1) }).linkOpen(d2)
+    p.hello(d1, { rank: stage(0), ...half(0) }).linkOpen(d1)
+    p.hello(d2, { ...name, rank: stage(1), ...half(1) }).linkOpen(d2)
     return p.send().clear()
   }
   const p = both().reserve(d1, 1)
   expect(p.take()).toMatchObject({ sent: ['accept(parked)'], told: [] })
-  p.reserve(d2, 1)
+  p.reserve(d2, 1, { pages: { kv: packed(5, 6, 7) } })
   expect(p.take()).toMatchObject({
     sent: ['accept(paired)', 'accept(paired)'],
     told: ['reserved(0)'],

@@ -2,90 +2,121 @@
 import { afterEach, expect, test } from 'vitest'
 import { silentLog } from '@kvx/contract'
 import { BootstrapServer } from '../src/bootstrap/index.ts'
-import { promptDigest, type Layout, type Tensor } from '../src/layout/index.ts'
-import { KVManager, KVPoll } from '../src/manager/index.ts'
-import { headsOf, makeRank, stageOf, type Rank } from '../src/protocol/index.ts'
-import { Loopback, plainMemory } from './support/loopback.ts'
+import {
+  KVManager,
+  type DecodeManager,
+  type PrefillManager,
+  KVPoll,
+  type Aux,
+  type Reserved,
+} from '../src/manager/index.ts'
+import type { Place } from '../src/place/index.ts'
+import { promptDigest, type CacheShape, type ComponentShape } from '../src/shape/index.ts'
+import { makeRank, type Rank } from '../src/share/index.ts'
+import { Loopback } from './support/loopback.ts'
+import {
+  fillCache,
+  firstOf,
+  isHeld,
+  keep,
+  pageCount,
+  wrongBytes,
+  type Keeping,
+} from './support/ranks.ts'
 
 const token = 'a token for tests'
-const pageTokens = 4
-const headBytes = 8
-const heads = 2
-const layers = 4
-const pages = 12
 
-/** The tensors of a rank's layers and heads, one after another. */
-function layoutOf(rank: Rank): Layout {
-  const [low, high] = headsOf(rank, heads)
-  const [firstLayer, endLayer] = stageOf(rank)
-  const pageBytes = pageTokens * (high - low) * headBytes
-  const tensors: Tensor[] = []
-  for (let layer = firstLayer; layer < endLayer; layer++) {
-    for (const part of ['k', 'v'] as const) {
-      tensors.push({
-        component: 'kv',
-        layer,
-        part,
-        dtype: 'f16',
-        region: 0,
-        base: tensors.length * pages * pageBytes,
-        pageBytes,
-        heads: [low, high],
-        headBytes,
-        order: 'token-major',
-      })
-    }
-  }
-  return { model: 'ranks', pageTokens, layers, heads, pages: { kv: pages }, tensors }
-}
+/** Components of a model of so many layers. */
+const every = <T>(layers: readonly number[], make: (layer: number) => T[]) => layers.flatMap(make)
+const range = (first: number, end: number) =>
+  Array.from({ length: end - first }, (_, i) => first + i)
+const f16 = { dtype: 'f16', elementBytes: 2 }
 
-function memoryOf({ tensors }: Layout) {
-  return plainMemory(tensors.reduce((sum, { pageBytes }) => sum + pageBytes * pages, 0))
-}
-
-interface Place {
-  readonly tensor: Tensor
-  readonly page: number
-  readonly token: number
-  readonly head: number
-}
-
-/** Every head of every token of the named pages, with where its bytes lie. */
-function* places(layout: Layout, list: Int32Array): Generator<Place & { offset: number }> {
-  for (const tensor of layout.tensors) {
-    const held = tensor.heads[1] - tensor.heads[0]
-    for (const [page, at] of list.entries()) {
-      for (let token = 0; token < pageTokens; token++) {
-        for (let head = tensor.heads[0]; head < tensor.heads[1]; head++) {
-          const offset =
-            tensor.base +
-            at * tensor.pageBytes +
-            (token * held + head - tensor.heads[0]) * headBytes
-          yield { tensor, page, token, head, offset }
-        }
-      }
-    }
-  }
-}
-
-/** What the cache of the whole model holds there: the same on whichever rank it lies. */
-const valueAt = ({ tensor, page, token, head }: Place) =>
-  (tensor.layer * 67 + (tensor.part === 'k' ? 0 : 29) + page * 13 + token * 5 + head * 3 + 1) & 0xff
+const kv = (layers: readonly number[], units = 4): ComponentShape => ({
+  name: 'kv',
+  addressed: 'tokens',
+  tensors: every(layers, (layer) => [
+    { layer, part: 'k', units, unitBytes: 8, ...f16 },
+    { layer, part: 'v', units, unitBytes: 8, ...f16 },
+  ]),
+})
+/** MLA: a latent and an index that every rank holds whole. */
+const latent = (layers: readonly number[]): ComponentShape => ({
+  name: 'mla',
+  addressed: 'tokens',
+  tensors: every(layers, (layer) => [
+    { layer, part: 'latent', units: 1, unitBytes: 24, ...f16 },
+    { layer, part: 'index', dtype: 'fp8_e4m3', units: 1, unitBytes: 5 },
+  ]),
+})
+const scales = (layers: readonly number[]): ComponentShape => ({
+  name: 'scales',
+  addressed: 'tokens',
+  tensors: every(layers, (layer) => [
+    { layer, part: 's', dtype: 'f32', units: 4, unitBytes: 4, tokensPerRow: 2 },
+  ]),
+})
+const windowed = (layers: readonly number[], window: number): ComponentShape => ({
+  ...kv(layers),
+  name: 'swa',
+  window,
+})
+const mamba = (layers: readonly number[]): ComponentShape => ({
+  name: 'mamba',
+  addressed: 'request',
+  tensors: every(layers, (layer) => [
+    { layer, part: 'conv', units: 8, unitBytes: 4, rows: 3, ...f16 },
+    { layer, part: 'ssm', units: 4, unitBytes: 16, dtype: 'f32', elementBytes: 4 },
+  ]),
+})
+const model = (layers: number, ...components: ComponentShape[]): CacheShape => ({
+  model: 'ranks',
+  layers,
+  components,
+})
+const plain = model(4, kv(range(0, 4)))
 
 const open: { close(): Promise<void> }[] = []
 afterEach(async () => {
   for (const one of open.splice(0).reverse()) await one.close()
 })
 
-const spread = (sizes: Partial<Rank>): Rank[] => {
+const spread = (layers: number, sizes: Partial<Rank>): Rank[] => {
   const one = makeRank(layers, sizes)
-  const range = (size: number) => Array.from({ length: size }, (_, i) => i)
-  return range(one.dpSize).flatMap((dp) =>
-    range(one.ppSize).flatMap((pp) => range(one.tpSize).map((tp) => ({ ...one, tp, pp, dp }))),
+  return range(0, one.dpSize).flatMap((dp) =>
+    range(0, one.ppSize).flatMap((pp) =>
+      range(0, one.cpSize).flatMap((cp) =>
+        range(0, one.tpSize).map((tp) => ({ ...one, tp, pp, cp, dp })),
+      ),
+    ),
   )
 }
 
-async function instances(prefill: Partial<Rank>, decode: Partial<Rank>, verifyKV = false) {
+interface Case {
+  readonly shape?: CacheShape
+  readonly prefill?: Partial<Rank>
+  readonly decode?: Partial<Rank>
+  /** How each side keeps its caches. */
+  readonly from?: Keeping
+  readonly to?: Keeping
+  readonly tokens?: number
+  readonly prefix?: number
+  /** Where the chunks end; the last one at the end of the prompt. */
+  readonly cuts?: readonly number[]
+  /** In which order the layers of each chunk are written. */
+  readonly layers?: readonly (readonly [number, number])[]
+}
+
+const pageTokens = 4
+const defaults = { pageTokens }
+
+async function instances({
+  shape = plain,
+  prefill = {},
+  decode = {},
+  from = defaults,
+  to = defaults,
+}: Case) {
   const engine = new Loopback()
   const bootstrap = await BootstrapServer.open({
     host: '127.0.0.1',
@@ -94,134 +125,498 @@ async function instances(prefill: Partial<Rank>, decode: Partial<Rank>, verifyKV
     log: silentLog,
   })
   open.push(bootstrap)
-  const start = async (role: 'prefill' | 'decode', rank: Rank) => {
-    const layout = layoutOf(rank)
-    const memory = memoryOf(layout)
-    const manager = await KVManager.open({
-      role,
+  const start = async <R extends 'prefill' | 'decode'>(role: R, rank: Rank) => {
+    const kept = keep(shape, rank, role === 'prefill' ? from : to)
+    const common = {
       backend: engine.backend,
       token,
-      layout,
-      memory: [memory],
+      shape,
+      place: kept.place,
+      memory: [kept.memory],
       instance: `${role}-a`,
       rank,
-      ...(role === 'prefill' ? { bootstrap: bootstrap.address } : { verifyKV }),
-    })
+    }
+    const manager = (await (role === 'prefill'
+      ? KVManager.open({ ...common, role: 'prefill', bootstrap: bootstrap.address })
+      : KVManager.open({ ...common, role: 'decode' }))) as R extends 'prefill'
+      ? PrefillManager
+      : DecodeManager
     open.push(manager)
-    return { rank, layout, memory, manager }
+    return { rank, ...kept, manager }
   }
-  const all = (role: 'prefill' | 'decode', ranks: Rank[]) =>
+  const all = <R extends 'prefill' | 'decode'>(role: R, ranks: Rank[]) =>
     Promise.all(ranks.map((rank) => start(role, rank)))
   return {
     from: bootstrap.address,
     engine,
+    shape,
     start,
-    prefills: await all('prefill', spread(prefill)),
-    decodes: await all('decode', spread(decode)),
+    prefills: await all('prefill', spread(shape.layers, prefill)),
+    decodes: await all('decode', spread(shape.layers, decode)),
   }
 }
 
-const source = Int32Array.of(5, 2, 9)
-const destination = Int32Array.of(7, 0, 3)
-const tokens = 3 * pageTokens
-const digest = promptDigest(Array.from({ length: tokens }, (_, i) => i))
-
 type Sides = Awaited<ReturnType<typeof instances>>
+type Side = Pick<Sides['prefills'][number], Exclude<keyof Sides['prefills'][number], 'manager'>>
 
-function legs({ prefills, decodes, from }: Sides, room: bigint, dp = 0) {
-  const senders = prefills
-    .filter(({ rank }) => rank.dp === dp)
-    .map(({ manager, memory, layout, rank }) => {
-      for (const place of places(layout, source)) {
-        memory.view(place.offset, headBytes).fill(valueAt(place))
-      }
-      return { sender: manager.send(room, { tokens, digest }), rank }
-    })
-  const receivers = decodes.map(({ manager }) => manager.receive(room, { from, tokens, digest }))
-  return { senders, receivers }
+/** Different pages on each rank, in no order. */
+const shuffled = (count: number, salt: number) =>
+  range(0, count).map((i) => (i * 7 + salt * 11 + 3) % 40)
+const promptOf = (tokens: number) => ({ tokens, digest: promptDigest(range(0, tokens)) })
+
+/** Lists of all components that a rank holds: of pages those of the tokens from `first` on, of slots one. */
+function listsOf(
+  shape: CacheShape,
+  { rank, place }: { rank: Rank; place: Place },
+  tokens: number,
+  first: (component: ComponentShape) => number,
+): Record<string, number[]> {
+  const salt = rank.tp + 3 * rank.pp + 5 * rank.cp
+  return Object.fromEntries(
+    shape.components
+      .filter((component) => isHeld(rank, component))
+      .map((component) => {
+        const { pageTokens: size } = place.components[component.name]!
+        if (size === undefined) return [component.name, [(salt + 2) % 6]]
+        return [
+          component.name,
+          shuffled(pageCount(rank, tokens, size, [first(component), tokens]), salt),
+        ]
+      }),
+  )
 }
 
-async function sendAll({ senders }: Pick<ReturnType<typeof legs>, 'senders'>) {
-  await Promise.all(
-    senders.map(async ({ sender, rank }) => {
-      await sender.reserved()
-      await sender.write({ start: 0, pages: source.subarray(0, 1) })
-      await sender.write({ start: 1, pages: source.subarray(1) })
-      const samples = rank.tp === 0 && rank.pp === rank.ppSize - 1
-      await sender.finish({ aux: samples ? { firstToken: 11 } : {} })
+const isPaged = (shape: CacheShape, name: string) =>
+  shape.components.find((component) => component.name === name)?.addressed === 'tokens'
+
+function split(shape: CacheShape, lists: Record<string, number[]>) {
+  const entries = Object.entries(lists)
+  return {
+    pages: Object.fromEntries(entries.filter(([name]) => isPaged(shape, name))),
+    state: Object.fromEntries(entries.filter(([name]) => !isPaged(shape, name))),
+  }
+}
+
+/** Both sides of a request; decode has reserved. */
+function legs(sides: Sides, room: bigint, { tokens = 12, prefix = 0 }: Case = {}, dp = 0) {
+  const { shape, prefills, decodes, from } = sides
+  const prompt = promptOf(tokens)
+  const senders = prefills
+    .filter(({ rank }) => rank.dp === dp)
+    .map((side) => {
+      const lists = listsOf(shape, side, tokens, () => 0)
+      fillCache(shape, side.rank, side, lists, tokens)
+      return { sender: side.manager.send(room, prompt), side, lists }
+    })
+  const receivers = decodes.map((side) => {
+    const lists = listsOf(shape, side, tokens, firstOf(tokens, prefix))
+    return { receiver: side.manager.receive(room, { ...prompt, from }), side, lists }
+  })
+  const reserve = () =>
+    Promise.all(
+      receivers.map(({ receiver, lists }) =>
+        receiver.reserve({ ...split(shape, lists), prefixTokens: prefix }),
+      ),
+    )
+  return { senders, receivers, reserve }
+}
+
+/** Pages of a rank that hold any of these tokens: all of them, also those that nobody needs. */
+function pagesOf(
+  { rank, place }: Side,
+  name: string,
+  list: readonly number[],
+  tokens: number,
+  [first, end]: readonly [number, number],
+): number[] {
+  const size = place.components[name]?.pageTokens ?? 1
+  const before = pageCount(rank, tokens, size, [0, end])
+  return list.slice(before - pageCount(rank, tokens, size, [first, end]), before)
+}
+
+async function sendAll(
+  shape: CacheShape,
+  { senders }: Pick<ReturnType<typeof legs>, 'senders'>,
+  { tokens = 12, cuts = [4], layers = [[0, shape.layers]] }: Case = {},
+) {
+  return Promise.all(
+    senders.map(async ({ sender, side, lists }) => {
+      const reserved = await sender.reserved()
+      const { pages, state } = split(shape, lists)
+      let first = 0
+      for (const end of [...cuts, tokens]) {
+        for (const some of layers) {
+          const of = Object.entries(pages).map(([name, list]) => [
+            name,
+            pagesOf(side, name, list, tokens, [first, end]),
+          ])
+          await sender.write({
+            tokens: [first, end],
+            pages: Object.fromEntries(of) as Record<string, number[]>,
+            layers: some,
+          })
+        }
+        first = end
+      }
+      const { tp, pp, cp, ppSize } = side.rank
+      const samples = tp === 0 && cp === 0 && pp === ppSize - 1
+      const summary = await sender.finish({ state, aux: samples ? { firstToken: 11 } : {} })
+      return { reserved, summary }
     }),
   )
 }
 
-test.each<[string, Partial<Rank>, Partial<Rank>]>([
-  ['one to one', {}, {}],
-  ['two stages to one', { ppSize: 2 }, {}],
-  ['one to two stages', {}, { ppSize: 2 }],
-  ['stages cut differently', { ppSize: 2, stages: [0, 1, 4] }, { ppSize: 3, stages: [0, 2, 3, 4] }],
-  ['two tensor ranks to one', { tpSize: 2 }, {}],
-  ['one to two tensor ranks', {}, { tpSize: 2 }],
-  ['two to two, both ways cut', { tpSize: 2 }, { ppSize: 2 }],
-])('%s: every head of every layer lands where it belongs', async (_, prefill, decode) => {
-  const sides = await instances(prefill, decode, true)
-  const { senders, receivers } = legs(sides, 1n)
-  await Promise.all(receivers.map((receiver) => receiver.reserve({ pages: destination })))
-  await sendAll({ senders })
-  const done = await Promise.all(receivers.map((receiver) => receiver.done))
-  for (const { manager, layout, memory, rank } of sides.decodes) {
-    for (const place of places(layout, destination)) {
-      const bytes = memory.view(place.offset, headBytes)
-      expect({ ...place, rank, manager: manager.role, bytes: [...bytes] }).toMatchObject({
-        bytes: Array<number>(headBytes).fill(valueAt(place)),
-      })
-    }
+/** One request; every byte that decode needs has to be right, and no other page touched. */
+async function exchange(
+  sides: Sides,
+  given: Case,
+  room = 1n,
+): Promise<{ sent: { reserved: Reserved }[]; done: { aux: Aux }[] }> {
+  const { shape } = sides
+  const { tokens = 12, prefix = 0 } = given
+  const { senders, receivers, reserve } = legs(sides, room, given)
+  await reserve()
+  const sent = await sendAll(shape, { senders }, given)
+  const done = await Promise.all(receivers.map(({ receiver }) => receiver.done))
+  for (const { side, lists } of receivers) {
+    const wrong = wrongBytes(shape, side.rank, side, lists, { tokens, prefix })
+    expect({ rank: side.rank, wrong }).toEqual({ rank: side.rank, wrong: [] })
   }
   // The rank that samples tells its own decode ranks.
   expect(done.some(({ aux }) => aux.firstToken === 11)).toBe(true)
-  const polls = [...senders.map(({ sender }) => sender), ...receivers].map((one) => one.poll())
-  expect(Math.min(...polls)).toBe(KVPoll.Success)
+  const polls = [...senders.map(({ sender }) => sender), ...receivers.map((one) => one.receiver)]
+  expect(Math.min(...polls.map((one) => one.poll()))).toBe(KVPoll.Success)
+  await Promise.all(polls.map((one) => one.settled))
+  return { sent, done }
+}
+
+const hnd: Keeping = { pageTokens, order: () => 'HND', padding: 8 }
+const turned: Keeping = { pageTokens, order: (part) => (part === 'v' ? 'HDN' : 'NHD') }
+const gpt = model(6, { ...kv([0, 2, 4]) }, windowed([1, 3, 5], 7))
+const everything = model(
+  6,
+  kv([0, 1]),
+  scales([0, 1]),
+  windowed([2, 3], 6),
+  mamba([2, 3]),
+  { ...kv([4, 5], 2), name: 'draft' },
+  latent([4, 5]),
+)
+
+test.each<[string, Case]>([
+  ['one to one', {}],
+  ['two stages to one', { prefill: { ppSize: 2 } }],
+  ['one to two stages', { decode: { ppSize: 2 } }],
+  [
+    'stages cut differently',
+    {
+      prefill: { ppSize: 2, stages: [0, 1, 4] },
+      decode: { ppSize: 3, stages: [0, 2, 3, 4] },
+    },
+  ],
+  ['two tensor ranks to one', { prefill: { tpSize: 2 } }],
+  ['one to two tensor ranks', { decode: { tpSize: 2 } }],
+  ['four tensor ranks to two', { prefill: { tpSize: 4 }, decode: { tpSize: 2 } }],
+  ['two tensor ranks to four', { prefill: { tpSize: 2 }, decode: { tpSize: 4 } }],
+  ['two to two, both ways cut', { prefill: { tpSize: 2 }, decode: { ppSize: 2 } }],
+  [
+    'two stages of two tensor ranks to two tensor ranks',
+    { prefill: { ppSize: 2, tpSize: 2 }, decode: { tpSize: 2 } },
+  ],
+  [
+    'one to four with two heads, which two ranks each hold',
+    { shape: model(4, kv(range(0, 4), 2)), decode: { tpSize: 4 } },
+  ],
+  [
+    'eight ranks with four heads, of which half hold copies, to two',
+    { prefill: { tpSize: 8 }, decode: { tpSize: 2 } },
+  ],
+  [
+    'a replicated latent with index, from eight ranks to four',
+    { shape: model(4, latent(range(0, 4))), prefill: { tpSize: 8 }, decode: { tpSize: 4 } },
+  ],
+  [
+    'replicated tensors beside sharded ones, from four ranks to two',
+    {
+      shape: model(4, kv(range(0, 4)), latent(range(0, 4))),
+      prefill: { tpSize: 4 },
+      decode: { tpSize: 2 },
+    },
+  ],
+  [
+    'a latent of one layer from four ranks to one, so that three have nothing to send',
+    { shape: model(1, latent([0])), prefill: { tpSize: 4 } },
+  ],
+  ['heads before tokens, and pages with gaps between them', { to: hnd }],
+  ['values by elements on one side', { from: turned, to: hnd }],
+  [
+    'values by elements, from four ranks to two',
+    { from: turned, to: hnd, prefill: { tpSize: 4 }, decode: { tpSize: 2 } },
+  ],
+  ['pages of 4 to pages of 16', { to: { pageTokens: 16 }, tokens: 37, cuts: [16] }],
+  ['pages of 16 to pages of 4', { from: { pageTokens: 16 }, tokens: 37, cuts: [16] }],
+  ['pages of 4 to pages of 6', { to: { pageTokens: 6 }, tokens: 29, cuts: [8] }],
+  [
+    'pages of 16 to pages of 4 with a prefix, from two ranks to four',
+    {
+      ...{ from: { pageTokens: 16 }, tokens: 37, prefix: 8, cuts: [16] },
+      ...{ prefill: { tpSize: 2 }, decode: { tpSize: 4 } },
+    },
+  ],
+  ['chunks that are cut in the middle of a page', { tokens: 18, cuts: [3, 5, 11] }],
+  ['chunks of one token', { tokens: 6, cuts: [1, 2, 3, 4, 5] }],
+  [
+    'chunks that are cut in the middle of a page of either size',
+    { to: { pageTokens: 8 }, tokens: 21, cuts: [3, 5, 11, 13] },
+  ],
+  [
+    'layers as they are ready, in any order',
+    {
+      layers: [
+        [3, 4],
+        [0, 1],
+        [1, 3],
+      ],
+      tokens: 10,
+      cuts: [4],
+    },
+  ],
+  [
+    'layers in any order and chunks in the middle of a page',
+    {
+      layers: [
+        [2, 4],
+        [0, 2],
+      ],
+      tokens: 10,
+      cuts: [3],
+    },
+  ],
+  ['a prefix of one page', { prefix: 4 }],
+  ['a window that begins in the middle of a page', { shape: gpt, tokens: 21, cuts: [5, 13] }],
+  [
+    'a window from four ranks to two',
+    {
+      ...{ shape: gpt, tokens: 21, cuts: [12], prefill: { tpSize: 4 }, decode: { tpSize: 2 } },
+    },
+  ],
+  [
+    'a window that is longer than the prompt, with a prefix',
+    { shape: gpt, tokens: 6, prefix: 4, cuts: [4] },
+  ],
+  [
+    'the state of Mamba from two ranks to four',
+    {
+      shape: model(4, kv([0, 1]), mamba([2, 3])),
+      ...{ prefill: { tpSize: 2 }, decode: { tpSize: 4 } },
+    },
+  ],
+  [
+    'the state of Mamba from four ranks to one',
+    { shape: model(4, kv([0, 1]), mamba([2, 3])), prefill: { tpSize: 4 } },
+  ],
+  [
+    'everything that there is, from two ranks to two stages',
+    {
+      ...{ shape: everything, tokens: 22, cuts: [5, 12], prefix: 4 },
+      ...{
+        prefill: { tpSize: 2 },
+        decode: { ppSize: 2 },
+        layers: [
+          [3, 6],
+          [0, 3],
+        ],
+      },
+    },
+  ],
+  [
+    'two context-parallel ranks, each with a run of pages, to one',
+    { prefill: { cpSize: 2, context: 'contiguous' }, tokens: 21, cuts: [9] },
+  ],
+  [
+    'four context-parallel ranks with tokens in turn to two',
+    {
+      prefill: { cpSize: 4, context: { interleave: 1 } },
+      decode: { cpSize: 2, context: { interleave: 1 } },
+      ...{ tokens: 37, cuts: [16] },
+    },
+  ],
+  [
+    'two context-parallel ranks with stretches in turn to one with other pages',
+    {
+      prefill: { cpSize: 2, context: { interleave: 4 } },
+      ...{ to: { pageTokens: 8 }, tokens: 27, cuts: [10] },
+    },
+  ],
+  [
+    'one to two context-parallel ranks with runs of pages',
+    { decode: { cpSize: 2, context: 'contiguous' }, tokens: 21, cuts: [9] },
+  ],
+  [
+    'two context-parallel ranks that both have all tokens and share the sending',
+    { prefill: { cpSize: 2, context: 'all' }, decode: { tpSize: 2 } },
+  ],
+  [
+    'context-parallel ranks of which the last has no token',
+    { prefill: { cpSize: 4, context: 'contiguous' }, tokens: 9, cuts: [4] },
+  ],
+])('%s: every byte lands where it belongs, and nothing else changes', async (_, given) => {
+  await exchange(await instances(given), given)
+})
+
+test('a prefix that is the whole prompt, and no whole page, moves no page but state and aux', async () => {
+  const shape = model(4, kv([0, 1]), mamba([2, 3]))
+  const given = { shape, tokens: 10, prefix: 10, cuts: [4] }
+  const sides = await instances(given)
+  const { senders, receivers, reserve } = legs(sides, 1n, given)
+  expect(receivers[0]?.lists).toEqual({ kv: [], mamba: [2] })
+  expect(await reserve()).toEqual([{ prefixTokens: 10 }])
+  const sender = senders[0]!.sender
+  expect(await sender.reserved()).toEqual({ prefixTokens: 10, firstTokens: { kv: 10 } })
+  const { state } = split(shape, senders[0]!.lists)
+  await sender.finish({ state, aux: { firstToken: 5 } })
+  const { aux, report } = await receivers[0]!.receiver.done
+  expect(aux).toEqual({ firstToken: 5 })
+  // One slot of two layers of both parts.
+  expect(report).toMatchObject({ pages: 1, bytes: 2 * (8 * 4 * 3 + 4 * 16) })
+  const { side, lists } = receivers[0]!
+  expect(wrongBytes(shape, side.rank, side, lists, { tokens: 10, prefix: 10 })).toEqual([])
+})
+
+test('with different prefixes on the ranks of decode, prefill is told what anybody needs', async () => {
+  const sides = await instances({ decode: { tpSize: 2 } })
+  const { receivers, senders } = legs(sides, 1n)
+  await Promise.all(
+    receivers.map(({ receiver, lists }, i) =>
+      receiver.reserve(
+        i === 0
+          ? { pages: lists.kv!.slice(0, 1), prefixTokens: 8 }
+          : { pages: lists.kv!.slice(0, 2), prefixTokens: 4 },
+      ),
+    ),
+  )
+  expect(await senders[0]!.sender.reserved()).toEqual({ prefixTokens: 4, firstTokens: { kv: 4 } })
+  await sendAll(plain, { senders })
+  const done = await Promise.all(receivers.map(({ receiver }) => receiver.done))
+  expect(done.map(({ report }) => report.pages)).toEqual([1, 2])
+  for (const [i, { side, lists }] of receivers.entries()) {
+    const given = { kv: lists.kv!.slice(0, i + 1) }
+    const prefix = i === 0 ? 8 : 4
+    expect(wrongBytes(plain, side.rank, side, given, { tokens: 12, prefix })).toEqual([])
+  }
+})
+
+test('leading pages that nobody needs, because of a window or a prefix, need not be named', async () => {
+  const given = { shape: gpt, tokens: 21 }
+  const sides = await instances(given)
+  const { senders, receivers, reserve } = legs(sides, 1n, given)
+  await reserve()
+  const { sender, side, lists } = senders[0]!
+  const { firstTokens } = await sender.reserved()
+  // The window of 7 begins with token 14, in the page of token 12.
+  expect(firstTokens).toEqual({ kv: 0, swa: 12 })
+  const swa = lists.swa!.slice(3)
+  await expect(
+    sender.write({ tokens: [0, 21], pages: { kv: lists.kv!, swa: swa.slice(1) } }),
+  ).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_ARGUMENT' })
+  await sender.write({ tokens: [0, 21], pages: { kv: lists.kv!, swa } })
+  await sender.finish({ aux: { firstToken: 1 } })
+  await receivers[0]!.receiver.done
+  const { side: to, lists: at } = receivers[0]!
+  expect(wrongBytes(gpt, to.rank, to, at, { tokens: 21, prefix: 0 })).toEqual([])
+  expect(side.rank.tp).toBe(0)
+})
+
+test('a prefill rank that has nothing to send is visited by one decode rank, and learns that its request is over', async () => {
+  // Two heads and eight ranks: each head has four copies, of which one decode rank takes one per layer.
+  const given = { shape: model(1, kv([0], 2)), prefill: { tpSize: 8 } }
+  const sides = await instances(given)
+  const { sent } = await exchange(sides, given)
+  const summaries = sent.map((one) => (one as unknown as { summary: { bytes: number } }).summary)
+  expect(summaries.filter(({ bytes }) => bytes === 0)).toHaveLength(6)
+  const { senders, receivers, reserve } = legs(sides, 2n, given)
+  await reserve()
+  await Promise.all(senders.map(({ sender }) => sender.reserved()))
+  receivers[0]!.receiver.abort('the client has gone')
+  await Promise.all(senders.map(({ sender }) => sender.settled))
+  expect(new Set(senders.map(({ sender }) => sender.error?.message))).toEqual(
+    new Set(['the client has gone']),
+  )
+})
+
+test('what one of many ranks breaks off ends the others, and the pages serve the next request', async () => {
+  const given = { prefill: { tpSize: 4 }, decode: { tpSize: 2 } }
+  const sides = await instances(given)
+  const { senders, receivers, reserve } = legs(sides, 1n, given)
+  await reserve()
+  await Promise.all(senders.map(({ sender }) => sender.reserved()))
+  const [first] = senders
+  await first!.sender.write({
+    tokens: [0, 4],
+    pages: pagesOf(first!.side, 'kv', first!.lists.kv!, 12, [0, 4]),
+  })
+  // It takes from the prefill ranks 2 and 3 only; of its end the other ones learn from their hosts.
+  receivers[1]!.receiver.abort('the client has gone')
+  const both = [...senders.map(({ sender }) => sender), ...receivers.map((one) => one.receiver)]
+  const taking = senders.filter(({ side }) => side.rank.tp >= 2).map(({ sender }) => sender)
+  await Promise.all(taking.map((sender) => sender.settled))
+  for (const one of both) one.abort('the host has heard of it')
+  await Promise.all(both.map((one) => one.settled))
+  await exchange(sides, given, 2n)
 })
 
 test('a room belongs to the data-parallel rank of prefill that the room names', async () => {
-  const sides = await instances({ dpSize: 2 }, {})
+  const sides = await instances({ prefill: { dpSize: 2 } })
   for (const room of [6n, 7n]) {
-    const { senders, receivers } = legs(sides, room, Number(room % 2n))
-    await receivers[0]?.reserve({ pages: destination })
-    await sendAll({ senders })
-    await receivers[0]?.done
+    const { senders, receivers, reserve } = legs(sides, room, {}, Number(room % 2n))
+    await reserve()
+    await sendAll(plain, { senders })
+    await receivers[0]?.receiver.done
   }
 })
 
 test('the failure of one prefill rank reaches the decode rank and its other prefill ranks', async () => {
-  const sides = await instances({ ppSize: 2 }, {})
-  const { senders, receivers } = legs(sides, 1n)
-  await receivers[0]?.reserve({ pages: destination })
+  const sides = await instances({ prefill: { ppSize: 2 } })
+  const { senders, receivers, reserve } = legs(sides, 1n)
+  await reserve()
   await Promise.all(senders.map(({ sender }) => sender.reserved()))
   senders[1]?.sender.abort('stage 1 has no memory left')
-  await expect(receivers[0]?.done).rejects.toMatchObject({
+  await expect(receivers[0]?.receiver.done).rejects.toMatchObject({
     code: 'ERR_KVX_ABORTED',
     message: 'stage 1 has no memory left',
   })
-  await Promise.all([...senders.map(({ sender }) => sender.settled), receivers[0]?.settled])
+  await Promise.all([
+    ...senders.map(({ sender }) => sender.settled),
+    receivers[0]?.receiver.settled,
+  ])
   expect(senders[0]?.sender.error?.message).toBe('stage 1 has no memory left')
-  const polls = [...senders.map(({ sender }) => sender), ...receivers].map((one) => one.poll())
+  const polls = [
+    ...senders.map(({ sender }) => sender),
+    ...receivers.map((one) => one.receiver),
+  ].map((one) => one.poll())
   expect(Math.min(...polls)).toBe(KVPoll.Failed)
 })
 
 test('the failure of one decode rank reaches prefill and the other decode ranks', async () => {
-  const sides = await instances({}, { ppSize: 2 })
-  const { senders, receivers } = legs(sides, 1n)
-  await Promise.all(receivers.map((receiver) => receiver.reserve({ pages: destination })))
+  const sides = await instances({ decode: { ppSize: 2 } })
+  const { senders, receivers, reserve } = legs(sides, 1n)
+  await reserve()
   await senders[0]?.sender.reserved()
-  receivers[0]?.abort('the client has gone')
-  await expect(receivers[1]?.done).rejects.toMatchObject({ message: 'the client has gone' })
-  await Promise.all([...receivers.map((receiver) => receiver.settled), senders[0]?.sender.settled])
+  receivers[0]?.receiver.abort('the client has gone')
+  await expect(receivers[1]?.receiver.done).rejects.toMatchObject({
+    message: 'the client has gone',
+  })
+  await Promise.all([
+    ...receivers.map(({ receiver }) => receiver.settled),
+    senders[0]?.sender.settled,
+  ])
   expect(senders[0]?.sender.error?.message).toBe('the client has gone')
 })
 
 test('what prefill tells of a decode rank names that rank on all of them', async () => {
-  const sides = await instances({}, { ppSize: 2 })
-  const { senders, receivers } = legs(sides, 1n)
-  await Promise.all(receivers.map((receiver) => receiver.reserve({ pages: destination })))
+  const sides = await instances({ decode: { ppSize: 2 } })
+  const { senders, receivers, reserve } = legs(sides, 1n)
+  await reserve()
   const sender = senders[0]?.sender
   await sender?.reserved()
   // Each decode rank gets a write of its own: the second one fails.
@@ -229,82 +624,167 @@ test('what prefill tells of a decode rank names that rank on all of them', async
   sides.engine.faults.beforeWrite = () => {
     if (++writes === 2) throw new Error('the wire broke')
   }
-  await sender?.write({ start: 0, pages: source })
+  await sender?.write({ tokens: [0, 12], pages: senders[0]!.lists.kv! })
   await expect(sender?.finish()).rejects.toMatchObject({ code: 'ERR_KVX_TRANSFER_FAILED' })
   const { peer, rank } = sender?.error ?? {}
   expect(peer).toBe('decode-a')
   expect(rank).toMatch(/^tp0\/pp[01]\/cp0\/dp0$/)
-  for (const receiver of receivers) {
+  for (const { receiver } of receivers) {
     await expect(receiver.done).rejects.toMatchObject({ peer, rank })
     await receiver.settled
   }
 })
 
 test('an instance is used once all of its ranks have registered, and a rank that restarts replaces itself', async () => {
-  const sides = await instances({ ppSize: 2 }, {})
+  const sides = await instances({ prefill: { ppSize: 2 } })
   const second = sides.prefills[1]
   if (!second) throw new Error('there are two stages')
   await second.manager.close()
   const again = await sides.start('prefill', second.rank)
   const prefills = [...sides.prefills.slice(0, 1), again]
-  const { senders, receivers } = legs({ ...sides, prefills }, 2n)
-  await receivers[0]?.reserve({ pages: destination })
-  await sendAll({ senders })
-  await receivers[0]?.done
+  const { senders, receivers, reserve } = legs({ ...sides, prefills }, 2n)
+  await reserve()
+  await sendAll(plain, { senders })
+  await receivers[0]?.receiver.done
 })
 
-test('ranks that do not fit are refused with the reason', async () => {
-  const sides = await instances({ tpSize: 2 }, {})
-  const third = makeRank(layers, { cpSize: 2 })
-  const { manager } = await sides.start('decode', third)
-  const receiver = manager.receive(1n, { from: sides.from, tokens, digest })
+test.each<[string, Case, Partial<Case>, RegExp]>([
+  [
+    'stages of another number of layers',
+    {},
+    { shape: model(5, kv(range(0, 5))) },
+    /prefill's pipeline stages end at layer 4, the cache has 5 layers\./,
+  ],
+  [
+    'another number of heads',
+    {},
+    { shape: model(4, kv(range(0, 4), 2)) },
+    /The caches differ in the units of kv layer 0 k: prefill has 4, decode has 2\./,
+  ],
+  [
+    'another component',
+    {},
+    { shape: model(4, kv([0, 1, 2, 3]), mamba([3])) },
+    /The caches differ in their components: prefill has kv, decode has kv, mamba\./,
+  ],
+  [
+    'another window',
+    { shape: gpt },
+    { shape: model(6, kv([0, 2, 4]), windowed([1, 3, 5], 8)) },
+    /The caches differ in the window of 'swa': prefill has 7, decode has 8\./,
+  ],
+  [
+    'another model',
+    {},
+    { shape: { ...plain, model: 'another' } },
+    /The caches differ in the model: prefill has ranks, decode has another\./,
+  ],
+  [
+    'another setting',
+    { shape: { ...plain, settings: { rope: 'long' } } },
+    { shape: plain },
+    /The caches differ in the setting 'rope': prefill has long, decode has none\./,
+  ],
+  [
+    'pages that begin together only after very many tokens',
+    { shape: model(1, kv([0], 1)) },
+    { shape: model(1, kv([0], 1)), to: { pageTokens: 65_537 } },
+    /prefill has pages of 4 tokens, decode of 65537 tokens\. Page sizes of which one divides the other/,
+  ],
+])('%s: decode is told the field and both values', async (_, prefill, change, message) => {
+  const sides = await instances(prefill)
+  const other = await instances({ ...prefill, ...change })
+  const { manager } = other.decodes[0]!
+  const receiver = manager.receive(1n, { from: sides.from, ...promptOf(12) })
   await expect(receiver.done).rejects.toMatchObject({
-    code: 'ERR_KVX_LAYOUT_MISMATCH',
-    message: expect.stringContaining('context-parallel sizes differ') as string,
+    code: expect.stringMatching(/^ERR_KVX_(LAYOUT|PAGE_SIZE)_MISMATCH$/) as string,
+    message: expect.stringMatching(message) as string,
   })
   await receiver.settled
 })
 
-test.each<[string, Partial<Rank>, string | undefined, string]>([
-  ['a coordinate beyond its size', { tp: 2, tpSize: 2 }, 'a', 'tp is 2'],
-  ['stages that end elsewhere', { stages: [0, 3] }, 'a', 'stages end at 3 of 4 layers'],
-  ['layers of another stage', { pp: 1, ppSize: 2, stages: [0, 1, 4] }, 'a', 'has layer 0'],
-  ['several ranks without a name', { tpSize: 2 }, undefined, 'needs a name'],
-])('%s is refused when a manager opens', async (_, rank, instance, text) => {
-  const layout = layoutOf(makeRank(layers))
+test.each<[string, Case, string | undefined, string, string?]>([
+  [
+    'a coordinate beyond its size',
+    { decode: { tp: 2, tpSize: 2 } },
+    'a',
+    'tp must be an integer from 0 to 1, got 2',
+  ],
+  [
+    'more ranks than there may be',
+    { decode: { tpSize: 4_096, dpSize: 2 } },
+    'a',
+    'at most 4096 ranks, got 8192',
+  ],
+  [
+    'stages that end elsewhere',
+    { decode: { stages: [0, 3] } },
+    'a',
+    'end at layer 3, the cache has 4 layers',
+  ],
+  [
+    'a number of ranks that does not divide the heads',
+    { decode: { tpSize: 3 } },
+    'a',
+    '3 tensor-parallel ranks cannot share the 4 units of kv layer 0 k evenly; a number of ranks that divides them, or that they divide, would fit',
+  ],
+  [
+    'stretches that cut a row of scales',
+    { shape: model(2, scales([0, 1])), decode: { cpSize: 2, context: { interleave: 1 } } },
+    'a',
+    'take 1 tokens in turn, and scales layer 0 s has one row for 2 tokens; a multiple of these would fit',
+  ],
+  [
+    'context-parallel ranks that do not say which tokens they have',
+    { decode: { cpSize: 2 } },
+    'a',
+    "'context' must say",
+  ],
+  ['several ranks without a name', { decode: { tpSize: 2 } }, undefined, 'needs a name'],
+  [
+    'layers of another stage',
+    { decode: { pp: 1, ppSize: 2, stages: [0, 1, 4] } },
+    'a',
+    'place has kv layer 0 k, which rank tp0/pp1/cp0/dp0 does not hold',
+    'ERR_KVX_INVALID_ARGUMENT',
+  ],
+])('%s is refused when a manager opens', async (_, given, instance, text, code) => {
+  const { shape = plain, decode = {} } = given
+  const { place, memory } = keep(shape, makeRank(shape.layers), { pageTokens: 4 })
   const opening = KVManager.open({
     role: 'decode',
     backend: new Loopback().backend,
     token,
-    layout,
-    memory: [memoryOf(layout)],
-    rank,
+    shape,
+    place,
+    memory: [memory],
+    rank: decode,
     ...(instance !== undefined && { instance }),
   })
   await expect(opening).rejects.toMatchObject({
-    code: 'ERR_KVX_INVALID_OPTION',
+    code: code ?? 'ERR_KVX_INVALID_OPTION',
     message: expect.stringContaining(text) as string,
   })
 })
 
 test('a manager that drains takes no new requests, and lets the running ones end', async () => {
-  const sides = await instances({}, {})
-  const { senders, receivers } = legs(sides, 1n)
-  await receivers[0]?.reserve({ pages: destination })
+  const sides = await instances({})
+  const { senders, receivers, reserve } = legs(sides, 1n)
+  await reserve()
   const [prefill] = sides.prefills
   const [decode] = sides.decodes
-  const parked = decode?.manager.receive(2n, { from: sides.from, tokens, digest })
+  const parked = decode?.manager.receive(2n, { from: sides.from, ...promptOf(12) })
   await parked?.reserve({ pages: Int32Array.of(1, 2, 4) })
   const drained = prefill?.manager.drain()
-  expect(() => prefill?.manager.send(3n, { tokens, digest })).toThrow(
+  expect(() => prefill?.manager.send(3n, promptOf(12))).toThrow(
     expect.objectContaining({ code: 'ERR_KVX_DRAINING' }),
   )
   await expect(parked?.done).rejects.toMatchObject({ code: 'ERR_KVX_DRAINING' })
-  const late = decode?.manager.receive(4n, { from: sides.from, tokens, digest })
+  const late = decode?.manager.receive(4n, { from: sides.from, ...promptOf(12) })
   await expect(late?.reserve({ pages: Int32Array.of(1, 2, 4) })).rejects.toMatchObject({
     code: 'ERR_KVX_DRAINING',
   })
-  await sendAll({ senders })
-  await receivers[0]?.done
+  await sendAll(plain, { senders })
+  await receivers[0]?.receiver.done
   await drained
 })

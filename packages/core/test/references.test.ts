@@ -3,10 +3,10 @@
  * of its own code, or the right bytes; never other bytes, and never a success without any.
  */
 import { afterEach, expect, test } from 'vitest'
-import { promptDigest } from '../src/layout/index.ts'
+import { promptDigest } from '../src/shape/index.ts'
 import type { KVManagerOptions, KVReceiver } from '../src/manager/index.ts'
 import { packPages } from '../src/protocol/index.ts'
-import { fill, openPair, pageOf, pageTokens, type PairOptions } from './support/pair.ts'
+import { chunkOf, fill, openPair, pageOf, pageTokens, type PairOptions } from './support/pair.ts'
 import { RawDecode } from './support/raw-decode.ts'
 
 const marker = 0xee
@@ -42,7 +42,7 @@ const sourcePages = Int32Array.of(3, 4)
 async function prefillLeg(side: Pair, room: bigint, digest = promptA) {
   const sender = side.prefill.send(room, { tokens, digest })
   await sender.reserved()
-  await sender.write({ start: 0, pages: sourcePages })
+  await sender.write(chunkOf(tokens, 0, sourcePages))
   return sender.finish({ aux: { firstToken: 42 } })
 }
 
@@ -70,8 +70,8 @@ const untouched = (memory: { bytes: number; view(at: number, length: number): Ui
 
 function expectBytes(side: Pair, pages: number[]): void {
   for (const [i, page] of pages.entries()) {
-    const landed = pageOf(side.decodeMemory, side.decodeLayout, page)
-    const sent = pageOf(side.prefillMemory, side.prefillLayout, sourcePages[i] ?? -1)
+    const landed = pageOf(side.decodeMemory, side.decodeCache, page)
+    const sent = pageOf(side.prefillMemory, side.prefillCache, sourcePages[i] ?? -1)
     expect(landed.equals(sent)).toBe(true)
   }
 }
@@ -88,7 +88,7 @@ test('a decode leg whose room nobody sends ends in an error that says so, and it
 test.each([
   ['abort', { code: 'ERR_KVX_ABORTED', text: '' }, 'drained'],
   ['query', {}, 'status'],
-  ['pages', { pages: packPages(Int32Array.of(1)), state: {} }, undefined],
+  ['pages', { pages: packPages({ kv: Int32Array.of(1) }) }, undefined],
   ['ack', {}, undefined],
 ] as const)(
   'the message %s about a transfer that never was begins none',
@@ -159,10 +159,10 @@ test('pages that are given late are checked like those that come with the reserv
     tokens,
     digest: promptA,
     prefix: 0,
-    checksums: false,
+    digests: false,
   })
   await peer.hear('ready', 1)
-  peer.say('pages', { ep: 1, pages: packPages(Int32Array.of(5, 39)), state: {} })
+  peer.say('pages', { ep: 1, pages: packPages({ kv: Int32Array.of(5, 39) }) })
   expect(await peer.hear('failed', 1)).toMatchObject({ code: 'ERR_KVX_PAGES_INVALID' })
   await expect(leg).rejects.toMatchObject({ code: 'ERR_KVX_PAGES_INVALID' })
   expect(untouched(peer.memory)).toBe(true)
@@ -176,7 +176,7 @@ test.each(Object.entries({ below: -1, above: 32 }))(
     const sender = side.prefill.send(1n, { tokens, digest: promptA })
     await receiver.reserve({ pages: Int32Array.of(5, 6) })
     await sender.reserved()
-    await expect(sender.write({ start: 0, pages: Int32Array.of(3, page) })).rejects.toMatchObject({
+    await expect(sender.write(chunkOf(tokens, 0, Int32Array.of(3, page)))).rejects.toMatchObject({
       code: 'ERR_KVX_INVALID_ARGUMENT',
     })
     expect(untouched(side.decodeMemory)).toBe(true)
@@ -293,7 +293,7 @@ test('the pages of an aborted transfer are not written after prefill has said dr
   await peer.hear('drained', 1)
   // Now the pages may belong to another request.
   const leg = side.prefill.send(1n, { tokens, digest: promptA, deadlines: { pairing: 300 } })
-  peer.say('pages', { ep: 1, pages: packPages(Int32Array.of(5, 6)), state: {} })
+  peer.say('pages', { ep: 1, pages: packPages({ kv: Int32Array.of(5, 6) }) })
   peer.reserve(1, 1n, promptA, tokens, [5, 6])
   await expect(leg.reserved()).rejects.toMatchObject({ code: 'ERR_KVX_TIMEOUT' })
   expect(untouched(peer.memory)).toBe(true)
@@ -304,8 +304,8 @@ test('a message for an earlier process at this address, or of an earlier process
   const peer = await raw(side)
   const leg = prefillLeg(side, 1n)
   const earlier = 'ab'.repeat(16)
-  const reserve = { room: 1n, index: 0, tokens, digest: promptA, prefix: 0, checksums: false }
-  const pages = packPages(Int32Array.of(5, 6))
+  const reserve = { room: 1n, index: 0, tokens, digest: promptA, prefix: 0, digests: false }
+  const pages = packPages({ kv: Int32Array.of(5, 6) })
   peer.say('reserve', { ...reserve, pages, ep: 1, to: earlier })
   peer.say('reserve', { ...reserve, pages, ep: 2, from: earlier })
   peer.say('reserve', { ...reserve, pages, ep: 3, gen: earlier })

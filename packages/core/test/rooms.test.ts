@@ -1,6 +1,6 @@
 import { afterEach, expect, test } from 'vitest'
-import { promptDigest } from '../src/layout/index.ts'
-import { openPair, pageTokens } from './support/pair.ts'
+import { promptDigest } from '../src/shape/index.ts'
+import { chunkOf, openPair, pageTokens } from './support/pair.ts'
 
 const digest = promptDigest(Array.from({ length: pageTokens }, (_, i) => i))
 const request = { tokens: pageTokens, digest }
@@ -20,7 +20,7 @@ async function runRooms(
     for (let i = 0; i < requests; i++) {
       const sender = prefill.send(BigInt(i * rooms + lane), request)
       await sender.reserved()
-      await sender.write({ start: 0, pages: Int32Array.of(lane) })
+      await sender.write(chunkOf(pageTokens, 0, Int32Array.of(lane)))
       await sender.finish()
       await sender.settled
     }

@@ -1,8 +1,8 @@
 import { afterEach, expect, test, vi } from 'vitest'
-import { promptDigest } from '../src/layout/index.ts'
+import { promptDigest } from '../src/shape/index.ts'
 import { KVPoll } from '../src/manager/index.ts'
 import { Loopback } from './support/loopback.ts'
-import { openLegs, openPair, type PairOptions } from './support/pair.ts'
+import { chunkOf, openLegs, openPair, type PairOptions } from './support/pair.ts'
 
 const open: { close(): Promise<void> }[] = []
 afterEach(async () => {
@@ -35,7 +35,7 @@ test('a write whose engine never ends it fails on both sides at its deadline, an
   const sender = side.prefill.send(1n, { ...prompt, deadlines: { transfer: 200 } })
   await receiver.reserve({ pages: Int32Array.of(1, 2) })
   await sender.reserved()
-  await sender.write({ start: 0, pages })
+  await sender.write(chunkOf(8, 0, pages))
   const late = { code: 'ERR_KVX_TRANSFER_TIMEOUT', phase: 'transfer' }
   await expect(sender.finish()).rejects.toMatchObject(late)
   await expect(receiver.done).rejects.toMatchObject(late)
@@ -45,7 +45,7 @@ test('a write whose engine never ends it fails on both sides at its deadline, an
   // A whole request passes meanwhile, also the drain deadline.
   engine.faults.beforeWrite = () => undefined
   const other = await openLegs(side, 2n, prompt, [3, 4])
-  await other.sender.write({ start: 0, pages })
+  await other.sender.write(chunkOf(8, 0, pages))
   await other.sender.finish()
   await other.receiver.done
   expect(settled).toEqual([])
@@ -59,7 +59,7 @@ test('a write that is aborted in the same turn never reaches the engine', async 
   const { sender, receiver } = await openLegs(side, 1n, prompt, [1, 2])
   const beforeWrite = vi.fn()
   engine.faults.beforeWrite = beforeWrite
-  const written = sender.write({ start: 0, pages })
+  const written = sender.write(chunkOf(8, 0, pages))
   sender.abort('changed my mind')
   await written.catch(() => undefined)
   await Promise.all([sender.settled, receiver.settled])
@@ -71,11 +71,11 @@ test('of many writes in the turn of an abort none reaches the engine, and those 
   const { engine, end } = endless()
   const side = await pair({ engine })
   const { sender, receiver } = await openLegs(side, 1n, prompt, [1, 2])
-  await sender.write({ start: 0, pages, layers: [0, 1] })
+  await sender.write({ ...chunkOf(8, 0, pages), layers: [0, 1] })
   await vi.waitUntil(() => engine.writes === 1)
   const written = [
-    sender.write({ start: 0, pages, layers: [1, 2] }),
-    sender.write({ start: 0, pages, layers: [2, 3] }),
+    sender.write({ ...chunkOf(8, 0, pages), layers: [1, 2] }),
+    sender.write({ ...chunkOf(8, 0, pages), layers: [2, 3] }),
   ]
   sender.abort('gone')
   await Promise.allSettled(written)
@@ -90,10 +90,10 @@ test('both sides report the same time, in which bytes were on their way, and non
   const side = await pair({ engine })
   const { sender, receiver } = await openLegs(side, 1n, prompt, [1, 2])
   const computing = 300
-  await sender.write({ start: 0, pages: pages.subarray(0, 1) })
+  await sender.write(chunkOf(8, 0, pages.subarray(0, 1)))
   const began = performance.now()
   await vi.waitUntil(() => performance.now() - began > computing)
-  await sender.write({ start: 1, pages: pages.subarray(1) })
+  await sender.write(chunkOf(8, 1, pages.subarray(1)))
   const sent = await sender.finish()
   const { report } = await receiver.done
   expect(report.ms).toBe(sent.ms)
@@ -105,9 +105,9 @@ test('a receiver is told to be transferring once a part has landed, also of some
   const side = await pair({ engine: new Loopback('exit') })
   const { sender, receiver } = await openLegs(side, 1n, prompt, [1, 2])
   expect(receiver.poll()).toBe(KVPoll.WaitingForInput)
-  await sender.write({ start: 0, pages, layers: [0, 1] })
+  await sender.write({ ...chunkOf(8, 0, pages), layers: [0, 1] })
   await vi.waitUntil(() => receiver.poll() === KVPoll.Transferring)
-  await sender.write({ start: 0, pages, layers: [1, 3] })
+  await sender.write({ ...chunkOf(8, 0, pages), layers: [1, 3] })
   await sender.finish()
   await receiver.done
   expect(receiver.poll()).toBe(KVPoll.Success)

@@ -1,9 +1,9 @@
 /** What becomes of a frame that is no message of this version, over real sockets. */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { afterEach, expect, test } from 'vitest'
-import { promptDigest } from '../src/layout/index.ts'
+import { promptDigest } from '../src/shape/index.ts'
 import type { KVManager } from '../src/manager/index.ts'
-import { openLegs, openPair, pageTokens } from './support/pair.ts'
+import { chunkOf, openLegs, openPair, pageTokens } from './support/pair.ts'
 import { RawDecode } from './support/raw-decode.ts'
 import { RawPrefill } from './support/raw-prefill.ts'
 
@@ -33,7 +33,7 @@ async function pair() {
 /** One whole request between the honest. */
 async function exchange(side: Awaited<ReturnType<typeof pair>>) {
   const { receiver, sender } = await openLegs(side, 7n, { tokens, digest }, [3])
-  await sender.write({ start: 0, pages: Int32Array.of(0) })
+  await sender.write(chunkOf(4, 0, Int32Array.of(0)))
   await Promise.all([sender.finish(), receiver.done])
 }
 
@@ -47,18 +47,47 @@ async function stranger(side: Awaited<ReturnType<typeof pair>>) {
 /** Nested deeper than the codec of the receiver reads. */
 const noise = { list: Array.from({ length: 20 }).reduce<unknown>((inner) => [inner], 0) }
 
-test('a hello of another version is counted and refused with both versions, and the manager serves others', async () => {
+test.each([1, 3])(
+  'a hello of version %i is counted and refused with both versions, and the manager serves others',
+  async (v) => {
+    const side = await pair()
+    const peer = await stranger(side)
+    peer.hello({ v, speaks: [v, v] })
+    expect(await peer.hear('refuse')).toMatchObject({
+      to: peer.incarnation,
+      gen: peer.generation,
+      code: 'ERR_KVX_VERSION_MISMATCH',
+      text: expect.stringContaining(`version ${String(v)}; this side speaks 2`) as string,
+    })
+    expect(side.dropped).toEqual(new Map([['ERR_KVX_VERSION_MISMATCH', 1]]))
+    await exchange(side)
+  },
+)
+
+test('a hello says the lowest and the highest version that decode speaks, and one that speaks later ones too is welcomed', async () => {
+  const side = await pair()
+  const prefill = await RawPrefill.open()
+  open.push(prefill)
+  const receiver = side.decode.receive(1n, { from: prefill.from, tokens, digest })
+  expect(await prefill.hear('hello')).toMatchObject({ v: 2, speaks: [2, 2] })
+  receiver.abort()
+  const peer = await stranger(side)
+  peer.hello({ speaks: [2, 7] })
+  expect(await peer.hear('welcome')).toMatchObject({ v: 2 })
+  await exchange(side)
+})
+
+test.each([
+  ['does not speak the version that it is in', [3, 4]],
+  ['speaks no version at all', [2, 1]],
+])('a hello that %s is refused', async (_, speaks) => {
   const side = await pair()
   const peer = await stranger(side)
-  peer.hello({ v: 2 })
+  peer.hello({ speaks })
   expect(await peer.hear('refuse')).toMatchObject({
-    to: peer.incarnation,
-    gen: peer.generation,
-    code: 'ERR_KVX_VERSION_MISMATCH',
-    text: expect.stringContaining('version 2; this side speaks 1') as string,
+    code: 'ERR_KVX_PROTOCOL',
+    text: "A 'hello' message does not fit at 'speaks'.",
   })
-  expect(side.dropped).toEqual(new Map([['ERR_KVX_VERSION_MISMATCH', 1]]))
-  await exchange(side)
 })
 
 test('an unknown kind of message is counted and refused, and its connection goes on', async () => {
@@ -109,7 +138,7 @@ test('a refusal is never refused: each frame has one answer at most', async () =
   const side = await pair()
   const peer = await RawDecode.greeted(side.from, side.engine)
   open.push(peer)
-  peer.say('refuse', { v: 2, code: 'ERR_KVX_VERSION_MISMATCH', text: 'no' })
+  peer.say('refuse', { v: 3, code: 'ERR_KVX_VERSION_MISMATCH', text: 'no' })
   peer.say('refuse', { code: 'ERR_KVX_OF_TOMORROW', text: 'no' })
   peer.say('ping', { live: 0 })
   await peer.hear('pong')
@@ -121,19 +150,19 @@ test.each<[string, (prefill: RawPrefill) => void]>([
   [
     'refuses in its own',
     (prefill) => {
-      prefill.say('refuse', { v: 2, code: 'ERR_KVX_VERSION_MISMATCH', text: 'speak 2' })
+      prefill.say('refuse', { v: 3, code: 'ERR_KVX_VERSION_MISMATCH', text: 'speak 3' })
     },
   ],
   [
     'welcomes in its own',
     (prefill) => {
-      prefill.welcome({ v: 2 })
+      prefill.welcome({ v: 3 })
     },
   ],
   [
     'refuses in that of decode',
     (prefill) => {
-      prefill.say('refuse', { code: 'ERR_KVX_VERSION_MISMATCH', text: 'speak 2' })
+      prefill.say('refuse', { code: 'ERR_KVX_VERSION_MISMATCH', text: 'speak 3' })
     },
   ],
 ])('a prefill of another version that %s fails the request at once', async (_, answer) => {
@@ -164,7 +193,7 @@ test('decode counts what it does not understand, and its requests go on', async 
   const reserved = receiver.reserve({ pages: Int32Array.of(37) })
   const { ep } = await prefill.hear('reserve')
   prefill.say('gossip')
-  prefill.say('accept', { v: 2, ep, state: 'paired' })
+  prefill.say('accept', { v: 3, ep, state: 'paired' })
   prefill.say('noise', noise)
   await nextTurn()
   prefill.say('accept', { ep, state: 'paired' })

@@ -36,7 +36,11 @@ const answers = async () =>
   (await Promise.all([answer(), answer(), answer(), answer()])).reduce((sum, count) => sum + count)
 await measure(`${tokens} sampled tokens`, tokens, answers)
 await measure(`${prefills} prefills`, prefills, async () => {
-  await prefill(model, { tokens: prompt, pages: Int32Array.of(0), sampling: { temperature: 1 } })
+  await prefill(model, {
+    tokens: prompt,
+    pages: { kv: Int32Array.of(0) },
+    sampling: { temperature: 1 },
+  })
   return 1
 })
 await model.dispose()

@@ -1,18 +1,16 @@
-import { gather } from '@kvx/native'
 import { release } from './evaluate.ts'
 import { answer, generation, type Generation } from './generation.ts'
 import type { LlamaModel, Slot } from './model.ts'
-import { checkPages } from './prefill.ts'
 import { resolveSampling, type Sampling } from './sampling.ts'
-import { buildState, checkState } from './state/blob.ts'
+import { buildState, checkState, describeState } from './state/blob.ts'
+import { checkPages, loadRows, type CachePages } from './state/rows.ts'
 import { loadState } from './state/scratch.ts'
-import { stateTensors } from './state/tensors.ts'
 
 export interface DecodeRequest {
   /** The prompt. */
   readonly tokens: readonly number[]
-  /** Pages of the model's pool that hold the prompt's cache. */
-  readonly pages: Int32Array
+  /** Pages of the model's pool that hold what is needed of the prompt's cache. */
+  readonly pages: CachePages
   /** As prefill sampled it. */
   readonly firstToken: number
   readonly maxTokens: number
@@ -33,7 +31,7 @@ export interface DecodeRequest {
 export function decode(model: LlamaModel, request: DecodeRequest): Generation {
   const { tokens, pages, firstToken, maxTokens, signal } = request
   model.checkRequest(tokens, maxTokens)
-  checkPages(model, tokens.length, pages)
+  checkPages(model.cache, tokens.length, pages)
   const sampling = resolveSampling(request.sampling, model.vocabularySize)
   return generation(async function* (progress) {
     let slot: Slot | undefined
@@ -52,24 +50,21 @@ export function decode(model: LlamaModel, request: DecodeRequest): Generation {
   })
 }
 
-/** Makes the sequence hold exactly the prompt whose cache is in the pages. */
-async function loadPages(
+/**
+ * Makes the sequence hold exactly the prompt whose cache is in the pages.
+ *
+ * @internal
+ */
+export async function loadPages(
   model: LlamaModel,
   slot: Slot,
   tokens: readonly number[],
-  pages: Int32Array,
+  pages: CachePages,
 ): Promise<void> {
-  const { geometry, layout, memory } = model
+  const { geometry, cache, memory } = model
+  const { rows } = describeState(geometry, tokens, slot.place, 'loaded')
   const blob = buildState(geometry, tokens, slot.place)
-  gather({
-    buffer: blob,
-    memory,
-    tensors: stateTensors(geometry, layout, tokens.length, slot.place),
-    pages,
-    pageTokens: layout.pageTokens,
-    from: 0,
-    to: tokens.length,
-  })
-  checkState(blob, geometry, tokens, slot.place)
+  loadRows(blob, rows, { cache, memory, pages, tokens: tokens.length })
+  checkState(blob, geometry, tokens, slot.place, 'loaded')
   await model.gate.exclusive(() => loadState(slot.sequence, blob))
 }

@@ -8,10 +8,9 @@ import {
   type Token,
 } from 'node-llama-cpp'
 import { KvxError, isKvxError, silentLog, type Memory } from '@kvx/contract'
-import type { Layout } from '@kvx/core'
 import { allocate } from '@kvx/native'
+import { cacheOf, type ModelCache } from './cache.ts'
 import { Gate } from './gate.ts'
-import { modelLayout } from './layout.ts'
 import { refused } from './models/gguf.ts'
 import { identityOf } from './models/identity.ts'
 import { readModel, type ModelPart } from './models/parts.ts'
@@ -22,8 +21,8 @@ import type { LoadOptions } from './options.ts'
 import { Slots } from './queue.ts'
 import { Sampler } from './sampler.ts'
 import type { ResolvedSampling } from './sampling.ts'
-import { checkState, stateShape, type Place } from './state/blob.ts'
-import { geometryOf, unsupported, type Geometry } from './state/geometry.ts'
+import { checkState, describeState, type Place } from './state/blob.ts'
+import { geometryOf, hasWindow, knowsState, unsupported, type Geometry } from './state/geometry.ts'
 import { saveState } from './state/scratch.ts'
 import { Aside } from './text/aside.ts'
 import { StreamingDetokenizer } from './text/detokenizer.ts'
@@ -43,13 +42,15 @@ export interface Slot {
 /**
  * A model in memory, with the sequences of one llama.cpp context and a pool of pages outside it.
  *
- * Flash attention is off: with it, the bits of a cache depend on how the prompt was cut into chunks.
+ * Flash attention is off: with it, the bits of a cache depend on how the prompt was cut into chunks. llama.cpp keeps the
+ * whole of a sliding window's cache, for the same reason: cells that are used again would change the order of sums.
  */
 export class LlamaModel {
   /** Identifies the weights: a digest over all content of the file, or of all parts of a split one. */
   readonly id: string
   readonly geometry: Geometry
-  readonly layout: Layout
+  /** What it keeps of a prompt, and where its pool keeps that. */
+  readonly cache: ModelCache
   readonly contextLength: number
   readonly chunkTokens: number
   readonly vocabulary: Vocabulary
@@ -126,12 +127,14 @@ export class LlamaModel {
       const contextLength = contextOf(weights, options.contextLength)
       const wanted = options.pages ?? 0
       const pages = whole('pages', typeof wanted === 'number' ? wanted : wanted(contextLength), 0)
+      const stateSlots = whole('stateSlots', options.stateSlots ?? (pages > 0 ? sequences : 0), 0)
       const context = await weights.createContext({
         contextSize: cellsFor(contextLength),
         sequences,
         // A chunk, and a token of every sequence: nothing is ever cut.
         batchSize: Math.min(chunkTokens, contextLength) + 1 + sequences,
         flashAttention: false,
+        swaFullCache: true,
         threads,
         failedCreationRemedy: false,
       })
@@ -143,14 +146,13 @@ export class LlamaModel {
         weights.trainContextSize,
         llama.llamaCppRelease.release,
       )
-      const layout = modelLayout(geometry, id, pageTokens, pages, settings)
-      const bytes = layout.tensors.reduce((sum, tensor) => sum + pages * tensor.pageBytes, 0)
-      const pool = pages > 0 ? allocate(bytes) : undefined
+      const cache = cacheOf(geometry, id, settings, { pageTokens, pages, slots: stateSlots })
+      const pool = cache.bytes > 0 ? allocate(cache.bytes) : undefined
       return new LlamaModel(llama, weights, {
         path,
         id,
         geometry,
-        layout,
+        cache,
         contextLength,
         chunkTokens,
         slots,
@@ -173,7 +175,7 @@ export class LlamaModel {
       path: string
       id: string
       geometry: Geometry
-      layout: Layout
+      cache: ModelCache
       contextLength: number
       chunkTokens: number
       slots: readonly Slot[]
@@ -184,7 +186,7 @@ export class LlamaModel {
     this.#weights = weights
     this.id = parts.id
     this.geometry = parts.geometry
-    this.layout = parts.layout
+    this.cache = parts.cache
     this.contextLength = parts.contextLength
     this.chunkTokens = parts.chunkTokens
     this.vocabulary = new Vocabulary(weights)
@@ -199,7 +201,7 @@ export class LlamaModel {
   }
 
   /**
-   * The memory that `layout` describes, its only region.
+   * The memory of the pool, the only region of `cache.place`.
    *
    * @throws KvxError `ERR_KVX_INVALID_STATE` when the model was loaded without pages
    */
@@ -324,31 +326,19 @@ export class LlamaModel {
 
 function supportedGeometry(weights: Weights): Geometry {
   const { architecture, fileInsights, fileInfo } = weights
-  const facts = fileInfo.architectureMetadata as Record<string, unknown>
-  const attention = (facts.attention ?? {}) as Record<string, unknown>
-  const refuse = (why: string): never => {
-    throw unsupported({ architecture }, why)
+  if (fileInsights.hasEncoder) throw unsupported(architecture, 'it has an encoder')
+  const hasState = fileInsights.isRecurrent || fileInsights.isHybrid
+  if (hasState && !knowsState(architecture)) {
+    throw unsupported(architecture, 'it keeps a recurrent state of a kind that kvx does not know')
   }
-  if (fileInsights.isRecurrent || fileInsights.isHybrid) refuse('it keeps a recurrent state')
-  if (fileInsights.swaSize !== undefined) refuse('it has sliding-window attention')
-  if (fileInsights.hasEncoder) refuse('it has an encoder')
-  if (attention.kv_lora_rank !== undefined) refuse('it has latent attention')
-  return geometryOf({
-    architecture,
-    block_count: facts.block_count,
-    embedding_length: facts.embedding_length,
-    head_count: attention.head_count,
-    head_count_kv: attention.head_count_kv,
-    key_length: attention.key_length,
-    value_length: attention.value_length,
-  })
+  return geometryOf(architecture, fileInfo.architectureMetadata)
 }
 
 function contextOf(weights: Weights, wanted: number | undefined): number {
   const trained = weights.trainContextSize
   if (trained < 4) {
     throw unsupported(
-      { architecture: weights.architecture },
+      weights.architecture,
       `it was trained on ${String(trained)} tokens of context`,
     )
   }
@@ -388,14 +378,18 @@ async function verifyStates(
   if (!slot) return
   const tokens = [0, 0]
   await slot.sampler.evaluate(tokens)
-  const blob = await saveState(slot.sequence, stateShape(geometry, 2, slot.place).bytes)
+  const { bytes } = describeState(geometry, tokens, slot.place, 'saved')
+  const blob = await saveState(slot.sequence, bytes)
   try {
-    checkState(blob, geometry, tokens, slot.place)
+    checkState(blob, geometry, tokens, slot.place, 'saved')
   } catch (cause) {
-    throw unsupported(
-      { architecture: weights.architecture },
-      `its cache is not laid out as expected (${cause instanceof Error ? cause.message : String(cause)})`,
-    )
+    const found = cause instanceof Error ? cause.message : String(cause)
+    const windows = weights.fileInfo.architectureMetadata.attention?.sliding_window
+    const isForeign = (windows ?? 0) > 0 && !hasWindow(geometry)
+    const why = isForeign
+      ? 'it has sliding-window attention of a kind that kvx does not know'
+      : 'its cache is not laid out as expected'
+    throw unsupported(weights.architecture, `${why} (${found})`)
   }
   await slot.sequence.clearHistory()
 }

@@ -14,10 +14,15 @@ export interface LoadOptions {
   /** Tokens per page. Default 16. */
   pageTokens?: number | undefined
   /**
-   * Pages of the pool, or what gives them for the context length. Default 0: none, for a process that does both
+   * Pages of the pool for each component of the cache that is addressed by tokens, or what gives them for the context length. Default 0: none, for a process that does both
    * prefill and decode.
    */
   pages?: number | ((contextLength: number) => number) | undefined
+  /**
+   * Slots of the pool for what a model keeps by request, such as the state of Mamba. Default: as many as `sequences` when
+   * there are pages, else none.
+   */
+  stateSlots?: number | undefined
   /** Threads that compute. Default 1. */
   threads?: number | undefined
   /** Told while the file is read whole, to identify it: once for each file, until it changes. */

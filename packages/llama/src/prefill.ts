@@ -1,17 +1,19 @@
-import { scatter } from '@kvx/native'
 import { KvxError } from '@kvx/contract'
 import { throwIfAborted } from './abort.ts'
 import { evaluatePrompt, release } from './evaluate.ts'
 import type { LlamaModel, Slot } from './model.ts'
 import { resolveSampling, type Sampling } from './sampling.ts'
-import { checkState, stateShape } from './state/blob.ts'
+import { checkState, describeState } from './state/blob.ts'
+import { checkPages, saveRows, type CachePages, type PromptCache } from './state/rows.ts'
 import { saveState } from './state/scratch.ts'
-import { stateTensors } from './state/tensors.ts'
 
 export interface PrefillRequest {
   readonly tokens: readonly number[]
-  /** Pages of the model's pool, in the order of the prompt: one for every `pageTokens` tokens begun. */
-  readonly pages: Int32Array
+  /**
+   * Pages of the model's pool for what decode will need: of `kv` one for every `pageTokens` tokens begun, of `swa` those
+   * with the last `window` tokens, or more, of `mamba` one slot.
+   */
+  readonly pages: CachePages
   readonly sampling?: Sampling | undefined
   /** Tokens per chunk, from 2 to the model's `chunkTokens`, which is the default. */
   readonly chunkTokens?: number | undefined
@@ -26,10 +28,11 @@ export interface PrefillChunk {
   /** Half-open range of the prompt's tokens. */
   readonly tokens: readonly [number, number]
   /**
-   * Half-open range of positions in `pages` that became complete with this chunk, to be sent now. A page
-   * that the next chunk goes on with is left to it, so no page comes twice.
+   * Of each component that is addressed by tokens: half-open range of positions in its pages that became complete with
+   * this chunk, to be sent now. A page that the next chunk goes on with is left to it, so no page comes twice. What is
+   * addressed by request is complete with the last chunk.
    */
-  readonly pages: readonly [number, number]
+  readonly pages: Readonly<Record<string, readonly [number, number]>>
   readonly last: boolean
 }
 
@@ -50,7 +53,7 @@ export async function prefill(model: LlamaModel, request: PrefillRequest): Promi
   const { tokens, pages, signal, onChunk } = request
   const chunkTokens = request.chunkTokens ?? model.chunkTokens
   model.checkRequest(tokens, 1)
-  checkPages(model, tokens.length, pages)
+  checkPages(model.cache, tokens.length, pages)
   if (!Number.isInteger(chunkTokens) || chunkTokens < 2 || chunkTokens > model.chunkTokens) {
     throw new KvxError(
       'ERR_KVX_INVALID_ARGUMENT',
@@ -58,21 +61,20 @@ export async function prefill(model: LlamaModel, request: PrefillRequest): Promi
     )
   }
   const sampling = resolveSampling(request.sampling, model.vocabularySize)
-  const { pageTokens } = model.layout
-  let sent = 0
+  const ready = readyPages(model, tokens.length, pages)
+  const { cache, memory } = model
+  const prompt = { cache, memory, pages, tokens: tokens.length }
   let chunks = 0
   const slot = await model.slots.acquire(signal)
   try {
     request.onTurn?.()
-    const prompt = { tokens, chunkTokens, sampling, signal }
-    const firstToken = await evaluatePrompt(model, slot, prompt, async (start, end) => {
-      await savePages(model, slot, tokens, pages, start, end)
+    const work = { tokens, chunkTokens, sampling, signal }
+    const firstToken = await evaluatePrompt(model, slot, work, async (start, end) => {
+      await savePages(model, slot, prompt, tokens.slice(0, end), start)
       throwIfAborted(signal)
-      const last = end === tokens.length
-      const ready = last ? pages.length : Math.floor(end / pageTokens)
       chunks++
-      await onChunk?.({ tokens: [start, end], pages: [sent, ready], last })
-      sent = ready
+      const last = end === tokens.length
+      await onChunk?.({ tokens: [start, end], pages: ready(end), last })
     })
     return { firstToken, chunks }
   } finally {
@@ -80,48 +82,39 @@ export async function prefill(model: LlamaModel, request: PrefillRequest): Promi
   }
 }
 
-/** Puts tokens `start` to `end` of a sequence that holds `end` tokens into their pages. */
+/** Puts what a sequence has of the tokens from `start` on into their pages. */
 async function savePages(
   model: LlamaModel,
   slot: Slot,
-  tokens: readonly number[],
-  pages: Int32Array,
+  prompt: PromptCache,
+  held: readonly number[],
   start: number,
-  end: number,
 ): Promise<void> {
-  const { geometry, layout, memory } = model
-  const held = tokens.slice(0, end)
-  const { bytes } = stateShape(geometry, end, slot.place)
+  const { geometry } = model
+  const { bytes, rows } = describeState(geometry, held, slot.place, 'saved')
   const blob = await model.gate.exclusive(() => saveState(slot.sequence, bytes))
-  checkState(blob, geometry, held, slot.place)
-  scatter({
-    buffer: blob,
-    memory,
-    tensors: stateTensors(geometry, layout, end, slot.place),
-    pages,
-    pageTokens: layout.pageTokens,
-    from: start,
-    to: end,
-  })
+  checkState(blob, geometry, held, slot.place, 'saved')
+  saveRows(blob, rows, prompt, [start, held.length])
 }
 
-/** @throws KvxError `ERR_KVX_INVALID_ARGUMENT` when `pages` cannot be those of so many tokens */
-export function checkPages(model: LlamaModel, tokens: number, pages: Int32Array): void {
-  const needed = Math.ceil(tokens / model.layout.pageTokens)
-  if (pages.length !== needed) {
-    throw new KvxError(
-      'ERR_KVX_INVALID_ARGUMENT',
-      `${String(tokens)} tokens need ${String(needed)} pages, not ${String(pages.length)}.`,
-    )
-  }
-  const exist = model.layout.pages.kv ?? 0
-  const foreign = pages.find((page) => page < 0 || page >= exist)
-  if (foreign !== undefined || new Set(pages).size !== pages.length) {
-    throw new KvxError(
-      'ERR_KVX_INVALID_ARGUMENT',
-      foreign === undefined
-        ? 'A page is named twice.'
-        : `There is no page ${String(foreign)}; the pool has ${String(exist)}.`,
-    )
+/** Which positions of each list of pages are complete when `end` tokens are computed, and were not before. */
+function readyPages(
+  { cache }: LlamaModel,
+  tokens: number,
+  pages: CachePages,
+): (end: number) => PrefillChunk['pages'] {
+  const sent = new Map<string, number>()
+  return (end) => {
+    const ready: Record<string, readonly [number, number]> = {}
+    for (const [name, { pageTokens }] of Object.entries(cache.place.components)) {
+      if (pageTokens === undefined) continue
+      const given = pages[name]?.length ?? 0
+      const first = Math.ceil(tokens / pageTokens) - given
+      const whole = Math.max(0, Math.floor(end / pageTokens) - first)
+      const next = end === tokens ? given : whole
+      ready[name] = [sent.get(name) ?? 0, next]
+      sent.set(name, next)
+    }
+    return ready
   }
 }

@@ -33,26 +33,22 @@ async function compute(shape: ModelShape, options: Partial<LoadOptions> = {}): P
   await writeFile(path, writeGguf(tinyModel(shape)))
   const model = await LlamaModel.load({ contextLength: 128, pages: 60, ...options, path })
   try {
-    const { layout } = model
-    const pages = Int32Array.from(
-      { length: Math.ceil(tokens.length / layout.pageTokens) },
-      (_, i) => i,
-    )
-    await prefill(model, { tokens, pages, onChunk: () => undefined })
-    const rows = layout.tensors.map((tensor) => {
+    const { shape, place } = model.cache
+    const { pageTokens = 1 } = place.components.kv ?? {}
+    const pages = Int32Array.from({ length: Math.ceil(tokens.length / pageTokens) }, (_, i) => i)
+    await prefill(model, { tokens, pages: { kv: pages }, onChunk: () => undefined })
+    const rows = place.tensors.map((tensor) => {
       const bytes = Buffer.from(
         model.memory.view?.(tensor.base, pages.length * tensor.pageBytes) ?? Buffer.alloc(0),
       )
-      return tensor.order === 'token-major'
-        ? bytes
-        : tokenMajor(bytes, tensor.pageBytes, layout.pageTokens)
+      return tensor.order === 'NHD' ? bytes : tokenMajor(bytes, tensor.pageBytes, pageTokens)
     })
     const cache = Buffer.concat(
       rows.map((row) =>
-        row.subarray(0, (row.length / (pages.length * layout.pageTokens)) * tokens.length),
+        row.subarray(0, (row.length / (pages.length * pageTokens)) * tokens.length),
       ),
     )
-    return { cache, identity: layout.model, settings: JSON.stringify(layout.settings) }
+    return { cache, identity: shape.model, settings: JSON.stringify(shape.settings) }
   } finally {
     await model.dispose()
   }

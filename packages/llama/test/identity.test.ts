@@ -58,7 +58,7 @@ test('two models with the same header and size have different identities', async
   const second = await LlamaModel.load({ path: paths[1] })
   try {
     expect(second.id).not.toBe(first.id)
-    expect(second.layout.model).not.toBe(first.layout.model)
+    expect(second.cache.shape.model).not.toBe(first.cache.shape.model)
   } finally {
     await Promise.all([first.dispose(), second.dispose()])
   }

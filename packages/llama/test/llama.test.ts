@@ -1,6 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import {
-  bytesPerPage,
   decode,
   generate,
   LlamaModel,
@@ -10,7 +9,7 @@ import {
   type PrefillChunk,
   type Sampling,
 } from '../src/index.ts'
-import { checkState, stateShape } from '../src/state/blob.ts'
+import { checkState, describeState } from '../src/state/blob.ts'
 import { loadState, saveState } from '../src/state/scratch.ts'
 
 // Two models as prefill and decode have them, with another number of sequences and pages, and one that
@@ -44,14 +43,17 @@ async function collect(generation: Generation): Promise<number[]> {
   return tokens
 }
 
+const bytesPerPage = ({ cache }: LlamaModel) =>
+  cache.place.tensors.reduce((sum, { pageBytes }) => sum + pageBytes, 0)
+
 /** As a transfer engine would: page by page, to other page numbers of another pool. */
 function copyPages(
   source: Int32Array,
   target: Int32Array,
   [from, to]: readonly [number, number],
 ): void {
-  prefiller.layout.tensors.forEach((tensor, index) => {
-    const other = decoder.layout.tensors[index]
+  prefiller.cache.place.tensors.forEach((tensor, index) => {
+    const other = decoder.cache.place.tensors[index]
     if (!other) throw new Error('layouts differ')
     for (let i = from; i < to; i++) {
       const bytes = prefiller.memory.view?.(
@@ -87,15 +89,21 @@ async function disaggregated(
   const chunks: PrefillChunk[] = []
   const { firstToken } = await prefill(prefiller, {
     tokens,
-    pages: source,
+    pages: { kv: source },
     sampling,
     chunkTokens,
     onChunk: (chunk) => {
       chunks.push(chunk)
-      copyPages(source, target, chunk.pages)
+      copyPages(source, target, chunk.pages.kv ?? [0, 0])
     },
   })
-  const generation = decode(decoder, { tokens, pages: target, firstToken, maxTokens, sampling })
+  const generation = decode(decoder, {
+    tokens,
+    pages: { kv: target },
+    firstToken,
+    maxTokens,
+    sampling,
+  })
   return { tokens: await collect(generation), chunks, generation }
 }
 
@@ -131,9 +139,9 @@ test('another seed gives another answer', async () => {
 test('pages come once each and in order; a page that is not full waits for the next chunk', async () => {
   const { chunks } = await disaggregated(promptOf(100), 1, { chunkTokens: 37 })
   expect(chunks).toEqual([
-    { tokens: [0, 37], pages: [0, 2], last: false },
-    { tokens: [37, 74], pages: [2, 4], last: false },
-    { tokens: [74, 100], pages: [4, 7], last: true },
+    { tokens: [0, 37], pages: { kv: [0, 2] }, last: false },
+    { tokens: [37, 74], pages: { kv: [2, 4] }, last: false },
+    { tokens: [74, 100], pages: { kv: [4, 7] }, last: true },
   ])
 })
 
@@ -144,7 +152,7 @@ test('the next chunk is computed only when the caller has taken the one before',
   let computed = 0
   const { chunks } = await prefill(prefiller, {
     tokens,
-    pages,
+    pages: { kv: pages },
     chunkTokens: 8,
     onChunk: async ({ tokens: [, end] }) => {
       events.push(`computed ${String(end)}`)
@@ -214,23 +222,23 @@ test('beside a running answer a prompt has the same cache, bit for bit, and need
   const tokens = promptOf(64)
   const alone = Int32Array.of(0, 1, 2, 3)
   const beside = Int32Array.of(10, 11, 12, 13)
-  const { firstToken } = await prefill(decoder, { tokens, pages: alone, chunkTokens: 16 })
+  const { firstToken } = await prefill(decoder, { tokens, pages: { kv: alone }, chunkTokens: 16 })
   const expected = await collect(
-    decode(decoder, { tokens, pages: alone, firstToken, maxTokens: 4 }),
+    decode(decoder, { tokens, pages: { kv: alone }, firstToken, maxTokens: 4 }),
   )
 
   const others = new AbortController()
   const running = collect(
     generate(decoder, { tokens: promptOf(9), maxTokens: 500, signal: others.signal }),
   )
-  await prefill(decoder, { tokens, pages: beside, chunkTokens: 16 })
-  const request = { tokens, pages: beside, firstToken, maxTokens: 4 }
+  await prefill(decoder, { tokens, pages: { kv: beside }, chunkTokens: 16 })
+  const request = { tokens, pages: { kv: beside }, firstToken, maxTokens: 4 }
   expect(await collect(decode(decoder, request))).toEqual(expected)
   others.abort()
   await expect(running).rejects.toMatchObject({ code: 'ERR_KVX_ABORTED' })
 
   const { memory } = decoder
-  for (const { base, pageBytes } of decoder.layout.tensors) {
+  for (const { base, pageBytes } of decoder.cache.place.tensors) {
     const [one, two] = [0, 10].map((page) => memory.view?.(base + page * pageBytes, 4 * pageBytes))
     if (!one || !two) throw new Error('no view')
     expect(Buffer.compare(one, two)).toBe(0)
@@ -241,10 +249,12 @@ test('pages with other bytes give another answer: decode really reads them', asy
   const tokens = promptOf(40)
   const expected = await collect(generate(standalone, { tokens, maxTokens: 8 }))
   const pages = Int32Array.of(0, 1, 2)
-  const { firstToken } = await prefill(prefiller, { tokens, pages })
+  const { firstToken } = await prefill(prefiller, { tokens, pages: { kv: pages } })
   copyPages(pages, pages, [0, 3])
-  decoder.memory.view?.(0, bytesPerPage(decoder.layout) * 80).fill(0)
-  const wrong = await collect(decode(decoder, { tokens, pages, firstToken, maxTokens: 8 }))
+  decoder.memory.view?.(0, bytesPerPage(decoder) * 80).fill(0)
+  const wrong = await collect(
+    decode(decoder, { tokens, pages: { kv: pages }, firstToken, maxTokens: 8 }),
+  )
   expect(wrong).not.toEqual(expected)
 })
 
@@ -256,7 +266,7 @@ test('a request that is aborted between chunks stops, and the next one finds an 
   await expect(
     prefill(prefiller, {
       tokens,
-      pages,
+      pages: { kv: pages },
       chunkTokens: 20,
       signal: aborted.signal,
       onChunk: ({ tokens: [, end] }) => {
@@ -298,7 +308,7 @@ test('a failing receiver of chunks fails the prefill with its own error', async 
   const pages = Int32Array.of(0, 1)
   const failing = prefill(prefiller, {
     tokens: promptOf(32),
-    pages,
+    pages: { kv: pages },
     onChunk: () => {
       throw new Error('the transfer failed')
     },
@@ -310,8 +320,8 @@ test('a failing receiver of chunks fails the prefill with its own error', async 
 test('equal files have equal ids, and a page has the bytes that are transferred for it', () => {
   expect(prefiller.id).toBe(decoder.id)
   expect(prefiller.id).toMatch(/^[0-9a-f]{64}$/)
-  expect(prefiller.layout.model).toBe(prefiller.id)
-  expect(bytesPerPage(prefiller.layout)).toBe(16 * 23_040)
+  expect(prefiller.cache.shape.model).toBe(prefiller.id)
+  expect(bytesPerPage(prefiller)).toBe(16 * 23_040)
   expect(prefiller.memory.bytes).toBe(64 * 16 * 23_040)
   expect(() => standalone.memory).toThrow(
     expect.objectContaining({ code: 'ERR_KVX_INVALID_STATE' }),
@@ -335,7 +345,7 @@ test('pages that do not fit the prompt are refused', async () => {
   const tokens = promptOf(20)
   for (const pages of [[0], [0, 1, 2], [0, 64], [0, -1], [5, 5]]) {
     await expect(
-      prefill(prefiller, { tokens, pages: Int32Array.from(pages) }),
+      prefill(prefiller, { tokens, pages: { kv: Int32Array.from(pages) } }),
     ).rejects.toMatchObject({
       code: 'ERR_KVX_INVALID_ARGUMENT',
     })
@@ -366,12 +376,18 @@ test('a state that llama.cpp saved is accepted for its sequence alone, and is th
   const slot = await standalone.slots.acquire()
   const tokens = promptOf(19)
   const { geometry } = standalone
-  const { bytes } = stateShape(geometry, 19, slot.place)
+  const { bytes } = describeState(geometry, tokens, slot.place, 'saved')
   await slot.sequence.evaluateWithoutGeneratingNewTokens(tokens as never)
   const blob = await saveState(slot.sequence, bytes)
-  checkState(blob, geometry, tokens, slot.place)
+  checkState(blob, geometry, tokens, slot.place, 'saved')
   expect(() => {
-    checkState(blob, geometry, tokens, { ...slot.place, stream: (slot.place.stream + 1) % 3 })
+    checkState(
+      blob,
+      geometry,
+      tokens,
+      { ...slot.place, stream: (slot.place.stream + 1) % 3 },
+      'saved',
+    )
   }).toThrow(expect.objectContaining({ code: 'ERR_KVX_MODEL_STATE' }))
   await loadState(slot.sequence, blob)
   expect((await saveState(slot.sequence, bytes)).equals(blob)).toBe(true)

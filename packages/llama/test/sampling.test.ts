@@ -38,9 +38,9 @@ interface Request {
 
 /** Through prefill and decode, with the cache in pages between them. */
 async function disaggregated(request: Request): Promise<number[]> {
-  const pages = Int32Array.from({ length: Math.ceil(request.tokens.length / 16) }, (_, i) => i)
-  const { firstToken } = await prefill(model, { ...request, pages, chunkTokens: 16 })
-  return collect(decode(model, { ...request, pages, firstToken }))
+  const kv = Int32Array.from({ length: Math.ceil(request.tokens.length / 16) }, (_, i) => i)
+  const { firstToken } = await prefill(model, { ...request, pages: { kv }, chunkTokens: 16 })
+  return collect(decode(model, { ...request, pages: { kv }, firstToken }))
 }
 
 /** Evaluates tokens behind what the sequence holds: the logits of what follows, with nothing done to them. */

@@ -6,7 +6,7 @@ import { BootstrapServer, KVManager, promptDigest, silentLog } from '@kvx/core'
 import { allocate } from '@kvx/native'
 import { expect, onTestFinished, test } from 'vitest'
 import { control, until, useMori } from './support/mori.ts'
-import { deadlines, layout, memoryBytes, prompt, token } from './support/requests.mjs'
+import { cache, deadlines, memoryBytes, prompt, token } from './support/requests.mjs'
 
 useMori()
 
@@ -27,7 +27,7 @@ async function prefill() {
     backend: 'mori',
     backendOptions: { host: '127.0.0.1' },
     from: import.meta.url,
-    layout,
+    ...cache,
     memory: [memory],
     bootstrap: bootstrap.address,
     token,
@@ -75,7 +75,7 @@ async function succeeds(
     const sender = manager.send(BigInt(room), request)
     await target.ask('reserve', { room, pages: [page], from })
     await sender.reserved()
-    await sender.write({ start: 0, pages: Int32Array.of(0) })
+    await sender.write({ tokens: [0, prompt.length], pages: [0] })
     await sender.finish()
     await target.ask('done', { room })
     await sender.settled
@@ -93,7 +93,7 @@ test(
     await first.ask('reserve', { room: 1, pages: [0], from: side.from })
     await sender.reserved()
     control.set('hold', 1)
-    const writing = sender.write({ start: 0, pages: Int32Array.of(0) })
+    const writing = sender.write({ tokens: [0, prompt.length], pages: [0] })
     await until(() => control.get('held') > 0)
     first.child.kill('SIGKILL')
     control.set('hold', 0)
@@ -114,7 +114,7 @@ test(
     await first.ask('reserve', { room: 1, pages: [0], from: side.from })
     await sender.reserved()
     control.set('hold', 1)
-    const writing = sender.write({ start: 0, pages: Int32Array.of(0) })
+    const writing = sender.write({ tokens: [0, prompt.length], pages: [0] })
     await until(() => control.get('held') > 0)
     first.child.kill('SIGSTOP')
     await expect(writing.then(() => sender.finish())).rejects.toMatchObject({ name: 'KvxError' })

@@ -14,13 +14,21 @@ interface Addon {
     destinationBytes: Float64Array,
     maxSegmentBytes: number,
   ): Float64Array
-  checksum(
+  digest(
     memories: readonly (Memory | undefined)[],
-    lanes: Float64Array,
-    pages: Int32Array,
-  ): Promise<Uint32Array>
+    pageTokens: number,
+    tensors: Float64Array,
+    keys: BigUint64Array,
+    runs: Int32Array,
+  ): DigestWork
   scatter(...job: TokenJob): void
   gather(...job: TokenJob): void
+}
+
+export interface DigestWork {
+  /** Undefined when it was stopped before its end. */
+  readonly done: Promise<Uint8Array | undefined>
+  stop(): void
 }
 
 type TokenJob = [

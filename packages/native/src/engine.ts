@@ -1,9 +1,9 @@
 import {
   KvxError,
+  digestTensorWidth,
   isErrorCode,
-  isKvxError,
   type Capabilities,
-  type ChecksumJob,
+  type DigestJob,
   type EngineIdentity,
   type FenceKind,
   type Link,
@@ -20,7 +20,7 @@ import {
   type TransferPlan,
   type TransferReport,
 } from '@kvx/contract'
-import { addon } from './addon.ts'
+import { addon, type DigestWork } from './addon.ts'
 import { pin } from './memory.ts'
 
 declare const engineBrand: unique symbol
@@ -242,8 +242,10 @@ class NativeEngine implements TransferEngine {
   readonly #pins = new Map<number, () => void>()
   /** By number of the region, which has a hole here once it is being deregistered. */
   readonly #memories: (Memory | undefined)[] = []
-  /** Ends with the last checksum that was asked for. They read the memory, which therefore stays pinned until then. */
-  #checksums: Promise<unknown> = Promise.resolve()
+  /** Ends with the last digest that was asked for. They read the memory, which therefore stays pinned until then. */
+  #reads: Promise<unknown> = Promise.resolve()
+  /** The digest that is being computed. */
+  #digesting: DigestWork | undefined
   #closed: Promise<void> | undefined
 
   constructor(
@@ -292,36 +294,46 @@ class NativeEngine implements TransferEngine {
     const deregistered = this.#calls.ask('transfer', (operation) => {
       this.#binding.deregister(this.#calls.handle, operation, id)
     })
-    await Promise.all([deregistered, this.#checksums])
+    await Promise.all([deregistered, this.#reads])
     this.#pins.get(id)?.()
     this.#pins.delete(id)
   }
 
   /** One after another, so that they never take more than one thread of Node's pool. */
-  checksum(job: ChecksumJob): Promise<Uint32Array> {
-    const turn = this.#checksums.then(() => this.#checksum(job))
-    this.#checksums = turn.catch(() => undefined)
-    return turn
+  digest(job: DigestJob, options: { signal?: AbortSignal } = {}): Promise<Uint8Array> {
+    const { signal } = options
+    const turn = this.#reads.then(() => this.#digest(job, signal))
+    this.#reads = turn.catch(() => undefined)
+    return signal ? untilAborted(turn, signal) : turn
   }
 
-  async #checksum({ lanes, pages }: ChecksumJob): Promise<Uint32Array> {
+  async #digest(
+    { pageTokens, tensors, keys, runs }: DigestJob,
+    signal: AbortSignal | undefined,
+  ): Promise<Uint8Array> {
     this.#checkOpen()
-    if (this.#memories.some((memory) => memory !== undefined && memory.kind !== 'cpu')) {
-      throw new KvxError(
-        'ERR_KVX_INVALID_OPTION',
-        'Pages in the memory of a device cannot be checked: only memory of the kind cpu can.',
-      )
-    }
+    checkNotAborted(signal)
+    checkReadable(this.#memories, tensors)
+    const stop = (): void => this.#digesting?.stop()
+    signal?.addEventListener('abort', stop)
     try {
-      return await addon().checksum(this.#memories, lanes, pages)
+      this.#digesting = addon().digest(this.#memories, pageTokens, tensors, keys, runs)
+      const digests = await this.#digesting.done
+      if (digests) return digests
     } catch (cause) {
-      if (isKvxError(cause)) throw cause
       throw new KvxError(
         'ERR_KVX_PLAN_INVALID',
-        `The pages cannot be checked: ${(cause as Error).message}.`,
+        `The digests cannot be computed: ${(cause as Error).message}.`,
         { cause },
       )
+    } finally {
+      this.#digesting = undefined
+      signal?.removeEventListener('abort', stop)
     }
+    // It was stopped.
+    this.#checkOpen()
+    checkNotAborted(signal)
+    throw new KvxError('ERR_KVX_INTERNAL', 'The digest was stopped for no reason.')
   }
 
   async connect(
@@ -403,10 +415,11 @@ class NativeEngine implements TransferEngine {
 
   async #close(): Promise<void> {
     const unpin = async (): Promise<void> => {
-      await this.#checksums
+      await this.#reads
       for (const one of this.#pins.values()) one()
       this.#pins.clear()
     }
+    this.#digesting?.stop()
     try {
       await this.#calls.ask('transfer', (operation) => {
         this.#binding.close(this.#calls.handle, operation)
@@ -509,6 +522,41 @@ class NativeLink implements Link {
     await this.#calls.ask('transfer', (operation) => {
       this.#binding.closeLink(this.#calls.handle, operation, this.#number)
     })
+  }
+}
+
+/** Rejects as soon as the signal says so, whatever `turn` still waits for. */
+async function untilAborted<T>(turn: Promise<T>, signal: AbortSignal): Promise<T> {
+  let abort = (): void => undefined
+  const stopped = new Promise<never>((_, reject) => {
+    abort = () => reject(digestAborted(signal))
+    signal.addEventListener('abort', abort)
+    if (signal.aborted) abort()
+  })
+  try {
+    return await Promise.race([turn, stopped])
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
+}
+
+function checkNotAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true) throw digestAborted(signal)
+}
+
+function digestAborted(signal: AbortSignal): KvxError {
+  return aborted('The digest was aborted.', signal.reason)
+}
+
+/** Of the regions that a digest names, is each one of the host's own memory? */
+function checkReadable(memories: readonly (Memory | undefined)[], tensors: Float64Array): void {
+  for (let i = 0; i < tensors.length; i += digestTensorWidth) {
+    const kind = memories[tensors[i] ?? -1]?.kind ?? 'cpu'
+    if (kind === 'cpu') continue
+    throw new KvxError(
+      'ERR_KVX_INVALID_OPTION',
+      `Region ${String(tensors[i])} is ${kind} memory, which this engine cannot digest: only memory of the kind cpu can be.`,
+    )
   }
 }
 

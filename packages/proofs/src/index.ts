@@ -3,4 +3,4 @@
  *
  * @packageDocumentation
  */
-export { tryBytes, type Outcome } from './bytes/property.ts'
+export { tryPromise, type Outcome } from './bytes/property.ts'

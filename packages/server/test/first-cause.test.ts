@@ -1,6 +1,6 @@
 /** Does a failure of one worker reach the client of the router as what it is, whichever leg tells it first? */
 import { afterEach, expect, test } from 'vitest'
-import { BootstrapServer, KVManager, PagePool, type Layout } from '@kvx/core'
+import { BootstrapServer, KVManager, type CacheShape, type Place } from '@kvx/core'
 import { silentLog } from '@kvx/contract'
 import type { LlamaModel } from '@kvx/llama'
 import { allocate } from '@kvx/native'
@@ -11,6 +11,7 @@ import type { Call } from '../src/worker/call.ts'
 import { completionsApp, type Compute } from '../src/worker/completions.ts'
 import { receivePrompt } from '../src/worker/decode.ts'
 import { EventLog } from '../src/worker/events.ts'
+import { CachePools } from '../src/worker/cache-pools.ts'
 import { workerMetrics } from '../src/worker/metrics.ts'
 import { sendPrompt } from '../src/worker/prefill.ts'
 import { Strangers } from '../src/worker/strangers.ts'
@@ -18,29 +19,31 @@ import { Strangers } from '../src/worker/strangers.ts'
 const pageTokens = 4
 const pages = 8
 const pageBytes = 64
-const layout: Layout = {
+const tensors = ['k', 'v'].map((part) => ({ layer: 0, part }))
+const shape: CacheShape = {
   model: 'none',
-  pageTokens,
   layers: 1,
-  heads: 1,
-  pages: { kv: pages },
-  tensors: (['k', 'v'] as const).map((part, i) => ({
-    component: 'kv',
-    layer: 0,
-    part,
-    dtype: 'f16',
-    region: 0,
-    base: i * pages * pageBytes,
-    pageBytes,
-    heads: [0, 1],
-    headBytes: pageBytes / pageTokens,
-    order: 'token-major',
+  components: [
+    {
+      name: 'kv',
+      addressed: 'tokens',
+      tensors: tensors.map((tensor) => ({
+        ...{ ...tensor, dtype: 'f16', units: 1, unitBytes: pageBytes / pageTokens },
+      })),
+    },
+  ],
+}
+const place: Place = {
+  components: { kv: { pageTokens, pages } },
+  tensors: tensors.map((tensor, i) => ({
+    ...{ component: 'kv', ...tensor, region: 0, base: i * pages * pageBytes, pageBytes },
+    order: 'NHD',
   })),
 }
 
 /** What is asked of a model before the first page is leased: these requests do not come further. */
 const model = {
-  layout,
+  cache: { shape, place },
   id: 'none',
   contextLength: pages * pageTokens,
   checkRequest: () => undefined,
@@ -66,24 +69,27 @@ async function cluster(pools: Pools) {
   open.push(() => bootstrap.close())
   const start = async (role: 'prefill' | 'decode') => {
     const memory = allocate(2 * pages * pageBytes)
-    const manager = await KVManager.open({
-      ...{ role, token, layout, memory: [memory], backend: 'shm', from: import.meta.url },
+    const common = {
+      ...{ token, shape, place, memory: [memory], backend: 'shm', from: import.meta.url },
       instance: `${role}-a`,
-      ...(role === 'prefill' && { bootstrap: bootstrap.address }),
-    })
+    }
+    const manager =
+      role === 'prefill'
+        ? await KVManager.open({ ...common, role, bootstrap: bootstrap.address })
+        : await KVManager.open({ ...common, role })
     open.push(() => manager.close())
     const metrics = workerMetrics(undefined)
-    const pool = new PagePool(pools[role])
+    const cachePools = new CachePools({ components: { kv: { pageTokens, pages: pools[role] } } })
     const strangers = new Strangers()
-    const side = { model, manager, pool, metrics, queueMs: 60_000, strangers }
+    const side = { model, pools: cachePools, metrics, queueMs: 60_000, strangers }
     const find = () => Promise.resolve(bootstrap.address)
     const roomOf = ({ request }: Call) => request.bootstrap.room ?? 0n
     const compute: Compute =
-      role === 'prefill'
-        ? { kind: 'prefill', run: (call) => sendPrompt(side, call, roomOf(call)) }
+      manager.role === 'prefill'
+        ? { kind: 'prefill', run: (call) => sendPrompt({ ...side, manager }, call, roomOf(call)) }
         : {
             kind: 'answer',
-            run: (call) => receivePrompt(side, call, roomOf(call), find),
+            run: (call) => receivePrompt({ ...side, manager }, call, roomOf(call), find),
           }
     const app = completionsApp({
       ...{ model, modelName: 'none', compute, metrics, log: silentLog, info: {} },

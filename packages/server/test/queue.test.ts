@@ -63,7 +63,7 @@ test('requests that queue at decode for longer than the pairing deadline all suc
   const sending = rooms.map(async (room) => {
     const sender = side.prefill.send(room, prompt)
     await sender.reserved()
-    await sender.write({ start: 0, pages: Int32Array.of(Number(room)) })
+    await sender.write({ tokens: [0, pageTokens], pages: [Number(room)] })
     await sender.finish({ aux: { firstToken: 1 } })
   })
   await Promise.all([...decoding, ...sending])
@@ -78,7 +78,7 @@ test('a request that queues at prefill for longer than the progress deadline suc
   const { promise, open: turn } = gate()
   setTimeout(turn, 2.5 * short.progress)
   await promise
-  await sender.write({ start: 0, pages: Int32Array.of(0) })
+  await sender.write({ tokens: [0, pageTokens], pages: [0] })
   await sender.finish({ aux: { firstToken: 1 } })
   await decoding
 })

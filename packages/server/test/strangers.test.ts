@@ -3,7 +3,14 @@ import { once } from 'node:events'
 import { createServer as createHttpServer } from 'node:http'
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { afterEach, expect, test } from 'vitest'
-import { BootstrapServer, KVManager, PagePool, type KVReceiver, type Layout } from '@kvx/core'
+import {
+  BootstrapServer,
+  KVManager,
+  type DecodeManager,
+  type KVReceiver,
+  type CacheShape,
+  type Place,
+} from '@kvx/core'
 import { silentLog, type Log } from '@kvx/contract'
 import type { LlamaModel } from '@kvx/llama'
 import { allocate } from '@kvx/native'
@@ -12,6 +19,7 @@ import { listen } from '../src/http/server.ts'
 import { completionsApp } from '../src/worker/completions.ts'
 import { receivePrompt } from '../src/worker/decode.ts'
 import { EventLog } from '../src/worker/events.ts'
+import { CachePools } from '../src/worker/cache-pools.ts'
 import { workerMetrics } from '../src/worker/metrics.ts'
 import { PrefillHosts } from '../src/worker/prefill-hosts.ts'
 import { Strangers } from '../src/worker/strangers.ts'
@@ -21,16 +29,30 @@ const token = 'a token for tests'
 const host = '127.0.0.1'
 const pages = 8
 const pageBytes = 64
-const layout: Layout = {
-  ...{ model: 'none', pageTokens: 4, layers: 1, heads: 1, pages: { kv: pages } },
-  tensors: (['k', 'v'] as const).map((part, i) => ({
-    ...{ component: 'kv', layer: 0, part, dtype: 'f16', region: 0, pageBytes },
-    ...{ base: i * pages * pageBytes, heads: [0, 1], headBytes: pageBytes / 4 },
-    order: 'token-major',
+const pageTokens = 4
+const tensors = ['k', 'v'].map((part) => ({ layer: 0, part }))
+const shape: CacheShape = {
+  model: 'none',
+  layers: 1,
+  components: [
+    {
+      name: 'kv',
+      addressed: 'tokens',
+      tensors: tensors.map((tensor) => ({
+        ...{ ...tensor, dtype: 'f16', units: 1, unitBytes: pageBytes / pageTokens },
+      })),
+    },
+  ],
+}
+const place: Place = {
+  components: { kv: { pageTokens, pages } },
+  tensors: tensors.map((tensor, i) => ({
+    ...{ component: 'kv', ...tensor, region: 0, base: i * pages * pageBytes, pageBytes },
+    order: 'NHD',
   })),
 }
 const model = {
-  ...{ layout, id: 'none', contextLength: 32, checkRequest: () => undefined },
+  ...{ cache: { shape, place }, id: 'none', contextLength: 32, checkRequest: () => undefined },
   detokenizer: () => ({ push: () => '', flush: () => '' }),
 } as unknown as LlamaModel
 
@@ -39,13 +61,20 @@ afterEach(async () => {
   for (const close of open.splice(0).reverse()) await close()
 })
 
-function manager(role: 'prefill' | 'decode', bootstrap?: string) {
-  return KVManager.open({
-    ...{ role, token, layout, memory: [allocate(2 * pages * pageBytes)], backend: 'shm' },
-    ...{ from: import.meta.url, instance: `${role}-a`, ...(bootstrap && { bootstrap }) },
-    deadlines: { ...(role === 'decode' && { probe: 100, ping: 200 }), peerSilent: 2_000 },
+const common = () => ({
+  ...{ token, shape, place, memory: [allocate(2 * pages * pageBytes)], backend: 'shm' },
+  from: import.meta.url,
+})
+const prefillManager = (bootstrap: string) =>
+  KVManager.open({
+    ...{ ...common(), role: 'prefill', instance: 'prefill-a', bootstrap },
+    deadlines: { peerSilent: 2_000 },
   })
-}
+const decodeManager = () =>
+  KVManager.open({
+    ...{ ...common(), role: 'decode', instance: 'decode-a' },
+    deadlines: { probe: 100, ping: 200, peerSilent: 2_000 },
+  })
 
 /** One pause of the worker: for how long it is asked, and when it is over. */
 interface Pausing {
@@ -55,7 +84,7 @@ interface Pausing {
 
 /** A decode worker without its model, whose pauses end when the test says so. */
 async function decodeWorker() {
-  const decode = await manager('decode')
+  const decode = await decodeManager()
   open.push(() => decode.close())
   const pauses: Pausing[] = []
   /** Receivers of all requests that came so far as to be looked for. */
@@ -78,15 +107,15 @@ async function decodeWorker() {
   )
   const watched = {
     ...{ engine: decode.engine },
-    receive: (...request: Parameters<KVManager['receive']>) => {
+    receive: (...request: Parameters<DecodeManager['receive']>) => {
       const receiver = decode.receive(...request)
       receivers.push(receiver)
       return receiver
     },
-  } as unknown as KVManager
+  } as unknown as DecodeManager
   const metrics = workerMetrics(undefined)
-  const pool = new PagePool(pages)
-  const side = { model, manager: watched, pool, metrics, queueMs: 60_000, strangers }
+  const cachePools = new CachePools({ components: { kv: { pageTokens, pages: pages } } })
+  const side = { model, manager: watched, pools: cachePools, metrics, queueMs: 60_000, strangers }
   const hosts = new PrefillHosts(['127.0.0.0/8'], () => Promise.reject(new Error('ENOTFOUND')))
   const app = completionsApp({
     ...{ model, modelName: 'none', metrics, log, info: {} },
@@ -302,7 +331,7 @@ test('at most 64 strangers are asked at a time, and the one more gets the same a
 test('a prefill instance that has shown the token and then dies fails with what happened, at once', async () => {
   const worker = await decodeWorker()
   const bootstrap = await bootstrapOf(token)
-  const prefill = await manager('prefill', bootstrap.address)
+  const prefill = await prefillManager(bootstrap.address)
   open.push(() => prefill.close())
   const first = worker.ask(bootstrap.port)
   await until(() => worker.receivers.length === 1)

@@ -52,8 +52,8 @@ export const deadlines: readonly Mutant[] = [
           `    request.phase = 'receiving'\n    request.deadline = Infinity`,
         ],
         [
-          `  leg.landedPages = pages\n  request.deadline = step.now + request.deadlines.progress`,
-          `  leg.landedPages = pages\n  request.deadline = Infinity`,
+          `  leg.landed = units\n  request.deadline = step.now + request.deadlines.progress`,
+          `  leg.landed = units\n  request.deadline = Infinity`,
         ],
       ),
     ],

@@ -1,6 +1,7 @@
 /** Looks for a mutant in a process of its own: modules are loaded once in a process. */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
+import type { Filter } from '@kvx/simulator'
 
 /** Which schedules are run. */
 export interface Hunt {
@@ -10,6 +11,8 @@ export interface Hunt {
   readonly least: number
   /** Schedules after which it counts as not found. */
   readonly most: number
+  /** Which kind of them. */
+  readonly among?: Filter | undefined
 }
 
 export interface Quarry {

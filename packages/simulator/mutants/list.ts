@@ -1,4 +1,6 @@
+import { bytes } from './bytes.ts'
 import { deadlines } from './deadlines.ts'
+import { election } from './election.ts'
 import { final } from './final.ts'
 import { identity } from './identity.ts'
 import { liveness } from './liveness.ts'
@@ -12,6 +14,8 @@ import { tables } from './tables.ts'
 export const mutants: readonly Mutant[] = [
   ...pages,
   ...success,
+  ...bytes,
+  ...election,
   ...final,
   ...tables,
   ...strangers,

@@ -52,15 +52,15 @@ export const liveness: readonly Mutant[] = [
     edits: [
       ...inFile('protocol/prefill/reserve.ts', [
         `  room.transfers.add(transfer)\n`,
-        `  room.transfers.add(transfer)\n  peer.inFlight += transfer.tokens * peer.planner.bytesPerPage('kv')\n`,
+        `  room.transfers.add(transfer)\n  peer.inFlight += 8 * transfer.prompt.tokens\n`,
       ]),
       ...inFile('protocol/prefill/room.ts', [
         `      target.phase = 'paired'\n`,
-        `      target.phase = 'paired'\n      target.peer.inFlight -= target.tokens * target.peer.planner.bytesPerPage('kv')\n`,
+        `      target.phase = 'paired'\n      target.peer.inFlight -= 8 * target.prompt.tokens\n`,
       ]),
       ...inFile('protocol/prefill/sender.ts', [
         `  const wasParked = transfer.phase === 'parked'\n`,
-        `  const wasParked = transfer.phase === 'parked'\n  if (wasParked) transfer.peer.inFlight -= transfer.tokens * transfer.peer.planner.bytesPerPage('kv')\n`,
+        `  const wasParked = transfer.phase === 'parked'\n  if (wasParked) transfer.peer.inFlight -= 8 * transfer.prompt.tokens\n`,
       ]),
     ],
   },
@@ -110,6 +110,7 @@ export const liveness: readonly Mutant[] = [
     name: 'revoked-link-kept',
     invariant: 9,
     says: 'Prefill goes on with the link to an engine that has revoked its access.',
+    among: { fence: 'peer', mode: 'liveness' },
     edits: inFile('protocol/prefill/hello.ts', [
       `known.link !== 'lost' && !isRevoked) {`,
       `known.link !== 'lost') {`,

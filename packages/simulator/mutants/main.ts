@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /** `npm run mutants`. */
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { coreSource, Laboratory } from './build.ts'
 import { hunt, type Quarry } from './hunt.ts'
@@ -80,7 +80,9 @@ async function main(): Promise<number> {
     for (const mutant of chosen) {
       const row = {
         mutant,
-        quarry: await laboratory.with(mutant, (program) => hunt(program, { from, least, most })),
+        quarry: await laboratory.with(mutant, (program) =>
+          hunt(program, { from, least, most, among: mutant.among }),
+        ),
       }
       rows.push(row)
       process.stderr.write(`${table([row])}\n`)
@@ -100,8 +102,11 @@ function writeSeeds(rows: readonly { mutant: Mutant; quarry: Quarry }[]): void {
   const seeds = rows.flatMap(({ mutant, quarry }) =>
     quarry.first ? [[mutant.name, quarry.first.seed] as const] : [],
   )
-  const text = JSON.stringify(Object.fromEntries(seeds), undefined, 2)
-  writeFileSync(new URL('../seeds.json', import.meta.url), `${text}\n`)
+  const file = new URL('../seeds.json', import.meta.url)
+  const known = JSON.parse(readFileSync(file, 'utf8')) as Record<string, number>
+  const all = new Map([...Object.entries(known), ...seeds])
+  const kept = mutants.flatMap(({ name }) => (all.has(name) ? [[name, all.get(name)]] : []))
+  writeFileSync(file, `${JSON.stringify(Object.fromEntries(kept), undefined, 2)}\n`)
 }
 
 process.exitCode = await main()

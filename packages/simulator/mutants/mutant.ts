@@ -1,3 +1,5 @@
+import type { Filter } from '@kvx/simulator'
+
 /** A small, believable defect of @kvx/core that must be found. */
 export interface Mutant {
   readonly name: string
@@ -8,6 +10,8 @@ export interface Mutant {
   readonly edits: readonly Edit[]
   /** What looks for it: schedules of the simulator, unless said otherwise. */
   readonly by?: 'flood'
+  /** Schedules in which it can show, where these are few: others are not run. */
+  readonly among?: Filter
 }
 
 /** Core as it is: nothing may be found, or what is found in mutants says nothing. */

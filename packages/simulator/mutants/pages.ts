@@ -33,8 +33,8 @@ export const pages: readonly Mutant[] = [
     edits: inFile(
       piece,
       [
-        `{ k: 'progress', pages: landedPages(transfer) })`,
-        `{ k: 'progress', pages: landedPages(transfer) })\n  onPieceSettled(step, id)`,
+        `{ k: 'progress', units: landedUnits(transfer) })`,
+        `{ k: 'progress', units: landedUnits(transfer) })\n  onPieceSettled(step, id)`,
       ],
       importSettled,
     ),

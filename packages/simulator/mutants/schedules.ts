@@ -2,11 +2,11 @@
 import { runSchedule } from '@kvx/simulator'
 import type { Hunt, Quarry } from './hunt.ts'
 
-const { from, least, most } = JSON.parse(process.argv[2] ?? '{}') as Hunt
+const { from, least, most, among } = JSON.parse(process.argv[2] ?? '{}') as Hunt
 
 const found: Quarry = { schedules: 0, found: 0, first: undefined }
 while (found.schedules < least || (found.found === 0 && found.schedules < most)) {
-  const { violation } = runSchedule({ seed: from + found.schedules })
+  const { violation } = runSchedule({ ...among, seed: from + found.schedules })
   found.schedules++
   if (!violation) continue
   found.found++

@@ -67,7 +67,7 @@ export const tables: readonly Mutant[] = [
     invariant: 4,
     says: 'Prefill posts one write more than the bytes in flight allow.',
     edits: inFile('protocol/prefill/piece.ts', [
-      `if (peer.inFlight > 0 && peer.inFlight + piece.bytes > limit) return`,
+      `if (peer.inFlight > 0 && peer.inFlight + bytes > limit) return`,
       `if (peer.inFlight > 0 && peer.inFlight > limit) return`,
     ]),
   },

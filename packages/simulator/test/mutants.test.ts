@@ -24,7 +24,7 @@ test('every invariant has mutants, each with a name of its own', () => {
 test('a text that core does not have, or has twice, is no mutant', () => {
   const edit = (find: string) => ({
     name: 'wrong',
-    edits: [{ file: 'plan/group.ts', find, replace: '' }],
+    edits: [{ file: 'plan/group-list.ts', find, replace: '' }],
   })
   expect(() => changedFiles(coreSource(), edit('no such text'))).toThrow(/occurs 0 times/)
   expect(() => changedFiles(coreSource(), edit('nextSource'))).toThrow(/occurs [2-9] times/)
@@ -52,8 +52,9 @@ describe('of defects', () => {
   test.each(mutants)('$name is found', { timeout: 300_000 }, async (mutant) => {
     const { first, schedules } = await laboratory.with(mutant, async (program) => {
       const from = seedOf[mutant.name]
-      const before = from && (await hunt(program, { from, least: 1, most: 1 }))
-      return before && before.first ? before : await hunt(program, { from: 1, least: 0, most })
+      const { among } = mutant
+      const before = from && (await hunt(program, { from, least: 1, most: 1, among }))
+      return before && before.first ? before : hunt(program, { from: 1, least: 0, most, among })
     })
     expect(first, `not found in ${schedules} schedules`).toBeDefined()
   })

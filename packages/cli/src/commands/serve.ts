@@ -222,7 +222,7 @@ export function protocolSettings(flags: Flags) {
 }
 
 /** `KEY=VALUE,…`; numbers, true and false become what they say. */
-function pairs(flag: string, flags: Flags): Record<string, string | number | boolean> {
+export function pairs(flag: string, flags: Flags): Record<string, string | number | boolean> {
   const found: Record<string, string | number | boolean> = {}
   for (const pair of flags.string(flag)?.split(',') ?? []) {
     const at = pair.indexOf('=')

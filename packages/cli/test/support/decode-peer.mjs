@@ -2,16 +2,15 @@
 import { createHash } from 'node:crypto'
 import { KVManager, promptDigest } from '@kvx/core'
 import { allocate } from '@kvx/native'
-import { ids, layoutOf, pageBytes, poolPages, token } from './faults-layout.mjs'
+import { cache, ids, pageBytes, poolPages, token } from './faults-cache.mjs'
 
-const layout = layoutOf(poolPages)
 const memory = allocate(poolPages * pageBytes)
 const bytesOf = (page) => memory.view(page * pageBytes, pageBytes)
 const manager = await KVManager.open({
   role: 'decode',
   backend: process.argv[2],
   from: import.meta.url,
-  layout,
+  ...cache,
   memory: [memory],
   token,
   deadlines: {

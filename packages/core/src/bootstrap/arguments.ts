@@ -14,29 +14,8 @@ import {
   such,
 } from '../arguments.ts'
 import { checkToken } from '../control/keys.ts'
-import { rankObjection } from '../protocol/rank.ts'
+import { wholeRank } from '../share/given.ts'
 import { longestLeaseMs, longestWaitMs, shortestLeaseMs } from './messages.ts'
-
-const natural = integer(0)
-const positive = integer(1)
-
-const rank = v.pipe(
-  exactly({
-    tp: natural,
-    tpSize: positive,
-    pp: natural,
-    ppSize: positive,
-    cp: natural,
-    cpSize: positive,
-    dp: natural,
-    dpSize: positive,
-    stages: v.array(natural, 'an array of layer numbers'),
-  }),
-  v.rawCheck(({ dataset, addIssue }) => {
-    const wrong = dataset.typed ? rankObjection(dataset.value) : undefined
-    if (wrong !== undefined) addIssue({ message: `${wrong}.` })
-  }),
-)
 
 const record = exactly({
   instance: name,
@@ -45,7 +24,7 @@ const record = exactly({
     (value) => typeof value === 'string' && /^[0-9a-f]{32}$/.test(value),
   ),
   endpoint,
-  rank,
+  rank: wholeRank,
   backend: name,
 })
 

@@ -1,8 +1,8 @@
 import * as v from 'valibot'
 import { parseEndpoint } from '../control/index.ts'
-import { maxNameLength } from '../layout/index.ts'
+import { maxNameLength } from '../shape/index.ts'
 import { rankObject, rankSchema } from '../protocol/messages.ts'
-import { makeRank, maxRanks, rankObjection } from '../protocol/rank.ts'
+import { makeRank, maxRanks, rankObjection } from '../share/index.ts'
 
 /** Version of the messages below. */
 export const bootstrapVersion = 1
@@ -118,10 +118,10 @@ export function packInstance({
   ranks,
   ...about
 }: InstanceRecord): v.InferInput<typeof packedInstance> {
-  const { tpSize, ppSize, cpSize, dpSize, stages } = ranks[0]?.rank ?? makeRank(0)
+  const { tpSize, ppSize, cpSize, dpSize, context, stages } = ranks[0]?.rank ?? makeRank(0)
   return {
     ...about,
-    topology: { tpSize, ppSize, cpSize, dpSize, stages: [...stages] },
+    topology: { tpSize, ppSize, cpSize, dpSize, context, stages: [...stages] },
     ranks: ranks.map(({ rank: { tp, pp, cp, dp }, incarnation, endpoint, backend }) => [
       ...([tp, pp, cp, dp] as const),
       ...([incarnation, endpoint, backend] as const),

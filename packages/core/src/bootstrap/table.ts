@@ -1,4 +1,4 @@
-import { maxRanks, rankCount, rankName, type Rank } from '../protocol/rank.ts'
+import { maxRanks, rankCount, rankName, type Rank } from '../share/index.ts'
 import { type BootstrapReply, type InstanceRecord, type RankRecord } from './messages.ts'
 
 interface Entry {

@@ -1,7 +1,7 @@
 import { type Log } from '@kvx/contract'
 import { KvxError } from '@kvx/contract'
 import { longestMs } from '../deferred.ts'
-import { rankCount } from '../protocol/rank.ts'
+import { rankCount } from '../share/index.ts'
 import { checkWatch } from './arguments.ts'
 import { bootstrapVersion, type BootstrapReply, type InstanceRecord } from './messages.ts'
 import { connect, unreachable } from './session.ts'

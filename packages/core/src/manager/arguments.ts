@@ -14,6 +14,7 @@ import {
   milliseconds,
   name,
   pageList,
+  pageLists,
   range,
   recordOf,
   signal,
@@ -22,8 +23,11 @@ import {
   truth,
 } from '../arguments.ts'
 import { backendSchema } from '../backend/load.ts'
-import { layoutSchema } from '../layout/index.ts'
 import { checkToken } from '../control/keys.ts'
+import { KvxError } from '@kvx/contract'
+import type { Place } from '../place/index.ts'
+import type { CacheShape } from '../shape/index.ts'
+import { statedRank } from '../share/given.ts'
 import type { KVManagerOptions, ReceiveRequest, SendRequest } from './types.ts'
 
 const natural = integer(0)
@@ -45,24 +49,13 @@ const memory = having({
   view: v.optional(callback),
 })
 
-const rank = exactly({
-  tp: v.optional(natural),
-  tpSize: v.optional(positive),
-  pp: v.optional(natural),
-  ppSize: v.optional(positive),
-  cp: v.optional(natural),
-  cpSize: v.optional(positive),
-  dp: v.optional(natural),
-  dpSize: v.optional(positive),
-  stages: v.optional(v.array(natural, 'an array of layer numbers')),
-})
-
 const openOptions = exactly({
   role: v.picklist(['prefill', 'decode'], "'prefill' or 'decode'"),
   backend: backendSchema,
   backendOptions: settings,
   from: v.optional(text),
-  layout: layoutSchema,
+  shape: such<object>('an object', isObject),
+  place: such<object>('an object', isObject),
   memory: v.pipe(
     v.array(memory, 'an array of memories'),
     v.minLength(1, 'an array of at least one memory'),
@@ -79,7 +72,7 @@ const openOptions = exactly({
   ),
   bootstrap: v.optional(endpoint),
   instance: v.optional(name),
-  rank: v.optional(rank),
+  rank: v.optional(statedRank),
   verifyKV: v.optional(truth),
   deadlines: settings,
   limits: settings,
@@ -116,7 +109,12 @@ export function checkLeg(
 
 const wait = v.optional(exactly({ signal: v.optional(signal) }), {})
 const state = v.optional(recordOf(pageList), {})
-const chunk = exactly({ start: natural, pages: pageList, layers: v.optional(range) })
+const chunk = exactly({
+  tokens: v.optional(range),
+  pages: v.optional(pageLists, {}),
+  state,
+  layers: v.optional(range),
+})
 const aux = v.pipe(
   exactly({
     firstToken: v.optional(natural),
@@ -131,11 +129,11 @@ const aux = v.pipe(
 )
 const last = v.optional(exactly({ state, aux: v.optional(aux, {}) }), {})
 const reservation = exactly({
-  pages: v.optional(pageList),
+  pages: v.optional(pageLists),
   prefixTokens: v.optional(natural, 0),
   state,
 })
-const provision = exactly({ pages: pageList, state })
+const provision = exactly({ pages: pageLists, state })
 const drain = v.optional(exactly({ deadlineMs: v.optional(milliseconds) }), {})
 
 const argument = { code: 'ERR_KVX_INVALID_ARGUMENT', phase: 'reserve' } as const
@@ -151,3 +149,26 @@ export const takeLast = taken('last', last)
 export const takeReservation = taken('destination', reservation)
 export const takeProvision = taken('destination', provision)
 export const takeDrain = taken('options', drain)
+
+/**
+ * Page lists by component. A list without a name is that of the only component of pages that the rank has.
+ * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
+ */
+export function namedPages(
+  { shape, place }: { shape: CacheShape; place: Place },
+  pages: Int32Array | Readonly<Record<string, Int32Array>>,
+): Readonly<Record<string, Int32Array>> {
+  if (!(pages instanceof Int32Array)) return pages
+  const names = shape.components
+    .filter(
+      ({ name, addressed }) => addressed === 'tokens' && Object.hasOwn(place.components, name),
+    )
+    .map(({ name }) => name)
+  const [only, ...others] = names
+  if (only !== undefined && others.length === 0) return { [only]: pages }
+  throw new KvxError(
+    'ERR_KVX_INVALID_ARGUMENT',
+    `pages must be an object of page lists by component, as this rank has ${names.length === 0 ? 'none' : names.join(', ')}.`,
+    { phase: 'reserve' },
+  )
+}

@@ -1,8 +1,13 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { KvxError } from '@kvx/contract'
 import { longestMs } from '../deferred.ts'
-import type { Layout } from '../layout/index.ts'
-import { maxPromptPages, noNewRequests, roomKey, type Draining } from '../protocol/index.ts'
+import {
+  noNewRequests,
+  roomKey,
+  sizeObjection,
+  type Draining,
+  type Itself,
+} from '../protocol/index.ts'
 import { KVPoll, type KVReceiver, type KVSender, type SendRequest } from './types.ts'
 
 /** @throws KvxError `ERR_KVX_CLOSED`, `ERR_KVX_DRAINING` */
@@ -29,20 +34,10 @@ export function checkLive(leg: KVSender | KVReceiver): void {
  * Whether the prompt fits into the pool.
  * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
  */
-export function checkSize(request: SendRequest, layout: Layout): void {
-  const invalid = (text: string) =>
-    new KvxError('ERR_KVX_INVALID_ARGUMENT', text, { phase: 'reserve' })
-  const pages = Math.ceil(request.tokens / layout.pageTokens)
-  if (pages > (layout.pages.kv ?? 0)) {
-    throw invalid(
-      `A prompt of ${String(request.tokens)} tokens needs ${String(pages)} pages; there are ${String(layout.pages.kv ?? 0)}.`,
-    )
-  }
-  if (pages > maxPromptPages) {
-    throw invalid(
-      `A prompt of ${String(request.tokens)} tokens has ${String(pages)} pages; there may be ${String(maxPromptPages)}. Larger pages make fewer.`,
-    )
-  }
+export function checkSize({ tokens }: SendRequest, self: Itself): void {
+  const wrong = sizeObjection(self, tokens)
+  if (wrong !== undefined)
+    throw new KvxError('ERR_KVX_INVALID_ARGUMENT', wrong, { phase: 'reserve' })
 }
 
 /** Waits for `work`, but not longer than `ms`. */

@@ -9,8 +9,16 @@ import {
   type DecodeEvent,
   type DecodeState,
   type Draining,
+  type Itself,
 } from '../protocol/index.ts'
-import { checkLeg, takeDrain, takeProvision, takeReservation, takeWait } from './arguments.ts'
+import {
+  checkLeg,
+  namedPages,
+  takeDrain,
+  takeProvision,
+  takeReservation,
+  takeWait,
+} from './arguments.ts'
 import { checkLive, checkOpen, checkSize, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
 import { DecodeEffects, type ReceiverEffect } from './effects/decode.ts'
@@ -19,16 +27,15 @@ import { Loop } from './loop.ts'
 import {
   KVPoll,
   type Aux,
-  type KVManager,
+  type DecodeManager as DecodeManagerType,
   type KVReceiver,
-  type KVSender,
   type ReceiveRequest,
   type TransferSummary,
   type WaitOptions,
 } from './types.ts'
 
 /** The decode side of a host: receivers over one engine, and connections to prefill ranks. */
-export class DecodeManager implements KVManager {
+export class DecodeManager implements DecodeManagerType {
   readonly role = 'decode'
   readonly incarnation: string
   readonly engine: { readonly backend: string; readonly version: string }
@@ -69,7 +76,7 @@ export class DecodeManager implements KVManager {
 
   receive(room: bigint, request: ReceiveRequest): KVReceiver {
     checkLeg('receive', { room, request })
-    checkSize(request, this.state.self.layout)
+    checkSize(request, this.state.self)
     const index = request.index ?? 0
     checkOpen(this.#draining, this.#closing !== undefined)
     const key = roomKey(room, index)
@@ -84,6 +91,7 @@ export class DecodeManager implements KVManager {
     const receiver = new Receiver(
       room,
       index,
+      this.state.self,
       (event) => {
         this.#loop.dispatch({ ...event, request: id })
       },
@@ -102,13 +110,6 @@ export class DecodeManager implements KVManager {
       deadlines,
     })
     return receiver
-  }
-
-  send(): KVSender {
-    throw new KvxError(
-      'ERR_KVX_INVALID_STATE',
-      'A decode manager receives; open another with the role prefill to send.',
-    )
   }
 
   async drain(options: { deadlineMs?: number } = {}): Promise<void> {
@@ -171,6 +172,7 @@ class Receiver implements KVReceiver {
   error: KvxError | undefined
   readonly #emit: (event: ReceiverEvent) => void
   readonly #isFound: () => boolean
+  readonly #cache: Itself
   readonly #reached = new Deferred<void>()
   readonly #accepted = new Deferred<{ prefixTokens: number }>()
   readonly #wanted = new Deferred<void>()
@@ -183,6 +185,7 @@ class Receiver implements KVReceiver {
   constructor(
     room: bigint,
     index: number,
+    cache: Itself,
     emit: (event: ReceiverEvent) => void,
     isFound: () => boolean,
   ) {
@@ -192,6 +195,7 @@ class Receiver implements KVReceiver {
     this.wanted = this.#wanted.promise
     this.done = this.#done.promise
     this.settled = this.#settled.promise
+    this.#cache = cache
     this.#emit = emit
     this.#isFound = isFound
   }
@@ -206,12 +210,14 @@ class Receiver implements KVReceiver {
   ): Promise<{ prefixTokens: number }> {
     const { pages, prefixTokens, state } = takeReservation(destination)
     const { signal } = takeWait(options)
-    this.#call({ type: 'host.reserve', prefixTokens, pages, state })
+    const named = pages && { ...namedPages(this.#cache, pages), ...state }
+    this.#call({ type: 'host.reserve', prefixTokens, pages: named })
     return orAborted(this.#accepted.promise, signal)
   }
 
   provide(destination: Parameters<KVReceiver['provide']>[0]): void {
-    this.#call({ type: 'host.provide', ...takeProvision(destination) })
+    const { pages, state } = takeProvision(destination)
+    this.#call({ type: 'host.provide', pages: { ...namedPages(this.#cache, pages), ...state } })
   }
 
   /** Throws what is wrong with the call; then nothing has changed. */

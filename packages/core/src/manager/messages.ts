@@ -1,7 +1,7 @@
 /** What a manager's messages take. */
 import { KvxError } from '@kvx/contract'
 import { baseUnsentBytes, encodeMessage, maxMessageBytes } from '../control/index.ts'
-import type { Layout } from '../layout/index.ts'
+import type { Place } from '../place/index.ts'
 import type { Message } from '../protocol/index.ts'
 import type { Limits } from './types.ts'
 
@@ -15,9 +15,9 @@ const perRequest = 2_048
 export function maxUnsentBytes(
   role: 'prefill' | 'decode',
   { requests, parkedPerPeer, auxBytes }: Limits,
-  { pages }: Layout,
+  { components }: Place,
 ): number {
-  const named = Object.values(pages).reduce((sum, count) => sum + 8 * count, 0)
+  const named = Object.values(components).reduce((sum, { pages }) => sum + 8 * pages, 0)
   const blobs = role === 'prefill' ? parkedPerPeer * auxBytes : 0
   return baseUnsentBytes + requests * perRequest + named + blobs
 }
@@ -27,13 +27,13 @@ export function maxUnsentBytes(
  *
  * @throws KvxError `ERR_KVX_INVALID_OPTION`
  */
-export function checkGreeting(greeting: Message, { tensors }: Layout): void {
+export function checkGreeting(greeting: Message, { tensors }: Place): void {
   try {
     encodeMessage(greeting)
   } catch (cause) {
     throw new KvxError(
       'ERR_KVX_INVALID_OPTION',
-      `The option 'layout' has ${String(tensors.length)} tensors, more than fit into the '${greeting.k}' that tells the other side of them, which may have ${String(maxMessageBytes)} bytes. ${(cause as Error).message} Give each layer fewer tensors, or split the layers among more ranks.`,
+      `The ${String(tensors.length)} tensors of this rank do not fit into the '${greeting.k}' that tells the other side of them, which may have ${String(maxMessageBytes)} bytes. ${(cause as Error).message} Equal tensors of consecutive layers, at equal distances, take little; else split the layers among more ranks.`,
       { phase: 'open', cause },
     )
   }

@@ -4,25 +4,24 @@ import { KvxError, silentLog, type Log } from '@kvx/contract'
 import { loadBackend } from '../backend/load.ts'
 import { registerRank } from '../bootstrap/index.ts'
 import { ControlServer } from '../control/index.ts'
-import { checkPlaces, layoutFingerprint, maxNameLength } from '../layout/index.ts'
-import {
-  defaultDeadlines,
-  defaultLimits,
-  helloOf,
-  makeRank,
-  rankCount,
-  rankObjection,
-  settings,
-  stageOf,
-  welcomeOf,
-  type Rank,
-} from '../protocol/index.ts'
+import { checkPlace, packPlace } from '../place/index.ts'
+import { prefixBlock } from '../plan/index.ts'
+import { checkShape, maxNameLength, packShape } from '../shape/index.ts'
+import { divisionObjection, makeRank, rankCount, rankObjection, type Rank } from '../share/index.ts'
+import { defaultDeadlines, defaultLimits, helloOf, settings, welcomeOf } from '../protocol/index.ts'
 import { checkOpenOptions } from './arguments.ts'
 import { DecodeManager } from './decode.ts'
 import { Engine } from './engine.ts'
 import { checkGreeting, maxUnsentBytes } from './messages.ts'
 import { PrefillManager } from './prefill.ts'
-import type { KVManager as KVManagerType, KVManagerOptions } from './types.ts'
+import type {
+  DecodeManager as DecodeManagerType,
+  DecodeOptions,
+  KVManager as KVManagerType,
+  KVManagerOptions,
+  PrefillManager as PrefillManagerType,
+  PrefillOptions,
+} from './types.ts'
 
 /**
  * Opens the transfer layer of one rank: loads the backend, registers the memory, and, on the prefill
@@ -31,18 +30,24 @@ import type { KVManager as KVManagerType, KVManagerOptions } from './types.ts'
  * @throws KvxError `ERR_KVX_BACKEND_…`, `ERR_KVX_INVALID_OPTION`, `ERR_KVX_INVALID_ARGUMENT`,
  *   `ERR_KVX_MEMORY`, `ERR_KVX_BOOTSTRAP_UNREACHABLE`; nothing stays open then
  */
+async function open(options: PrefillOptions): Promise<PrefillManagerType>
+async function open(options: DecodeOptions): Promise<DecodeManagerType>
+async function open(options: KVManagerOptions): Promise<KVManagerType>
 async function open(options: KVManagerOptions): Promise<KVManagerType> {
   checkOpenOptions(options)
-  const { layout, memory } = options
+  const { shape, place, memory } = options
   const log = options.log ?? silentLog
   const deadlines = settings(defaultDeadlines, options.deadlines, 'deadline', options)
   const limits = settings(defaultLimits, options.limits, 'limit', options)
   checkTogether(options)
-  checkPlaces(
-    layout,
+  checkShape(shape)
+  const rank = checkedRank(options)
+  checkPlace(
+    shape,
+    rank,
+    place,
     memory.map(({ bytes }) => bytes),
   )
-  const rank = checkedRank(options)
   const backend = await loadBackend(options.backend, { from: options.from ?? process.cwd() })
   const engine = await Engine.open({
     backend,
@@ -74,31 +79,39 @@ async function openOver(
   { options, deadlines, limits, rank, log }: Checked,
   opened: { close(): Promise<void> }[],
 ): Promise<KVManagerType> {
-  const { role, layout } = options
+  const { shape, place } = options
   const { identity, capabilities } = engine.current.engine
   const incarnation = randomBytes(16).toString('hex')
   const instance =
     options.instance ??
-    `${role}-${hostname()}-${String(process.pid)}-${incarnation.slice(0, 6)}`.slice(-maxNameLength)
+    `${options.role}-${hostname()}-${String(process.pid)}-${incarnation.slice(0, 6)}`.slice(
+      -maxNameLength,
+    )
   const self = {
     incarnation,
     instance,
     rank,
     backend: identity.backend,
     version: identity.version,
-    layout,
-    fingerprint: layoutFingerprint(layout),
+    shape,
+    place,
+    packed: { shape: packShape(shape), place: packPlace(place) },
     fence: capabilities.fence,
     deadlines,
     limits,
   }
   /** As long as any that there will be. */
   const most = { to: incarnation, epoch: Number.MAX_SAFE_INTEGER, fences: Number.MAX_SAFE_INTEGER }
-  const unsent = maxUnsentBytes(role, limits, layout)
-  if (role === 'decode') {
+  const unsent = maxUnsentBytes(options.role, limits, place)
+  if (options.role === 'decode') {
     const session = randomBytes(16).toString('hex')
-    const decode = { ...self, session, verify: options.verifyKV ?? false }
-    checkGreeting(helloOf(decode, engine.current.address, most), layout)
+    const decode = {
+      ...self,
+      session,
+      prefixBlock: prefixBlock(shape, rank, place),
+      verify: options.verifyKV ?? false,
+    }
+    checkGreeting(helloOf(decode, engine.current.address, most), place)
     return new DecodeManager({
       self: decode,
       engine,
@@ -107,15 +120,10 @@ async function openOver(
       log,
     })
   }
-  const kvLayers = new Set(layout.tensors.filter((t) => t.component === 'kv').map((t) => t.layer))
-  const prefill = { ...self, kvLayers: [...kvLayers].sort((a, b) => a - b) }
   const { generation } = engine.current.address
-  checkGreeting(
-    welcomeOf(prefill, { to: incarnation, gen: generation, writer: generation }),
-    layout,
-  )
+  checkGreeting(welcomeOf(self, { to: incarnation, gen: generation, writer: generation }), place)
   const manager = new PrefillManager({
-    self: prefill,
+    self,
     engine,
     log,
   })
@@ -139,7 +147,7 @@ async function openOver(
   })
   opened.push(control)
   const registration = await registerRank({
-    bootstrap: options.bootstrap ?? '',
+    bootstrap: options.bootstrap,
     token: options.token,
     record: {
       instance,
@@ -166,39 +174,37 @@ const onlyOf = { host: 'prefill', bootstrap: 'prefill', verifyKV: 'decode' } as 
 
 function checkTogether(options: KVManagerOptions): void {
   const invalid = (text: string) => new KvxError('ERR_KVX_INVALID_OPTION', text, { phase: 'open' })
+  const given = options as Partial<Record<keyof typeof onlyOf, unknown>>
   for (const name of Object.keys(onlyOf) as (keyof typeof onlyOf)[]) {
-    if (options[name] === undefined || options.role === onlyOf[name]) continue
+    if (given[name] === undefined || options.role === onlyOf[name]) continue
     throw invalid(`There is no '${name}' for ${options.role}: it is an option of ${onlyOf[name]}.`)
   }
-  if (options.role === 'prefill' && options.bootstrap === undefined) {
+  if (options.role === 'prefill' && given.bootstrap === undefined) {
     throw invalid(
       "A prefill manager needs 'bootstrap': the address tcp://host:port of the bootstrap service of its instance.",
     )
   }
-  if (options.verifyKV && !options.memory.every(({ kind }) => kind === 'cpu')) {
-    throw invalid(
-      "'verifyKV' needs memory of the kind cpu: the pages of a device cannot be checked.",
-    )
+  if (
+    options.role === 'decode' &&
+    options.verifyKV &&
+    !options.memory.every(({ kind }) => kind === 'cpu')
+  ) {
+    throw invalid("'verifyKV' needs memory of the kind cpu: that of a device cannot be read here.")
   }
 }
 
 /** @throws KvxError `ERR_KVX_INVALID_OPTION` */
-function checkedRank({ layout, rank: given, instance }: KVManagerOptions): Rank {
-  const rank = makeRank(layout.layers, given)
+function checkedRank({ shape, rank: given, instance }: KVManagerOptions): Rank {
+  const rank = makeRank(shape.layers, given)
+  const wrong = rankObjection(rank) ?? divisionObjection(shape, rank, 'this rank')
   const invalid = (text: string) =>
     new KvxError('ERR_KVX_INVALID_OPTION', `The option 'rank' is not valid: ${text}.`, {
       phase: 'open',
     })
-  const wrong = rankObjection(rank)
   if (wrong !== undefined) throw invalid(wrong)
-  if (rank.stages.at(-1) !== layout.layers) {
-    throw invalid(`stages end at ${String(rank.stages.at(-1))} of ${String(layout.layers)} layers`)
-  }
-  const [first, end] = stageOf(rank)
-  const outside = layout.tensors.find(({ layer }) => layer < first || layer >= end)
-  if (outside) {
+  if (rank.cpSize > 1 && given?.context === undefined) {
     throw invalid(
-      `its pipeline stage holds layers ${String(first)} to ${String(end - 1)}, the layout has layer ${String(outside.layer)}`,
+      "with cpSize above 1 'context' must say which tokens a rank holds: 'all', 'contiguous' or { interleave: tokens }",
     )
   }
   if (rankCount(rank) > 1 && instance === undefined) {

@@ -9,11 +9,12 @@ import {
   settings,
   stepPrefill,
   type Draining,
+  type Itself,
   type PrefillEffect,
   type PrefillEvent,
   type PrefillState,
 } from '../protocol/index.ts'
-import { checkLeg, takeChunk, takeDrain, takeLast, takeWait } from './arguments.ts'
+import { checkLeg, takeChunk, namedPages, takeDrain, takeLast, takeWait } from './arguments.ts'
 import { checkLive, checkOpen, checkSize, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
 import { PrefillEffects, type SenderEffect } from './effects/prefill.ts'
@@ -23,17 +24,17 @@ import {
   KVPoll,
   type Aux,
   type Chunk,
-  type KVManager,
-  type KVReceiver,
+  type PrefillManager as PrefillManagerType,
   type KVSender,
-  type PageList,
+  type PageListsByComponent,
+  type Reserved,
   type SendRequest,
   type TransferSummary,
   type WaitOptions,
 } from './types.ts'
 
 /** The prefill side of a host: senders over one engine and one control server. */
-export class PrefillManager implements KVManager {
+export class PrefillManager implements PrefillManagerType {
   readonly role = 'prefill'
   readonly incarnation: string
   readonly engine: { readonly backend: string; readonly version: string }
@@ -83,7 +84,7 @@ export class PrefillManager implements KVManager {
 
   send(room: bigint, request: SendRequest): KVSender {
     checkLeg('send', { room, request })
-    checkSize(request, this.state.self.layout)
+    checkSize(request, this.state.self)
     const index = request.index ?? 0
     checkOpen(this.#draining, this.#closing !== undefined)
     const key = roomKey(room, index)
@@ -94,7 +95,7 @@ export class PrefillManager implements KVManager {
       isRequest: true,
     })
     const id = this.#nextSender++
-    const sender = new Sender(room, index, (event) => {
+    const sender = new Sender(room, index, this.state.self, (event) => {
       this.#loop.dispatch({ ...event, sender: id })
     })
     this.#senders.set(id, sender)
@@ -107,13 +108,6 @@ export class PrefillManager implements KVManager {
       deadlines,
     })
     return sender
-  }
-
-  receive(): KVReceiver {
-    throw new KvxError(
-      'ERR_KVX_INVALID_STATE',
-      'A prefill manager sends; open another with the role decode to receive.',
-    )
   }
 
   async drain(options: { deadlineMs?: number } = {}): Promise<void> {
@@ -179,7 +173,8 @@ class Sender implements KVSender {
   readonly settled: Promise<void>
   error: KvxError | undefined
   readonly #emit: (event: SenderEvent) => void
-  readonly #reserved = new Deferred<{ prefixTokens: number }>()
+  readonly #cache: Itself
+  readonly #reserved = new Deferred<Reserved>()
   readonly #finished = new Deferred<TransferSummary>()
   readonly #settled = new Deferred<void>()
   readonly #writes = new Map<number, Deferred<void>>()
@@ -188,14 +183,15 @@ class Sender implements KVSender {
   readonly #rejected: KvxError[] = []
   #poll: KVPoll = KVPoll.Bootstrapping
 
-  constructor(room: bigint, index: number, emit: (event: SenderEvent) => void) {
+  constructor(room: bigint, index: number, cache: Itself, emit: (event: SenderEvent) => void) {
     this.room = room
     this.index = index
+    this.#cache = cache
     this.settled = this.#settled.promise
     this.#emit = emit
   }
 
-  async reserved(options: WaitOptions = {}): Promise<{ prefixTokens: number }> {
+  async reserved(options: WaitOptions = {}): Promise<Reserved> {
     const { signal } = takeWait(options)
     return orAborted(this.#reserved.promise, signal)
   }
@@ -213,13 +209,14 @@ class Sender implements KVSender {
   }
 
   async write(chunk: Chunk, options: WaitOptions = {}): Promise<void> {
-    const { start, pages, layers } = takeChunk(chunk)
+    const { tokens, pages: given, state, layers } = takeChunk(chunk)
     const { signal } = takeWait(options)
+    const pages = namedPages(this.#cache, given)
     const write = this.#nextWrite++
     const posted = new Deferred<void>()
     this.#writes.set(write, posted)
     try {
-      this.#call({ type: 'host.write', write, start, pages, layers })
+      this.#call({ type: 'host.write', write, tokens, pages, state, layers })
     } catch (error) {
       this.#writes.delete(write)
       throw error
@@ -229,7 +226,7 @@ class Sender implements KVSender {
   }
 
   async finish(
-    last: { state?: Readonly<Record<string, PageList>>; aux?: Aux } = {},
+    last: { state?: PageListsByComponent; aux?: Aux } = {},
     options: WaitOptions = {},
   ): Promise<TransferSummary> {
     const { state, aux } = takeLast(last)
@@ -258,7 +255,10 @@ class Sender implements KVSender {
     switch (effect.do) {
       case 'sender.reserved':
         this.#poll = KVPoll.WaitingForInput
-        this.#reserved.resolve({ prefixTokens: effect.prefixTokens })
+        this.#reserved.resolve({
+          prefixTokens: effect.prefixTokens,
+          firstTokens: effect.firstTokens,
+        })
         return
       case 'sender.posted':
         this.#writes.get(effect.write)?.resolve()

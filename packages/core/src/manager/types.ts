@@ -1,7 +1,8 @@
 /** What a host calls, and what it gives. The classes behind it are made by `KVManager.open`. */
 import type { Backend, KvxError, Log, Memory } from '@kvx/contract'
-import type { Layout } from '../layout/layout.ts'
-import type { Rank } from '../protocol/rank.ts'
+import type { Place } from '../place/index.ts'
+import type { CacheShape } from '../shape/index.ts'
+import type { Rank } from '../share/index.ts'
 
 /**
  * State of a request for schedulers that poll. The numeric order is SGLang's: the least value over
@@ -25,25 +26,21 @@ export interface WaitOptions {
   signal?: AbortSignal
 }
 
-export interface KVManagerOptions {
-  role: 'prefill' | 'decode'
+/** What a manager of either role is opened with. */
+interface ManagerOptions {
   /** Name, package specifier, path, or a `Backend`. */
   backend: string | Backend
   backendOptions?: Record<string, unknown>
   /** The host's folder or `import.meta.url`: backends are looked for from there. Default: the working directory. */
   from?: string
-  layout: Layout
-  /** Registered in this order; `Tensor.region` counts in it. */
+  /** What the model's cache is: the same on both sides. */
+  shape: CacheShape
+  /** Where this rank keeps its part of it. */
+  place: Place
+  /** Registered in this order; `TensorPlace.region` counts in it. */
   memory: readonly Memory[]
   /** One secret per deployment: 16 bytes or more, random. */
   token: string
-  /**
-   * prefill: the address on which this manager listens and under which its peers reach it, so not 0.0.0.0. Default 127.0.0.1; a
-   * port is chosen.
-   */
-  host?: string
-  /** prefill: the bootstrap service at which this rank registers, as `tcp://host:port`. */
-  bootstrap?: string
   /**
    * Name of the instance, the same for all of its ranks. Default for a single rank: role, host, process id and a part of the
    * incarnation, which no other manager has.
@@ -51,17 +48,34 @@ export interface KVManagerOptions {
   instance?: string
   /**
    * Where this rank stands in its instance. Default: the only one. `stages` default to an even spread of
-   * the layers over the pipeline stages.
+   * the layers over the pipeline stages. With context parallelism `context` has to be stated.
    */
   rank?: Partial<Rank>
-  /** decode: checksums per page in the manifest, checked before a request succeeds. Needs memory of the kind `cpu`. */
-  verifyKV?: boolean
   /** Those of this role; docs/configuration.md tells whose each is. */
   deadlines?: Partial<Deadlines>
   /** Those of this role. */
   limits?: Partial<Limits>
   log?: Log
 }
+
+export interface PrefillOptions extends ManagerOptions {
+  role: 'prefill'
+  /** The bootstrap service at which this rank registers, as `tcp://host:port`. */
+  bootstrap: string
+  /**
+   * The address on which this manager listens and under which its peers reach it, so not 0.0.0.0. Default 127.0.0.1; a port is
+   * chosen.
+   */
+  host?: string
+}
+
+export interface DecodeOptions extends ManagerOptions {
+  role: 'decode'
+  /** Digests of what was sent are compared with what arrived before a request succeeds. Needs memory of the kind `cpu`. */
+  verifyKV?: boolean
+}
+
+export type KVManagerOptions = PrefillOptions | DecodeOptions
 
 /** Milliseconds. Every wait ends at one of these. */
 export interface Deadlines {
@@ -112,19 +126,12 @@ export interface Limits {
   quarantineShare: number
 }
 
-export interface KVManager {
-  readonly role: 'prefill' | 'decode'
+/** What a manager of either role has. */
+interface Manager {
   /** 32 lower-case hex digits. */
   readonly incarnation: string
   /** Backend name and version. */
   readonly engine: { readonly backend: string; readonly version: string }
-  /**
-   * prefill: the sending leg of a request.
-   * @throws KvxError `ERR_KVX_INVALID_STATE` for another role, `ERR_KVX_ROOM_IN_USE`, `ERR_KVX_OVER_LIMIT`, `ERR_KVX_CLOSED`
-   */
-  send(room: bigint, request: SendRequest): KVSender
-  /** decode: the receiving leg. Throws as `send`. */
-  receive(room: bigint, request: ReceiveRequest): KVReceiver
   /**
    * Takes no new requests from now on and resolves when the running ones have ended, or after `deadlineMs`
    * (default: the deadline `progress`). Then `close`.
@@ -133,6 +140,24 @@ export interface KVManager {
   /** Aborts what is live, waits for it to settle as far as possible, closes the engine. Idempotent. */
   close(): Promise<void>
 }
+
+export interface PrefillManager extends Manager {
+  readonly role: 'prefill'
+  /**
+   * The sending leg of a request.
+   * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_ROOM_IN_USE`, `ERR_KVX_OVER_LIMIT`, `ERR_KVX_DRAINING`,
+   *   `ERR_KVX_CLOSED`
+   */
+  send(room: bigint, request: SendRequest): KVSender
+}
+
+export interface DecodeManager extends Manager {
+  readonly role: 'decode'
+  /** The receiving leg of a request. Throws as `PrefillManager.send`. */
+  receive(room: bigint, request: ReceiveRequest): KVReceiver
+}
+
+export type KVManager = PrefillManager | DecodeManager
 
 export interface SendRequest {
   /** Prompt length in tokens. */
@@ -174,7 +199,7 @@ export interface KVSender {
    * Waits until decode has reserved its pages. Holds no pages and no compute slot meanwhile.
    * @throws KvxError with `code`, `phase`, `peer`
    */
-  reserved(options?: WaitOptions): Promise<{ prefixTokens: number }>
+  reserved(options?: WaitOptions): Promise<Reserved>
   /** Asks for pages now, when decode allocates late. */
   ready(): void
   /**
@@ -185,13 +210,13 @@ export interface KVSender {
   /** It waits no more: the host computes. */
   started(): void
   /**
-   * Sends pages. Resolves once they are handed to the engine, which may wait for a credit; the source
-   * pages must stay untouched until `settled`. Rejects when the request has failed.
+   * Sends the pages that are complete with these tokens, and slots of state. Resolves once they are handed to the engine,
+   * which may wait for a credit; the source pages must stay untouched until `settled`. Rejects when the request has failed.
    */
   write(chunk: Chunk, options?: WaitOptions): Promise<void>
   /** After the last `write`: resolves when every decode rank has acknowledged the whole request. */
   finish(
-    last?: { state?: Readonly<Record<string, PageList>>; aux?: Aux },
+    last?: { state?: PageListsByComponent; aux?: Aux },
     options?: WaitOptions,
   ): Promise<TransferSummary>
   /**
@@ -210,11 +235,27 @@ export interface KVSender {
 /** Page numbers. An `Int32Array` is not copied: leave it as it is until the request has settled. */
 export type PageList = Int32Array | readonly number[]
 
+export type PageListsByComponent = Readonly<Record<string, PageList>>
+
+/** What `reserved()` tells. */
+export interface Reserved {
+  /** Tokens that every decode rank has already. */
+  prefixTokens: number
+  /** By component of pages: the first token that any decode rank needs; later than the prefix with a sliding window. */
+  firstTokens: Readonly<Record<string, number>>
+}
+
 export interface Chunk {
-  /** Index of the first page, counted from the prompt's first page. What lies in the prefix is skipped. */
-  start: number
-  /** Source pages, in the order of the prompt. */
-  pages: PageList
+  /** Half-open range of the prompt's tokens that have been computed. Chunks may be cut anywhere, and come in any order. */
+  tokens?: readonly [number, number]
+  /**
+   * By component, the pages that hold these tokens, in the order of the prompt; of a context-parallel rank those that it
+   * has. Leading ones that nobody needs (the prefix, what lies before a window) may be left out. A bare list: of the only
+   * component of pages. A page is sent by the write that brings the last of its tokens.
+   */
+  pages?: PageList | PageListsByComponent
+  /** Slots of components that are addressed by request, as of `finish`; each layer of them is written once. */
+  state?: PageListsByComponent
   /** Half-open range of layers. Default: all. */
   layers?: readonly [number, number]
 }
@@ -235,15 +276,16 @@ export interface KVReceiver {
    */
   readonly found: boolean
   /**
-   * Tells prefill where to write. `pages` begin after the prefix, which is rounded down to a whole page.
-   * Resolves when prefill has answered: paired, or parked because its own leg is not there yet.
+   * Tells prefill where to write: of each component the pages of the tokens that are needed, in the order of the prompt,
+   * and the slots of its state. The prefix is rounded down to whole pages of every component, unless it is the whole
+   * prompt. Resolves when prefill has answered: paired, or parked because its own leg is not there yet.
    * Without `pages`: wait for `wanted`, then `provide`.
    */
   reserve(
     destination: {
-      pages?: PageList
+      pages?: PageList | PageListsByComponent
       prefixTokens?: number
-      state?: Readonly<Record<string, PageList>>
+      state?: PageListsByComponent
     },
     options?: WaitOptions,
   ): Promise<{ prefixTokens: number }>
@@ -252,7 +294,10 @@ export interface KVReceiver {
    * it fails before.
    */
   readonly wanted: Promise<void>
-  provide(destination: { pages: PageList; state?: Readonly<Record<string, PageList>> }): void
+  provide(destination: {
+    pages: PageList | PageListsByComponent
+    state?: PageListsByComponent
+  }): void
   /** Every byte has arrived and agrees with the manifest; or a KvxError with code, phase, peer, rank, cause. */
   readonly done: Promise<{ aux: Aux; report: TransferSummary }>
   /** No byte of this request can land any more: the destination pages may be used for others. Never rejects. */
@@ -264,7 +309,9 @@ export interface KVReceiver {
 }
 
 export interface TransferSummary {
+  /** Pages and slots that were written to; of several decode ranks, those of the one with most. */
   pages: number
+  /** With what else lies in the same pages. */
   bytes: number
   /** Number of `write` calls of prefill that moved something. */
   chunks: number

@@ -1,9 +1,11 @@
 import * as v from 'valibot'
 import { KvxError } from '@kvx/contract'
 import { checked, exactly, integer, name, recordOf } from '../arguments.ts'
+import { wholeRank } from '../share/given.ts'
 import { heldUnits, type Range } from '../share/holdings.ts'
 import { rankName, type Rank } from '../share/rank.ts'
 import {
+  checkShape,
   tensorName,
   type CacheShape,
   type ComponentShape,
@@ -14,6 +16,8 @@ import { pageRows, type ComponentPlace, type Place, type TensorPlace } from './p
 
 const natural = integer(0)
 const positive = integer(1)
+
+const sizes = v.array(natural, 'an array of numbers of bytes')
 
 const placeSchema = exactly({
   components: recordOf(
@@ -46,7 +50,11 @@ export function checkPlace(
   place: Place,
   regionBytes: readonly number[],
 ): void {
-  checked(placeSchema, place, { name: 'place', code: 'ERR_KVX_INVALID_ARGUMENT', phase: 'open' })
+  const argument = { code: 'ERR_KVX_INVALID_ARGUMENT', phase: 'open' } as const
+  checkShape(shape)
+  checked(wholeRank, rank, { ...argument, name: 'rank' })
+  checked(placeSchema, place, { ...argument, name: 'place' })
+  checked(sizes, regionBytes, { ...argument, name: 'regionBytes' })
   const wrong = placeObjection(shape, rank, place, regionBytes)
   if (wrong === undefined) return
   throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `${wrong}.`, { phase: 'open' })
@@ -140,6 +148,7 @@ function extentObjection(
   if (pageBytes < bytes) {
     return `pageBytes must be at least ${String(bytes)}, the bytes of a page, got ${String(pageBytes)}`
   }
+  if (base < 0) return `base must be an integer from 0 on, got ${String(base)}`
   const size = regionBytes[region]
   if (size === undefined) {
     return `region must be below ${String(regionBytes.length)}, the number of memories, got ${String(region)}`

@@ -17,6 +17,8 @@ export interface RankCache {
 
 export interface PairedComponent {
   readonly component: ComponentShape
+  /** Those of which units move, by ascending layer. */
+  readonly tensors: readonly SharedTensor[]
   /** Layers of which anything moves, ascending. */
   readonly layers: readonly number[]
   readonly sourcePages: ComponentPlace
@@ -56,7 +58,7 @@ export function pairComponent(
   const sourcePages = pagesAt(source.place, component.name)
   const destinationPages = pagesAt(destination.place, component.name)
   const layers = [...new Set(shared.map(({ tensor }) => tensor.layer))]
-  const paired = { component, layers, sourcePages, destinationPages }
+  const paired = { component, tensors: shared, layers, sourcePages, destinationPages }
   if (component.addressed === 'request') {
     const lanesOfSlot = lanesOf({ shared, strips: undefined, paired, lanes })
     return { ...paired, table: undefined, kinds: [{ ...lanesOfSlot, ...pairsOf([], 0) }] }
@@ -80,11 +82,17 @@ export function pairComponent(
 }
 
 /** A tensor of which units move, and where both ranks keep it. */
-interface SharedTensor {
+export interface SharedTensor {
   readonly tensor: TensorShape
   readonly units: Range
-  readonly source: { readonly place: TensorPlace; readonly held: Range }
-  readonly destination: { readonly place: TensorPlace; readonly held: Range }
+  readonly source: KeptTensor
+  readonly destination: KeptTensor
+}
+
+/** Where a rank keeps a tensor, and which of its units. */
+interface KeptTensor {
+  readonly place: TensorPlace
+  readonly held: Range
 }
 
 /** By ascending layer. */

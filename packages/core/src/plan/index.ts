@@ -1,9 +1,6 @@
-/** Which bytes go where: pure functions from layouts and pages to a `TransferPlan`. */
-export { checksumJob, pageChecksums } from './checksum.ts'
-export { checkCovered, checkFit } from './fit.ts'
-export { groupPages } from './group.ts'
-export { pairLanes, type Lanes } from './lanes.ts'
-export { Planner, planTransfer, type PlanPart } from './plan.ts'
-export { Pairing, type Moved, type RequestPart, type TokenPart } from './pairing.ts'
+/** Which bytes go where: pure functions from shapes, places and pages to a `TransferPlan`. */
 export { type RankCache } from './component.ts'
-export { writtenPages, type Prompt } from './span.ts'
+export { digestJob, type DigestPart } from './digest/job.ts'
+export { addDigests, differingLayers, layerDigests } from './digest/layers.ts'
+export { Pairing, type Moved, type RequestPart, type TokenPart } from './pairing.ts'
+export { pagesWith, prefixBlock, providedPages, writtenPages, type Prompt } from './span.ts'

@@ -56,7 +56,7 @@ export function pairPages(source: Side, destination: Side): PageTable {
       gcd(size, held.of === 1 ? pageTokens : gcd(pageTokens, held.stretch)),
     0,
   )
-  const period = lcm(span(source), span(destination))
+  const period = lcm(spanOf(source), spanOf(destination))
   if (period / cell > longestTable) {
     throw new KvxError(
       'ERR_KVX_PAGE_SIZE_MISMATCH',
@@ -129,7 +129,7 @@ interface Cell {
 }
 
 /** Tokens of the prompt from the beginning of a page to that of the next. */
-function span({ pageTokens, held }: Side): number {
+export function spanOf({ pageTokens, held }: Side): number {
   return lcm(pageTokens, held.stretch) * held.of
 }
 
@@ -187,6 +187,6 @@ function gcd(a: number, b: number): number {
   return b === 0 ? a : gcd(b, a % b)
 }
 
-function lcm(a: number, b: number): number {
+export function lcm(a: number, b: number): number {
   return (a / gcd(a, b)) * b
 }

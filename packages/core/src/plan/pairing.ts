@@ -5,7 +5,8 @@
 import { KvxError, type TransferPlan } from '@kvx/contract'
 import type { CacheShape } from '../shape/shape.ts'
 import type { Range } from '../share/holdings.ts'
-import { heldTokens } from '../share/tokens.ts'
+import { heldTokens, tokenAt, type Held } from '../share/tokens.ts'
+import { digestTensors, type DigestTensors, type PairSide } from './digest/tensors.ts'
 import { GroupList } from './group-list.ts'
 import { pairComponent, type Kind, type PairedComponent, type RankCache } from './component.ts'
 import { countShared, sharedTokens } from './pages.ts'
@@ -41,7 +42,10 @@ export interface Moved {
 }
 
 /** What of a component matters for a prompt. */
-interface Spans {
+export interface Spans {
+  /** Tokens of the prompt that the ranks hold. */
+  readonly sourceHeld: Held
+  readonly destinationHeld: Held
   /** Pages by their numbers among those that the rank has of the prompt. */
   readonly source: Range
   readonly destination: Range
@@ -50,14 +54,19 @@ interface Spans {
   readonly destinationOffset: number
   /** Tokens between which both ranks hold all that moves. */
   readonly shared: Range
+  /** The first token that decode needs, of those that it holds. */
+  readonly wanted: number
 }
 
 export class Pairing {
   /** As `TransferPlan.lanes`. */
   readonly lanes: Float64Array
+  /** Layers of which anything moves, ascending, by component. A component of which nothing moves is absent. */
+  readonly layers: ReadonlyMap<string, readonly number[]>
   readonly #source: RankCache
   readonly #destination: RankCache
   readonly #components = new Map<string, PairedComponent>()
+  readonly #digestTensors = new Map<string, Record<PairSide, DigestTensors>>()
 
   /** @throws KvxError `ERR_KVX_PAGE_SIZE_MISMATCH` */
   constructor(shape: CacheShape, source: RankCache, destination: RankCache) {
@@ -69,11 +78,7 @@ export class Pairing {
       if (paired) this.#components.set(component.name, paired)
     }
     this.lanes = Float64Array.from(rows.flat())
-  }
-
-  /** Layers of which anything moves, ascending, by component. A component of which nothing moves is absent. */
-  get layers(): ReadonlyMap<string, readonly number[]> {
-    return new Map([...this.#components].map(([name, { layers }]) => [name, layers]))
+    this.layers = new Map([...this.#components].map(([name, { layers }]) => [name, layers]))
   }
 
   /**
@@ -82,8 +87,79 @@ export class Pairing {
    * @throws KvxError `ERR_KVX_PLAN_INVALID`
    */
   pages(component: string, prompt: Prompt): { source: Range; destination: Range } {
-    const { source, destination } = this.#spans(this.#paired(component), prompt)
+    const { source, destination } = this.spans(this.component(component), prompt)
     return { source, destination }
+  }
+
+  /** The first token of a component that decode's rank needs, of those that it holds; the length of the prompt for none. */
+  firstNeeded(component: string, prompt: Prompt): number {
+    return this.spans(this.component(component), prompt).wanted
+  }
+
+  /** What a part would move: as `Moved.units`, without the pages. */
+  units(part: Omit<TokenPart, 'source' | 'destination'> & { readonly count: number }): number {
+    const paired = this.component(part.component)
+    const { table } = paired
+    const layers = layersWithin(paired.layers, part.layers)
+    if (!table) return part.count * layers
+    const { shared } = this.spans(paired, part.prompt)
+    const { pageTokens = 1 } = paired.sourcePages
+    const held = heldTokens(this.#source.rank, part.prompt.tokens, pageTokens)
+    const tokens: Range = [
+      Math.max(shared[0], tokenAt(held, part.first * pageTokens)),
+      Math.min(shared[1], tokenAt(held, (part.first + part.count) * pageTokens)),
+    ]
+    return countShared(table, tokens) * layers
+  }
+
+  /**
+   * What the two ranks share of a component.
+   * @throws KvxError `ERR_KVX_PLAN_INVALID`
+   */
+  component(name: string): PairedComponent {
+    const paired = this.#components.get(name)
+    if (paired) return paired
+    throw invalid(`The two ranks share no tensor of the component '${name}'.`)
+  }
+
+  /**
+   * The part of a digest job that is the same for all requests. Computed when it is first wanted.
+   * @throws KvxError `ERR_KVX_PLAN_INVALID`
+   */
+  digestTensors(component: string, side: PairSide): DigestTensors {
+    let both = this.#digestTensors.get(component)
+    if (!both) {
+      const paired = this.component(component)
+      both = {
+        source: digestTensors(paired, 'source'),
+        destination: digestTensors(paired, 'destination'),
+      }
+      this.#digestTensors.set(component, both)
+    }
+    return both[side]
+  }
+
+  /** What of a component matters for a prompt. */
+  spans({ component, sourcePages, destinationPages }: PairedComponent, prompt: Prompt): Spans {
+    const [sourceTokens, destinationTokens] = [sourcePages, destinationPages].map(
+      ({ pageTokens = 1 }) => pageTokens,
+    ) as [number, number]
+    const source = heldTokens(this.#source.rank, prompt.tokens, sourceTokens)
+    const destination = heldTokens(this.#destination.rank, prompt.tokens, destinationTokens)
+    const wanted = neededTokens(prompt, component.window, destination, destinationTokens)
+    return {
+      wanted: wanted[0],
+      sourceHeld: source,
+      destinationHeld: destination,
+      source: pagesWith(source, sourceTokens, wanted),
+      destination: pagesWith(destination, destinationTokens, wanted),
+      sourceOffset: source.first / sourceTokens,
+      destinationOffset: destination.first / destinationTokens,
+      shared: [
+        Math.max(wanted[0], source.first, destination.first),
+        Math.min(source.end, destination.end),
+      ],
+    }
   }
 
   /**
@@ -91,8 +167,8 @@ export class Pairing {
    * move them.
    */
   expected(component: string, { prompt, slots }: { prompt: Prompt; slots: number }): number {
-    const paired = this.#paired(component)
-    const tokens = paired.table && countShared(paired.table, this.#spans(paired, prompt).shared)
+    const paired = this.component(component)
+    const tokens = paired.table && countShared(paired.table, this.spans(paired, prompt).shared)
     return (tokens ?? slots) * paired.layers.length
   }
 
@@ -104,7 +180,7 @@ export class Pairing {
     const groups = new GroupList(parts.reduce((sum, { source }) => sum + source.length, 0))
     const blocks: number[] = []
     const moved = parts.map((part) => {
-      const paired = this.#paired(part.component)
+      const paired = this.component(part.component)
       if ('prompt' in part) {
         return this.#planTokens(paired, part, groups, blocks)
       }
@@ -126,7 +202,7 @@ export class Pairing {
     if (!table) throw invalid(`The component '${part.component}' is addressed by request.`)
     const layers = layersWithin(paired.layers, part.layers)
     if (layers === 0) return { units: 0, bytes: 0 }
-    const spans = this.#spans(paired, part.prompt)
+    const spans = this.spans(paired, part.prompt)
     const [from, to] = spans.shared
     const at = spans.sourceOffset + part.first
     const firstTarget = spans.destinationOffset + spans.destination[0]
@@ -191,31 +267,6 @@ export class Pairing {
       bytes: source.length * perSlot,
     }
   }
-
-  #spans({ component, sourcePages, destinationPages }: PairedComponent, prompt: Prompt): Spans {
-    const [sourceTokens, destinationTokens] = [sourcePages, destinationPages].map(
-      ({ pageTokens = 1 }) => pageTokens,
-    ) as [number, number]
-    const source = heldTokens(this.#source.rank, prompt.tokens, sourceTokens)
-    const destination = heldTokens(this.#destination.rank, prompt.tokens, destinationTokens)
-    const wanted = neededTokens(prompt, component.window, destination, destinationTokens)
-    return {
-      source: pagesWith(source, sourceTokens, wanted),
-      destination: pagesWith(destination, destinationTokens, wanted),
-      sourceOffset: source.first / sourceTokens,
-      destinationOffset: destination.first / destinationTokens,
-      shared: [
-        Math.max(wanted[0], source.first, destination.first),
-        Math.min(source.end, destination.end),
-      ],
-    }
-  }
-
-  #paired(component: string): PairedComponent {
-    const paired = this.#components.get(component)
-    if (paired) return paired
-    throw invalid(`The two ranks share no tensor of the component '${component}'.`)
-  }
 }
 
 /** Adds the block of some groups with the lanes of a kind, and answers how many bytes these move for a page. */
@@ -253,7 +304,7 @@ function provided({ component, destination }: TokenPart, page: number): number {
 }
 
 /** Pages that do not exist could lie in another tensor of the same region, where native code sees nothing wrong. */
-function existing(side: 'source' | 'destination', paired: PairedComponent, page: number): number {
+export function existing(side: PairSide, paired: PairedComponent, page: number): number {
   const { pages } = side === 'source' ? paired.sourcePages : paired.destinationPages
   if (page >= 0 && page < pages) return page
   throw invalid(
@@ -261,6 +312,6 @@ function existing(side: 'source' | 'destination', paired: PairedComponent, page:
   )
 }
 
-function invalid(text: string): KvxError {
+export function invalid(text: string): KvxError {
   return new KvxError('ERR_KVX_PLAN_INVALID', text)
 }

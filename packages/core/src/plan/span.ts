@@ -1,5 +1,9 @@
 /** Which tokens of a prompt a request still needs, and in which pages of either side they lie. */
-import { position, tokenAt, type Held } from '../share/tokens.ts'
+import type { ComponentPlace, Place } from '../place/place.ts'
+import type { Rank } from '../share/rank.ts'
+import { heldTokens, position, tokenAt, type Held } from '../share/tokens.ts'
+import type { ComponentShape, CacheShape } from '../shape/shape.ts'
+import { lcm, spanOf } from './pages.ts'
 import type { Range } from '../share/holdings.ts'
 
 /** The tokens of a prompt that matter for one request. */
@@ -46,4 +50,35 @@ export function writtenPages(held: Held, pageTokens: number, prompt: number, ran
   if (first === end) return [0, 0]
   const whole = end === position(held, prompt) ? Math.ceil : Math.floor
   return [Math.floor(first / pageTokens), whole(end / pageTokens)]
+}
+
+/**
+ * Pages that a decode rank provides of a component that is addressed by tokens, by their numbers among those that it has of
+ * the prompt.
+ */
+export function providedPages(
+  { window }: ComponentShape,
+  rank: Rank,
+  { pageTokens = 1 }: ComponentPlace,
+  prompt: Prompt,
+): Range {
+  const held = heldTokens(rank, prompt.tokens, pageTokens)
+  return pagesWith(held, pageTokens, neededTokens(prompt, window, held, pageTokens))
+}
+
+/** Tokens of which a decode rank's prefix is a multiple, unless it is the whole prompt: whole pages of every component. */
+export function prefixBlock(
+  { components }: CacheShape,
+  rank: Rank,
+  place: Pick<Place, 'components'>,
+): number {
+  let block = 1
+  for (const { name } of components) {
+    const pageTokens = Object.hasOwn(place.components, name)
+      ? place.components[name]?.pageTokens
+      : undefined
+    if (pageTokens === undefined) continue
+    block = lcm(block, spanOf({ pageTokens, held: heldTokens(rank, 0, pageTokens) }))
+  }
+  return block
 }

@@ -66,12 +66,12 @@ export function tensorRows(options: {
   })
 }
 
-function elementBytes({ elementBytes, unitBytes }: TensorShape): number {
+export function elementBytes({ elementBytes, unitBytes }: TensorShape): number {
   return elementBytes ?? unitBytes
 }
 
 /** Bytes from one row, unit and element to the next. */
-function stridesOf({ place, held, rows }: TensorSide, tensor: TensorShape) {
+export function stridesOf({ place, held, rows }: TensorSide, tensor: TensorShape) {
   const unit = tensor.unitBytes
   const element = elementBytes(tensor)
   const strides: Record<PageOrder, { row: number; unit: number; element: number }> = {

@@ -2,13 +2,12 @@
  * Who says what, and when: pure, shared by production and simulation. Who calls these functions sees to their arguments:
  * peers' messages are parsed, and what a host gives is checked by the manager.
  */
-export { checksumJob, pageChecksums, type Planner } from '../plan/index.ts'
+export { sizeObjection, type Itself } from './fit.ts'
 export { helloOf, welcomeOf } from './greeting.ts'
 export { noNewRequests, roomKey, type Draining, type PeerGone } from './keys.ts'
 export * from './messages.ts'
-export * from './rank.ts'
+export * from '../share/index.ts'
 export * from './settings.ts'
-export * from './topology.ts'
 export { readEnvelope, type Unreadable } from './unreadable.ts'
 export {
   createPrefill,

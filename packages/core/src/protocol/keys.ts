@@ -1,6 +1,6 @@
 import { KvxError, toKvxError, type Phase } from '@kvx/contract'
 import { clip, type MessageOf } from './messages.ts'
-import { rankName, type Rank } from './rank.ts'
+import { rankName, type Rank } from '../share/index.ts'
 
 /** What pairs the two legs of a request. */
 export function roomKey(room: bigint, index: number): string {

@@ -5,10 +5,19 @@
  */
 import * as v from 'valibot'
 import { isErrorCode, KvxError, type ErrorCode, type Phase } from '@kvx/contract'
-import { longestSetting, maxNameLength, mostSettings, type Layout } from '../layout/index.ts'
-import { maxRanks, rankObjection } from './rank.ts'
+import type { PackedPlace } from '../place/index.ts'
+import {
+  longestSetting,
+  maxNameLength,
+  maxTensors,
+  mostSettings,
+  runLength,
+  type PackedShape,
+} from '../shape/index.ts'
+import { maxRanks, rankObjection, type Context } from '../share/index.ts'
 
-export const protocolVersion = 1
+/** The version in which this side speaks. */
+export const protocolVersion = 2
 
 const maxLayers = 65_536
 /** Regions that a pool may consist of. */
@@ -43,6 +52,14 @@ export const rankObject = v.object({
   cpSize: size,
   dp: natural,
   dpSize: size,
+  /** Which tokens of a prompt each context-parallel rank holds. */
+  context: v.pipe(
+    v.union([
+      v.picklist(['all', 'contiguous']),
+      v.object({ interleave: v.pipe(natural, v.minValue(1)) }),
+    ]),
+    v.transform((value): Context => value),
+  ),
   /** First layer of each pipeline stage, and the number of layers at the end. */
   stages: v.pipe(
     v.array(v.pipe(natural, v.maxValue(maxLayers))),
@@ -59,38 +76,81 @@ export const rankSchema = v.pipe(
   ),
 )
 
-const tensor = v.object({
-  component: shortText,
-  layer: natural,
-  part: v.picklist(['k', 'v', 'latent']),
-  dtype: shortText,
-  region: natural,
-  base: natural,
-  pageBytes: natural,
-  heads: v.tuple([natural, natural]),
-  headBytes: natural,
-  order: v.picklist(['token-major', 'head-major']),
-})
-
 const settingText = v.pipe(v.string(), v.maxLength(longestSetting))
 const settings = v.pipe(
   v.record(settingText, settingText),
   v.check((map) => Object.keys(map).length <= mostSettings),
 )
+const name = v.pipe(shortText, v.minLength(1))
+const positive = v.pipe(natural, v.minValue(1))
+const integer = v.pipe(v.number(), v.safeInteger())
 
-const layoutObject = v.object({
-  model: shortText,
-  settings: v.exactOptional(settings),
-  pageTokens: natural,
-  layers: v.pipe(natural, v.maxValue(maxLayers)),
-  heads: natural,
-  pages: v.record(shortText, natural),
-  tensors: v.pipe(v.array(tensor), v.maxLength(4 * maxLayers)),
-})
+/** `count` tensors, of which `numbers` numbers grow from one to the next. */
+const runsOf = <E extends v.ObjectEntries>(value: E, numbers: number) =>
+  v.pipe(
+    v.array(
+      v.object({
+        value: v.object(value),
+        count: v.pipe(natural, v.minValue(1), v.maxValue(maxTensors)),
+        first: v.pipe(v.array(natural), v.length(numbers)),
+        step: v.pipe(v.array(integer), v.length(numbers)),
+      }),
+    ),
+    v.check((runs) => runLength(runs) <= maxTensors),
+  )
 
-const layout = v.pipe(
-  layoutObject,
-  v.transform((value): Layout => value),
+const shape = v.pipe(
+  v.object({
+    model: name,
+    settings,
+    layers: v.pipe(positive, v.maxValue(maxLayers)),
+    components: v.array(
+      v.object({
+        name,
+        addressed: v.picklist(['tokens', 'request']),
+        window: v.exactOptional(positive),
+        tensors: runsOf(
+          {
+            part: name,
+            dtype: name,
+            units: positive,
+            unitBytes: positive,
+            elementBytes: v.exactOptional(positive),
+            tokensPerRow: v.exactOptional(positive),
+            rows: v.exactOptional(positive),
+          },
+          1,
+        ),
+      }),
+    ),
+  }),
+  v.check(
+    ({ components }) =>
+      components.reduce((sum, { tensors }) => sum + runLength(tensors), 0) <= maxTensors,
+  ),
+  v.transform((value): PackedShape => value),
+)
+
+const place = v.pipe(
+  v.object({
+    components: v.record(
+      name,
+      v.object({
+        pageTokens: v.exactOptional(positive),
+        pages: v.pipe(positive, v.maxValue(2 ** 31 - 1)),
+      }),
+    ),
+    tensors: runsOf(
+      {
+        component: name,
+        part: name,
+        pageBytes: positive,
+        order: v.picklist(['NHD', 'HND', 'HDN']),
+      },
+      3,
+    ),
+  }),
+  v.transform((value): PackedPlace => value),
 )
 
 const envelope = { v: v.literal(protocolVersion), from: hex128, to: hex128 }
@@ -112,12 +172,12 @@ const aux = v.object({
 })
 
 const manifest = v.object({
-  /** Per component: pages that landed and their bytes. */
-  parts: v.record(shortText, v.object({ pages: natural, bytes: natural })),
+  /** Per component: tokens, or slots, times layers that landed, and bytes with what else lay in their pages. */
+  parts: v.record(shortText, v.object({ units: natural, bytes: natural })),
   chunks: natural,
   ms: v.pipe(v.number(), v.finite(), v.minValue(0)),
-  /** CRC-32 per page in the order of the prompt, as u32 little-endian; when decode asked for it. */
-  checksums: v.optional(int32s),
+  /** Per component: 16 bytes for each layer of which anything moved, ascending; when decode asked for it. */
+  digests: v.optional(v.record(shortText, bytes)),
 })
 
 /** Parked, and the last prefill leg of the room was sent whole, not longer ago than the linger. */
@@ -134,13 +194,18 @@ const schemas = {
   hello: v.object({
     ...envelope,
     k: v.literal('hello'),
+    /** The lowest and the highest version that decode speaks. A hello itself is in the lowest. */
+    speaks: v.pipe(
+      v.tuple([natural, natural]),
+      v.check(([lowest, highest]) => lowest === protocolVersion && highest >= lowest),
+    ),
     gen: hex128,
     /** Secret of this decode incarnation: who names the incarnation must know it. */
     session: hex128,
     instance: shortText,
     rank: rankSchema,
-    layout,
-    fingerprint: digest,
+    shape,
+    place,
     /** Highest epoch given to this prefill incarnation so far: all up to it are over or known to both. */
     epoch: natural,
     /** How often decode has revoked this prefill engine's access: after one more the link is made again. */
@@ -161,8 +226,8 @@ const schemas = {
     writer: hex128,
     instance: shortText,
     rank: rankSchema,
-    layout,
-    fingerprint: digest,
+    shape,
+    place,
     engine: v.object({ backend: shortText, version: shortText }),
     limits: v.object({ parked: natural, auxBytes: natural }),
   }),
@@ -190,9 +255,9 @@ const schemas = {
     tokens: v.pipe(natural, v.minValue(1)),
     digest,
     prefix: natural,
-    pages: v.optional(int32s),
-    state: v.optional(pageLists),
-    checksums: v.boolean(),
+    /** Pages of each component that is addressed by tokens, slots of each that is addressed by request. */
+    pages: v.optional(pageLists),
+    digests: v.boolean(),
   }),
   /** P→D. */
   accept: v.object({
@@ -207,11 +272,10 @@ const schemas = {
   pages: v.object({
     ...transfer,
     k: v.literal('pages'),
-    pages: int32s,
-    state: v.optional(pageLists),
+    pages: pageLists,
   }),
-  /** P→D. Pages landed so far. */
-  progress: v.object({ ...transfer, k: v.literal('progress'), pages: natural }),
+  /** P→D. Tokens, or slots, times layers that have landed so far. */
+  progress: v.object({ ...transfer, k: v.literal('progress'), units: natural }),
   /** P→D. */
   complete,
   /** P→D. Followed by `drained`. */
@@ -230,7 +294,7 @@ const schemas = {
       ...transfer,
       k: v.literal('status'),
       state: v.picklist(['parked', 'paired', 'complete', 'failed', 'over']),
-      pages: natural,
+      units: natural,
       consumed,
       queued,
       outcome: v.optional(v.variant('k', [complete, failed])),
@@ -299,24 +363,24 @@ export function clip(value: string): string {
   return value.length <= maxText ? value : `${value.slice(0, maxText - 1)}…`
 }
 
-/** Page indices as they travel: int32, little-endian. */
-export function packPages(pages: Int32Array): Uint8Array {
-  return new Uint8Array(pages.buffer, pages.byteOffset, pages.byteLength).slice()
-}
+/** Page lists as they travel: int32, little-endian. */
+export type PageLists = Readonly<Record<string, Int32Array>>
 
-export function unpackPages(packed: Uint8Array): Int32Array {
-  // Copied: the bytes of a frame begin anywhere, those of an Int32Array do not.
-  return new Int32Array(Uint8Array.from(packed).buffer)
-}
-
-export function packState(state: Readonly<Record<string, Int32Array>>): Record<string, Uint8Array> {
-  return Object.fromEntries(Object.entries(state).map(([name, pages]) => [name, packPages(pages)]))
-}
-
-export function unpackState(
-  state: Record<string, Uint8Array> | undefined,
-): Record<string, Int32Array> {
+export function packPages(pages: PageLists): Record<string, Uint8Array> {
   return Object.fromEntries(
-    Object.entries(state ?? {}).map(([name, pages]) => [name, unpackPages(pages)]),
+    Object.entries(pages).map(([component, list]) => [
+      component,
+      new Uint8Array(list.buffer, list.byteOffset, list.byteLength).slice(),
+    ]),
+  )
+}
+
+export function unpackPages(packed: Readonly<Record<string, Uint8Array>>): PageLists {
+  return Object.fromEntries(
+    Object.entries(packed).map(([component, list]) => [
+      component,
+      // Copied: the bytes of a frame begin anywhere, those of an Int32Array do not.
+      new Int32Array(Uint8Array.from(list).buffer),
+    ]),
   )
 }

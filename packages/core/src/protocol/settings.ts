@@ -22,8 +22,8 @@ interface Setting {
 }
 
 /**
- * What the longest message about a request is made of: `complete` holds the aux and four bytes for each page of
- * the prompt, and fits into a frame of 4 MiB with what else there is to say.
+ * What the longest messages about a request are made of: `complete` holds the aux and 16 bytes for each layer of each
+ * component, `reserve` four bytes for each page of the prompt. Each fits into a frame of 4 MiB with what else there is to say.
  */
 export const maxAuxBytes = 2 * 1024 ** 2
 export const maxPromptPages = 500_000

@@ -95,7 +95,9 @@ function tensorObjection(
   { layer, unitBytes, elementBytes = unitBytes, tokensPerRow, rows }: TensorShape,
   layers: number,
 ): string | undefined {
-  if (layer >= layers) return `layer must be below shape.layers (${String(layers)})`
+  if (layer < 0 || layer >= layers) {
+    return `layer must be from 0 to ${String(layers - 1)}, as shape.layers is ${String(layers)}`
+  }
   if (unitBytes % elementBytes !== 0) {
     return `elementBytes must divide unitBytes (${String(unitBytes)}), got ${String(elementBytes)}`
   }

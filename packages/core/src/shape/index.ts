@@ -1,6 +1,13 @@
 /** What a model's cache is, the same on both sides. */
-export { checkShape, maxTensors, shapeObjection } from './check.ts'
+export { checkShape, longestSetting, maxTensors, mostSettings, shapeObjection } from './check.ts'
 export { checkSameShape } from './compare.ts'
+export { promptDigest, type TokenIds } from './digest.ts'
 export { packShape, shapeFingerprint, unpackShape, type PackedShape } from './pack.ts'
-export { packRuns, runLength, unpackRuns, type Run } from './runs.ts'
-export { tensorName, type CacheShape, type ComponentShape, type TensorShape } from './shape.ts'
+export { runLength, type Run } from './runs.ts'
+export {
+  maxNameLength,
+  tensorName,
+  type CacheShape,
+  type ComponentShape,
+  type TensorShape,
+} from './shape.ts'

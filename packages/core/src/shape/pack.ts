@@ -1,5 +1,6 @@
 /** A shape as it travels, and what both sides must agree on in 16 bytes. */
-import { digest16 } from '../layout/digest.ts'
+import { checkShape } from './check.ts'
+import { digest16 } from './digest.ts'
 import { packRuns, unpackRuns, type Run } from './runs.ts'
 import type { CacheShape, ComponentShape, TensorShape } from './shape.ts'
 
@@ -43,8 +44,13 @@ export function unpackShape({ components, ...rest }: PackedShape): CacheShape {
   }
 }
 
-/** 16 bytes over what all ranks of both sides must agree on. */
+/**
+ * 16 bytes over what all ranks of both sides must agree on.
+ *
+ * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
+ */
 export function shapeFingerprint(shape: CacheShape): Uint8Array {
+  checkShape(shape)
   return digest16(JSON.stringify(packShape(shape)))
 }
 

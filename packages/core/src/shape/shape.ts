@@ -49,6 +49,9 @@ export interface TensorShape {
   readonly rows?: number
 }
 
+/** Characters of a name: of a model, a component, a dtype, an instance, a backend. */
+export const maxNameLength = 200
+
 /** Names a tensor in messages. */
 export function tensorName(
   component: string,

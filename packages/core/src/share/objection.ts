@@ -24,7 +24,7 @@ export function divisionObjection(
   const layersHeld = new Set(components.flatMap(({ tensors }) => tensors.map(({ layer }) => layer)))
   for (const [stage, end] of stages.slice(1).entries()) {
     const first = stages[stage] ?? 0
-    if (![...layersHeld].some((layer) => layer >= first && layer < end)) {
+    if (!hasAny(layersHeld, first, end)) {
       return `${side}'s pipeline stage ${String(stage)}, layers ${String(first)} to ${String(end - 1)}, has no tensor of the cache; stages of which each has one would fit`
     }
   }
@@ -43,6 +43,11 @@ export function divisionObjection(
     }
   }
   return undefined
+}
+
+function hasAny(layers: ReadonlySet<number>, first: number, end: number): boolean {
+  for (let layer = first; layer < end; layer++) if (layers.has(layer)) return true
+  return false
 }
 
 function isEven({ units }: TensorShape, tpSize: number): boolean {

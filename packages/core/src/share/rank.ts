@@ -93,6 +93,18 @@ export function rankName(rank: Coordinates): string {
   return `tp${String(rank.tp)}/pp${String(rank.pp)}/cp${String(rank.cp)}/dp${String(rank.dp)}`
 }
 
+/** The same place in instances that are divided alike. */
+export function equalRanks(a: Rank, b: Rank): boolean {
+  return (
+    sameRank(a, b) &&
+    a.tpSize === b.tpSize &&
+    a.ppSize === b.ppSize &&
+    a.cpSize === b.cpSize &&
+    a.dpSize === b.dpSize &&
+    JSON.stringify([a.context, a.stages]) === JSON.stringify([b.context, b.stages])
+  )
+}
+
 export function sameRank(a: Coordinates, b: Coordinates): boolean {
   return a.tp === b.tp && a.pp === b.pp && a.cp === b.cp && a.dp === b.dp
 }

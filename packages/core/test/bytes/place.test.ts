@@ -95,13 +95,13 @@ test.each<[string, unknown, string]>([
 
 test('extents with equal distances overlap exactly when they share a byte', () => {
   const extent = fc.record({
-    base: fc.nat(40),
+    base: fc.nat(60),
     pages: fc.integer({ min: 1, max: 4 }),
     bytes: fc.integer({ min: 1, max: 6 }),
   })
   fc.assert(
     fc.property(
-      fc.array(extent, { maxLength: 5 }),
+      fc.array(extent, { maxLength: 10 }),
       fc.integer({ min: 6, max: 12 }),
       (list, pageBytes) => {
         const extents = list.map((one, i): Extent => ({ ...one, pageBytes, name: String(i) }))
@@ -118,8 +118,25 @@ test('extents with equal distances overlap exactly when they share a byte', () =
         expect(findOverlap(extents) !== undefined).toBe(shared)
       },
     ),
-    { numRuns: 2_000 },
+    { numRuns: 10_000 },
   )
+})
+
+test('as many tensors as there may be, side by side in each page, are compared without each with every other', () => {
+  let meetings = 0
+  const count = 65_536
+  const extents = Array.from({ length: count }, (_, i) => ({
+    name: String(i),
+    base: i * 8,
+    pages: 100,
+    pageBytes: count * 8,
+    get bytes() {
+      meetings++
+      return 8
+    },
+  }))
+  expect(findOverlap(extents)).toBeUndefined()
+  expect(meetings).toBeLessThan(20 * count)
 })
 
 test('a place that was packed is the same place, and eighty layers are few entries', () => {

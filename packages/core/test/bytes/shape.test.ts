@@ -53,7 +53,7 @@ test.each<[string, unknown, string]>([
   [
     'a layer too many',
     withTensor({ layer: 4 }),
-    'kv layer 4 k: layer must be below shape.layers (4).',
+    'kv layer 4 k: layer must be from 0 to 3, as shape.layers is 4.',
   ],
   [
     'half a unit',

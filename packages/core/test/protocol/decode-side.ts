@@ -1,9 +1,10 @@
 /** The decode side alone: the test plays its prefill rank, the bootstrap, the engine and the host. */
 import { KvxError, type ErrorCode, type FenceKind } from '@kvx/contract'
-import { layoutFingerprint } from '../../src/layout/index.ts'
 import type { Deadlines, Limits } from '../../src/manager/types.ts'
+import { prefixBlock } from '../../src/plan/index.ts'
 import {
   createDecode,
+  protocolVersion,
   roomKey,
   stepDecode,
   type DecodeEffect,
@@ -11,19 +12,22 @@ import {
   type DecodeState,
   type Message,
   type MessageOf,
+  type Rank,
 } from '../../src/protocol/index.ts'
 import {
   deadlines,
   digest,
-  fingerprint,
   int32,
   kvBytes,
   limits,
   name128,
+  onWire,
   overTheWire,
   rank,
   shortly,
-  smallLayout,
+  smallCache,
+  unitsOf,
+  type Cache,
 } from './fixtures.ts'
 
 export const bootstrap = 'tcp://prefill:8998'
@@ -57,20 +61,24 @@ export class DecodeSide {
       verify?: boolean
       deadlines?: Partial<Deadlines>
       limits?: Partial<Limits>
+      cache?: Cache
+      rank?: Rank
     } = {},
   ) {
-    const layout = smallLayout()
+    const cache = change.cache ?? smallCache()
+    const { rank: at = rank } = change
     this.state = createDecode(
       {
         incarnation: name128('D'),
         session: name128('S'),
         instance: 'decode-a',
-        rank,
+        rank: at,
         backend: 'fake',
         version: '1',
         fence: change.fence ?? 'exit',
-        layout,
-        fingerprint: layoutFingerprint(layout),
+        ...cache,
+        packed: onWire(cache),
+        prefixBlock: prefixBlock(cache.shape, at, cache.place),
         verify: change.verify ?? false,
         deadlines: { ...deadlines, ...change.deadlines },
         limits: { ...limits, ...change.limits },
@@ -88,7 +96,7 @@ export class DecodeSide {
 
   message(from: Prefiller, body: Record<string, unknown>): this {
     const message = overTheWire({
-      v: 1,
+      v: protocolVersion,
       from: from.incarnation,
       to: this.state.self.incarnation,
       ...(body.k === 'pong' ? {} : { gen: this.state.engine.generation }),
@@ -120,22 +128,32 @@ export class DecodeSide {
     })
   }
 
-  /** Three pages, 5, 6 and 7. `undefined` pages: they follow. */
+  /** Three pages, 5, 6 and 7, and no slot. */
   reserve(
     request = 1,
-    pages: Int32Array | undefined = int32(5, 6, 7),
+    pages: Int32Array = int32(5, 6, 7),
     prefixTokens = 0,
     state: Record<string, Int32Array> = {},
   ): this {
-    return this.step({ type: 'host.reserve', request, prefixTokens, pages, state })
+    return this.reserveAll({ kv: pages, mamba: int32(), ...state }, { request, prefixTokens })
+  }
+
+  reserveAll(
+    pages: Record<string, Int32Array>,
+    { request = 1, prefixTokens = 0 }: { request?: number; prefixTokens?: number } = {},
+  ): this {
+    return this.step({ type: 'host.reserve', request, prefixTokens, pages })
   }
 
   reserveLate(request = 1, prefixTokens = 0): this {
-    return this.step({ type: 'host.reserve', request, prefixTokens, pages: undefined, state: {} })
+    return this.step({ type: 'host.reserve', request, prefixTokens, pages: undefined })
   }
 
-  provide(request = 1, pages = int32(5, 6, 7)): this {
-    return this.step({ type: 'host.provide', request, pages, state: {} })
+  provide(
+    request = 1,
+    pages: Record<string, Int32Array> = { kv: int32(5, 6, 7), mamba: int32() },
+  ): this {
+    return this.step({ type: 'host.provide', request, pages })
   }
 
   hostAbort(request = 1): this {
@@ -169,8 +187,7 @@ export class DecodeSide {
       writer: prefill.writer,
       instance: prefill.instance,
       rank,
-      layout: smallLayout(),
-      fingerprint,
+      ...onWire(smallCache()),
       engine: { backend: 'fake', version: '1' },
       limits: { parked: 4, auxBytes: limits.auxBytes },
       ...change,
@@ -189,7 +206,7 @@ export class DecodeSide {
   complete(
     prefill: Prefiller,
     ep = 1,
-    change: { pages?: number; bytes?: number; checksums?: Uint8Array; blob?: Uint8Array } = {},
+    change: { pages?: number; digests?: Record<string, Uint8Array>; blob?: Uint8Array } = {},
   ): this {
     return this.message(prefill, { ...completeBody(ep, change) })
   }
@@ -288,17 +305,17 @@ export class DecodeSide {
 
 export function completeBody(
   ep = 1,
-  change: { pages?: number; bytes?: number; checksums?: Uint8Array; blob?: Uint8Array } = {},
+  change: { pages?: number; digests?: Record<string, Uint8Array>; blob?: Uint8Array } = {},
 ) {
-  const { pages = 3, bytes = pages * kvBytes, checksums, blob } = change
+  const { pages = 3, digests, blob } = change
   return {
     k: 'complete',
     ep,
     manifest: {
-      parts: { kv: { pages, bytes } },
+      parts: { kv: { units: unitsOf(pages), bytes: pages * kvBytes } },
       chunks: 2,
       ms: 3,
-      ...(checksums === undefined ? {} : { checksums }),
+      ...(digests === undefined ? {} : { digests }),
     },
     aux: { firstToken: 42, ...(blob === undefined ? {} : { blob }) },
   }

@@ -1,14 +1,16 @@
-/** What both sides of the protocol tests are made of: a small layout, names, and the real wire between them. */
+/** What both sides of the protocol tests are made of: a small cache, names, and the real wire between them. */
 import { decodeFrame, encodeMessage } from '../../src/control/codec.ts'
-import { layoutFingerprint, type Layout, type Tensor } from '../../src/layout/index.ts'
 import type { Deadlines, Limits } from '../../src/manager/types.ts'
+import { packPlace, type Place } from '../../src/place/index.ts'
 import {
   parseMessage,
+  protocolVersion,
   makeRank,
   type Message,
   type MessageKind,
   type MessageOf,
 } from '../../src/protocol/index.ts'
+import { packShape, type CacheShape } from '../../src/shape/index.ts'
 
 /** 32 hex digits that are easy to tell apart. */
 export function name128(kind: string, number = 0): string {
@@ -25,42 +27,53 @@ export const pageBytes = 8
 /** Bytes of one page over all tensors of the component. */
 export const kvBytes = layers * 2 * pageBytes
 
-/** Two layers of K and V, and one state component of which each request has a page or none. */
-export function smallLayout(change: Partial<Layout> = {}): Layout {
-  const tensors: Tensor[] = []
-  let base = 0
-  const add = (component: string, layer: number, part: Tensor['part'], pages: number) => {
-    tensors.push({
-      component,
-      layer,
-      part,
-      dtype: 'f16',
-      region: 0,
-      base,
-      pageBytes,
-      heads: [0, 1],
-      headBytes: 2,
-      order: 'token-major',
-    })
-    base += pages * pageBytes
-  }
-  for (let layer = 0; layer < layers; layer++) {
-    add('kv', layer, 'k', kvPages)
-    add('kv', layer, 'v', kvPages)
-  }
-  add('mamba', 0, 'latent', statePages)
+/** What a rank has of a cache. */
+export interface Cache {
+  readonly shape: CacheShape
+  readonly place: Place
+}
+
+/** Two layers of K and V, and one state component of which each request has a slot or none. */
+export function smallCache(change: Partial<CacheShape> = {}, pages = kvPages): Cache {
+  const kv = Array.from({ length: 2 * layers }, (_, i) => ({
+    ...{ layer: Math.floor(i / 2), part: i % 2 === 0 ? 'k' : 'v', dtype: 'f16' },
+    ...{ units: 1, unitBytes: 2 },
+  }))
+  const state = { layer: 0, part: 'state', dtype: 'f16', units: 1, unitBytes: 2, rows: 4 }
+  const common = { region: 0, pageBytes, order: 'NHD' } as const
   return {
-    model: 'small',
-    pageTokens,
-    layers,
-    heads: 1,
-    pages: { kv: kvPages, mamba: statePages },
-    tensors,
-    ...change,
+    shape: {
+      model: 'small',
+      layers,
+      components: [
+        { name: 'kv', addressed: 'tokens', tensors: kv },
+        { name: 'mamba', addressed: 'request', tensors: [state] },
+      ],
+      ...change,
+    },
+    place: {
+      components: { kv: { pageTokens, pages }, mamba: { pages: statePages } },
+      tensors: [
+        ...kv.map(({ layer, part }, i) => ({
+          ...{ component: 'kv', layer, part, base: i * pages * pageBytes },
+          ...common,
+        })),
+        {
+          component: 'mamba',
+          layer: 0,
+          part: 'state',
+          base: kv.length * pages * pageBytes,
+          ...common,
+        },
+      ],
+    },
   }
 }
 
-export const memoryBytes = (layers * 2 * kvPages + statePages) * pageBytes
+/** A cache as `hello` and `welcome` carry it. */
+export function onWire({ shape, place }: Cache) {
+  return { shape: packShape(shape), place: packPlace(place) }
+}
 
 /** Milliseconds; small, and each different from the others, so that a test tells which one it hit. */
 export const deadlines: Deadlines = {
@@ -87,11 +100,14 @@ export const limits: Limits = {
   quarantineShare: 0.25,
 }
 
-export const fingerprint = layoutFingerprint(smallLayout())
 export const digest = (number = 1) => new Uint8Array(16).fill(number)
 export const rank = makeRank(layers)
 export const int32 = (...values: number[]) => new Int32Array(values)
 export const packed = (...values: number[]) => new Uint8Array(int32(...values).buffer)
+/** Page lists of a request that has no state. */
+export const kv = (...values: number[]) => ({ kv: packed(...values), mamba: packed() })
+/** Tokens times layers of so many whole pages. */
+export const unitsOf = (pages: number) => pages * pageTokens * layers
 
 /** A message as the other side gets it: through the codec and the schema. */
 export function overTheWire(message: object): Message {
@@ -109,7 +125,7 @@ export function shortly(message: Message): string {
     case 'abort':
       return `${message.k}(${message.code.replace('ERR_KVX_', '')})`
     case 'progress':
-      return `progress(${String(message.pages)})`
+      return `progress(${String(message.units)})`
     case 'status':
       return `status(${message.state})`
     case 'reserve':
@@ -124,7 +140,7 @@ export function shortly(message: Message): string {
 
 /** A valid message of every kind, with every optional field. */
 export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
-  const envelope = { v: 1 as const, from: name128('from'), to: name128('to') }
+  const envelope = { v: protocolVersion, from: name128('from'), to: name128('to') } as const
   const transfer = { ...envelope, gen: name128('gen'), ep: 7 }
   const failure = {
     code: 'ERR_KVX_TRANSFER_FAILED',
@@ -137,10 +153,10 @@ export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
     ...transfer,
     k: 'complete',
     manifest: {
-      parts: { kv: { pages: 3, bytes: 96 } },
+      parts: { kv: { units: unitsOf(3), bytes: 96 } },
       chunks: 2,
       ms: 1.5,
-      checksums: packed(-1, 2, 3),
+      digests: { kv: packed(-1, 2, 3, 4, 5, 6, 7, 8) },
     },
     aux: { firstToken: 42, logprob: -0.25, cachedTokens: 0, blob: new Uint8Array([1, 2, 3]) },
   }
@@ -149,12 +165,12 @@ export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
     hello: {
       ...envelope,
       k: 'hello',
+      speaks: [protocolVersion, protocolVersion],
       gen: name128('gen'),
       session: name128('session'),
       instance: 'decode-a',
       rank,
-      layout: smallLayout(),
-      fingerprint,
+      ...onWire(smallCache()),
       epoch: 6,
       fences: 0,
       engine: {
@@ -171,8 +187,7 @@ export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
       writer: name128('writer'),
       instance: 'prefill-a',
       rank,
-      layout: smallLayout(),
-      fingerprint,
+      ...onWire(smallCache()),
       engine: { backend: 'fake', version: '1' },
       limits: { parked: 4, auxBytes: 64 },
     },
@@ -186,14 +201,13 @@ export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
       tokens: 12,
       digest: digest(),
       prefix: 0,
-      pages: packed(5, 6, 7),
-      state: { mamba: packed(1) },
-      checksums: true,
+      pages: { kv: packed(5, 6, 7), mamba: packed(1) },
+      digests: true,
     },
     accept: { ...transfer, k: 'accept', state: 'parked', consumed: true },
     ready: { ...transfer, k: 'ready' },
-    pages: { ...transfer, k: 'pages', pages: packed(5, 6, 7), state: { mamba: packed(1) } },
-    progress: { ...transfer, k: 'progress', pages: 2 },
+    pages: { ...transfer, k: 'pages', pages: { kv: packed(5, 6, 7), mamba: packed(1) } },
+    progress: { ...transfer, k: 'progress', units: 16 },
     complete,
     failed,
     ack: { ...transfer, k: 'ack' },
@@ -204,7 +218,7 @@ export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
       ...transfer,
       k: 'status',
       state: 'complete',
-      pages: 3,
+      units: unitsOf(3),
       consumed: false,
       queued: true,
       outcome: complete,

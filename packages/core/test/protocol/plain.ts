@@ -1,7 +1,7 @@
 import { isKvxError } from '@kvx/contract'
-import { Planner } from '../../src/plan/index.ts'
+import { Pairing } from '../../src/plan/index.ts'
 
-/** Paths within `state` of what is no plain data. A planner is made from two layouts and never changes; errors are values. */
+/** Paths within `state` of what is no plain data. A pairing is made from two caches and never changes; errors are values. */
 export function opaqueParts(state: object): string[] {
   const found: string[] = []
   const seen = new Set<unknown>()
@@ -9,7 +9,7 @@ export function opaqueParts(state: object): string[] {
     if (typeof value === 'function') found.push(path)
     if (typeof value !== 'object' || value === null || seen.has(value)) return
     seen.add(value)
-    if (ArrayBuffer.isView(value) || value instanceof Planner || isKvxError(value)) return
+    if (ArrayBuffer.isView(value) || value instanceof Pairing || isKvxError(value)) return
     if (value instanceof Map || value instanceof Set) {
       for (const [key, entry] of value.entries()) {
         walk(key, `${path}.key`)

@@ -1,9 +1,9 @@
 /** The prefill side alone: the test plays its decode ranks, its engine and its host. */
-import { KvxError, type FenceKind } from '@kvx/contract'
-import { layoutFingerprint } from '../../src/layout/index.ts'
+import { blockWidth, groupWidth, KvxError, type FenceKind } from '@kvx/contract'
 import type { Aux, Deadlines, Limits } from '../../src/manager/types.ts'
 import {
   createPrefill,
+  protocolVersion,
   roomKey,
   stepPrefill,
   type Message,
@@ -11,20 +11,22 @@ import {
   type PrefillEffect,
   type PrefillEvent,
   type PrefillState,
+  type Rank,
 } from '../../src/protocol/index.ts'
 import {
   deadlines,
   digest,
-  fingerprint,
   int32,
-  layers,
+  kv,
   limits,
   name128,
+  onWire,
   overTheWire,
-  packed,
+  pageTokens,
   rank,
   shortly,
-  smallLayout,
+  smallCache,
+  type Cache,
 } from './fixtures.ts'
 
 export type Post = Extract<PrefillEffect, { do: 'post' }>
@@ -57,19 +59,24 @@ export class PrefillSide {
   readonly posts: Post[] = []
 
   constructor(
-    change: { deadlines?: Partial<Deadlines>; limits?: Partial<Limits>; fence?: FenceKind } = {},
+    change: {
+      deadlines?: Partial<Deadlines>
+      limits?: Partial<Limits>
+      fence?: FenceKind
+      cache?: Cache
+      rank?: Rank
+    } = {},
   ) {
-    const layout = smallLayout()
+    const cache = change.cache ?? smallCache()
     const self = {
       incarnation: name128('P'),
       instance: 'prefill-a',
-      rank,
+      rank: change.rank ?? rank,
       backend: 'fake',
       version: '1',
       fence: change.fence ?? 'exit',
-      layout,
-      fingerprint: layoutFingerprint(layout),
-      kvLayers: Array.from({ length: layers }, (_, layer) => layer),
+      ...cache,
+      packed: onWire(cache),
       deadlines: { ...deadlines, ...change.deadlines },
       limits: { ...limits, ...change.limits },
     }
@@ -90,7 +97,7 @@ export class PrefillSide {
   message(from: Decoder, body: Record<string, unknown>): this {
     const transfer = 'ep' in body ? { gen: from.gen } : {}
     const message = overTheWire({
-      v: 1,
+      v: protocolVersion,
       from: from.incarnation,
       to: this.state.self.incarnation,
       ...transfer,
@@ -102,12 +109,12 @@ export class PrefillSide {
   hello(from: Decoder, change: Partial<MessageOf<'hello'>> = {}): this {
     return this.message(from, {
       k: 'hello',
+      speaks: [protocolVersion, protocolVersion],
       gen: from.gen,
       session: from.session,
       instance: from.instance,
       rank,
-      layout: smallLayout(),
-      fingerprint,
+      ...onWire(smallCache()),
       epoch: 0,
       fences: 0,
       engine: {
@@ -138,8 +145,8 @@ export class PrefillSide {
       tokens: 12,
       digest: digest(),
       prefix: 0,
-      pages: packed(5, 6, 7),
-      checksums: false,
+      pages: kv(5, 6, 7),
+      digests: false,
       ...change,
     }
     return this.message(
@@ -178,17 +185,41 @@ export class PrefillSide {
     })
   }
 
+  /** Whole pages, from page `start` of the prompt on. */
   write(
     start = 0,
     pages = int32(0, 1, 2),
     write = 1,
-    layerRange?: readonly [number, number],
+    layers?: readonly [number, number],
     sender = 1,
   ): this {
-    return this.step({ type: 'host.write', sender, write, start, pages, layers: layerRange })
+    const tokens = [start * pageTokens, (start + pages.length) * pageTokens] as const
+    return this.writeParts({ tokens, pages: { kv: pages }, write, layers, sender })
   }
 
-  finish(aux: Aux = { firstToken: 42 }, state: Record<string, Int32Array> = {}, sender = 1): this {
+  writeParts({
+    tokens,
+    pages = {},
+    state = {},
+    layers,
+    write = 1,
+    sender = 1,
+  }: {
+    tokens?: readonly [number, number]
+    pages?: Record<string, Int32Array>
+    state?: Record<string, Int32Array>
+    layers?: readonly [number, number] | undefined
+    write?: number
+    sender?: number
+  }): this {
+    return this.step({ type: 'host.write', sender, write, tokens, pages, state, layers })
+  }
+
+  finish(
+    aux: Aux = { firstToken: 42 },
+    state: Record<string, Int32Array> = { mamba: int32() },
+    sender = 1,
+  ): this {
     return this.step({ type: 'host.finish', sender, state, aux })
   }
 
@@ -258,7 +289,7 @@ export class PrefillSide {
       sent: messages.filter((message) => message.k !== 'pong').map(shortly),
       told: effects.flatMap(news),
       engine: effects.flatMap((e) =>
-        ['post', 'cancel', 'openLink', 'closeLink', 'checksum'].includes(e.do) ? [e.do] : [],
+        ['post', 'cancel', 'openLink', 'closeLink', 'digest'].includes(e.do) ? [e.do] : [],
       ),
     }
   }
@@ -305,6 +336,25 @@ export class PrefillSide {
   lastPiece(): number {
     return this.posts.at(-1)?.piece ?? 0
   }
+}
+
+/** By block of a plan, its pages and how many lanes each of them takes. */
+export function blocksOf({
+  plan,
+}: Post): { source: number[]; destination: number[]; lanes: number }[] {
+  const { blocks, groups } = plan
+  return Array.from({ length: blocks.length / blockWidth }, (_, b) => {
+    const [first = 0, end = 0, firstLane = 0, endLane = 0] = blocks.subarray(b * blockWidth)
+    const pages = Array.from({ length: end - first }, (_, g) => {
+      const [from = 0, to = 0, count = 0] = groups.subarray((first + g) * groupWidth)
+      return Array.from({ length: count }, (_, i) => [from + i, to + i] as const)
+    }).flat()
+    return {
+      source: pages.map(([from]) => from),
+      destination: pages.map(([, to]) => to),
+      lanes: endLane - firstLane,
+    }
+  })
 }
 
 function news(effect: PrefillEffect): string[] {

@@ -4,7 +4,9 @@
  */
 import {
   backendSymbol,
+  contractVersion,
   blockWidth,
+  digests,
   groupWidth,
   KvxError,
   laneWidth,
@@ -16,7 +18,6 @@ import {
   type TransferPlan,
   type TransferReport,
 } from '@kvx/contract'
-import { pageChecksums } from '../../src/plan/index.ts'
 
 export interface Faults {
   /** Called before each write; what it returns or throws is awaited first. */
@@ -52,7 +53,7 @@ export class Loopback {
 
   get backend(): Backend {
     return {
-      [backendSymbol]: 1,
+      [backendSymbol]: contractVersion,
       name: 'loopback',
       probe: () => Promise.resolve({ available: true, tried: [] }),
       open: async (_options, { generation }) => {
@@ -89,9 +90,9 @@ export class Loopback {
           deregister: () => Promise.resolve(),
         })
       },
-      checksum: async (job) => {
+      digest: async (job) => {
         await this.faults.beforeChecksum?.()
-        return pageChecksums(job, regions)
+        return digests(job, regions)
       },
       connect: async (peer, options) => {
         await this.faults.beforeConnect?.(peer.generation, options?.signal)

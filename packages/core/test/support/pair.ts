@@ -2,12 +2,16 @@ import { BootstrapServer } from '../../src/bootstrap/index.ts'
 import { silentLog } from '@kvx/contract'
 import {
   KVManager,
-  type KVManagerOptions,
+  type Chunk,
+  type DecodeOptions,
+  type PrefillOptions,
   type KVReceiver,
   type KVSender,
+  type PageList,
   type SendRequest,
 } from '../../src/manager/index.ts'
-import type { Layout, Tensor } from '../../src/layout/index.ts'
+import type { Place } from '../../src/place/index.ts'
+import type { CacheShape } from '../../src/shape/index.ts'
 import { Loopback, plainMemory } from './loopback.ts'
 
 export const token = 'a token for tests'
@@ -19,36 +23,48 @@ export const pageBytes = pageTokens * heads * headBytes
 /** Bytes of one page of the prompt over all tensors. */
 export const wholePageBytes = pageBytes * layers * 2
 
-export function smallLayout(pages: number, model = 'test-model'): Layout {
-  const tensors: Tensor[] = []
-  for (let layer = 0; layer < layers; layer++) {
-    for (const part of ['k', 'v'] as const) {
-      tensors.push({
-        component: 'kv',
-        layer,
-        part,
-        dtype: 'f16',
-        region: 0,
-        base: tensors.length * pages * pageBytes,
-        pageBytes,
-        heads: [0, heads],
-        headBytes,
-        order: part === 'k' ? 'token-major' : 'head-major',
-      })
-    }
-  }
-  return { model, pageTokens, layers, heads, pages: { kv: pages }, tensors }
+/** What a manager needs to know of a cache. */
+export interface Cache {
+  readonly shape: CacheShape
+  readonly place: Place
 }
 
-export function memoryFor(layout: Layout) {
-  return plainMemory((layout.pages.kv ?? 0) * pageBytes * layout.tensors.length)
+/** Three layers of K, and of V stored by elements; one component, one region. */
+export function smallCache(pages: number, model = 'test-model'): Cache {
+  const tensors = Array.from({ length: 2 * layers }, (_, i) => ({
+    ...{ layer: Math.floor(i / 2), part: i % 2 === 0 ? 'k' : 'v', dtype: 'f16' },
+    ...{ units: heads, unitBytes: headBytes, elementBytes: 2 },
+  }))
+  return {
+    shape: { model, layers, components: [{ name: 'kv', addressed: 'tokens', tensors }] },
+    place: {
+      components: { kv: { pageTokens, pages } },
+      tensors: tensors.map(({ layer, part }, i) => ({
+        ...{ component: 'kv', layer, part, region: 0, base: i * pages * pageBytes, pageBytes },
+        order: part === 'k' ? 'NHD' : 'HDN',
+      })),
+    },
+  }
+}
+
+export function memoryFor({ place }: Cache) {
+  const { pages } = place.components.kv ?? { pages: 0 }
+  return plainMemory(pages * pageBytes * place.tensors.length)
+}
+
+/** The chunk of these pages, from page `start` of a prompt of so many tokens on. */
+export function chunkOf(tokens: number, start: number, pages: PageList): Chunk {
+  return {
+    tokens: [start * pageTokens, Math.min((start + pages.length) * pageTokens, tokens)],
+    pages,
+  }
 }
 
 export interface PairOptions {
   pages?: number
   engine?: Loopback
-  prefill?: Partial<KVManagerOptions>
-  decode?: Partial<KVManagerOptions>
+  prefill?: Partial<PrefillOptions>
+  decode?: Partial<DecodeOptions>
 }
 
 /** A prefill and a decode manager of one process, with a bootstrap between them. */
@@ -60,15 +76,15 @@ export async function openPair(options: PairOptions = {}) {
     token,
     log: silentLog,
   })
-  const prefillLayout = smallLayout(options.pages ?? 32)
-  const decodeLayout = smallLayout((options.pages ?? 32) + 7)
-  const prefillMemory = memoryFor(prefillLayout)
-  const decodeMemory = memoryFor(decodeLayout)
+  const prefillCache = smallCache(options.pages ?? 32)
+  const decodeCache = smallCache((options.pages ?? 32) + 7)
+  const prefillMemory = memoryFor(prefillCache)
+  const decodeMemory = memoryFor(decodeCache)
   const base = { backend: engine.backend, token, from: import.meta.url }
   const prefill = await KVManager.open({
     ...base,
     role: 'prefill',
-    layout: prefillLayout,
+    ...prefillCache,
     memory: [prefillMemory],
     bootstrap: bootstrap.address,
     ...options.prefill,
@@ -76,7 +92,7 @@ export async function openPair(options: PairOptions = {}) {
   const decode = await KVManager.open({
     ...base,
     role: 'decode',
-    layout: decodeLayout,
+    ...decodeCache,
     memory: [decodeMemory],
     ...options.decode,
   })
@@ -87,8 +103,8 @@ export async function openPair(options: PairOptions = {}) {
     decode,
     prefillMemory,
     decodeMemory,
-    prefillLayout,
-    decodeLayout,
+    prefillCache,
+    decodeCache,
     from: bootstrap.address,
     async close() {
       await decode.close()
@@ -128,10 +144,10 @@ export function fill(
 /** The bytes of one page over all tensors. */
 export function pageOf(
   memory: { view(offset: number, length: number): Uint8Array },
-  layout: Layout,
+  { place }: Cache,
   page: number,
 ): Buffer {
   return Buffer.concat(
-    layout.tensors.map((t) => memory.view(t.base + page * t.pageBytes, t.pageBytes)),
+    place.tensors.map((t) => memory.view(t.base + page * t.pageBytes, t.pageBytes)),
   )
 }

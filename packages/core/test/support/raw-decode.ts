@@ -4,10 +4,17 @@ import { once, EventEmitter } from 'node:events'
 import { silentLog, type Memory, type TransferEngine } from '@kvx/contract'
 import { readInstance } from '../../src/bootstrap/index.ts'
 import { ControlClient } from '../../src/control/index.ts'
-import { layoutFingerprint, type Layout } from '../../src/layout/index.ts'
-import { makeRank, packPages, parseMessage, type Message } from '../../src/protocol/index.ts'
+import { packPlace } from '../../src/place/index.ts'
+import {
+  makeRank,
+  packPages,
+  parseMessage,
+  protocolVersion,
+  type Message,
+} from '../../src/protocol/index.ts'
+import { packShape } from '../../src/shape/index.ts'
 import type { Loopback } from './loopback.ts'
-import { memoryFor, smallLayout, token } from './pair.ts'
+import { memoryFor, smallCache, token, type Cache } from './pair.ts'
 
 const hex = () => randomBytes(16).toString('hex')
 
@@ -15,7 +22,7 @@ export class RawDecode {
   readonly incarnation = hex()
   readonly generation = hex()
   readonly session = hex()
-  readonly layout: Layout
+  readonly cache: Cache
   readonly memory: Memory & { view(offset: number, length: number): Uint8Array }
   /** Everything that prefill said, in order. */
   readonly heard: Message[] = []
@@ -27,8 +34,8 @@ export class RawDecode {
 
   /** @param memory what it registers; as much as its cache takes, unless a test wants less */
   constructor(pages: number, memory?: RawDecode['memory']) {
-    this.layout = smallLayout(pages)
-    this.memory = memory ?? memoryFor(this.layout)
+    this.cache = smallCache(pages)
+    this.memory = memory ?? memoryFor(this.cache)
   }
 
   /** Finds the prefill rank and connects to it; says nothing yet. */
@@ -66,11 +73,12 @@ export class RawDecode {
 
   hello(change: Record<string, unknown> = {}): void {
     this.say('hello', {
+      speaks: [protocolVersion, protocolVersion],
       session: this.session,
       instance: 'raw',
-      rank: makeRank(this.layout.layers),
-      layout: this.layout,
-      fingerprint: layoutFingerprint(this.layout),
+      rank: makeRank(this.cache.shape.layers),
+      shape: packShape(this.cache.shape),
+      place: packPlace(this.cache.place),
       epoch: 0,
       fences: 0,
       engine: {
@@ -91,14 +99,19 @@ export class RawDecode {
       tokens,
       digest,
       prefix: 0,
-      pages: packPages(Int32Array.from(pages)),
-      checksums: false,
+      pages: packPages({ kv: Int32Array.from(pages) }),
+      digests: false,
     })
   }
 
   /** A message with the envelope of this incarnation; whatever `fields` has wins. */
   say(k: string, fields: Record<string, unknown> = {}): void {
-    const envelope = { v: 1, from: this.incarnation, to: this.prefill, gen: this.generation }
+    const envelope = {
+      v: protocolVersion,
+      from: this.incarnation,
+      to: this.prefill,
+      gen: this.generation,
+    }
     const sent = this.#client?.send({ ...envelope, k, ...fields })
     if (sent !== true) throw new Error('the connection is not up')
   }

@@ -4,15 +4,16 @@ import { EventEmitter, once } from 'node:events'
 import { silentLog } from '@kvx/contract'
 import { BootstrapServer, registerRank, type Registration } from '../../src/bootstrap/index.ts'
 import { ControlServer, type Connection } from '../../src/control/index.ts'
-import { layoutFingerprint } from '../../src/layout/index.ts'
-import { makeRank, parseMessage, type Message } from '../../src/protocol/index.ts'
-import { smallLayout, token } from './pair.ts'
+import { packPlace } from '../../src/place/index.ts'
+import { makeRank, parseMessage, protocolVersion, type Message } from '../../src/protocol/index.ts'
+import { packShape } from '../../src/shape/index.ts'
+import { smallCache, token } from './pair.ts'
 
 const hex = () => randomBytes(16).toString('hex')
 
 export class RawPrefill {
   readonly incarnation = hex()
-  readonly layout = smallLayout(32)
+  readonly cache = smallCache(32)
   readonly heard: Message[] = []
   readonly #writer = hex()
   readonly #news = new EventEmitter()
@@ -48,7 +49,7 @@ export class RawPrefill {
         instance: 'raw',
         incarnation: raw.incarnation,
         endpoint: raw.#control.endpoint,
-        rank: makeRank(raw.layout.layers),
+        rank: makeRank(raw.cache.shape.layers),
         backend: 'loopback',
       },
     })
@@ -68,7 +69,12 @@ export class RawPrefill {
   say(k: string, fields: Record<string, unknown> = {}): void {
     if (this.#decode === undefined) throw new Error('decode has not said hello')
     const { connection, incarnation, generation } = this.#decode
-    const envelope = { v: 1, from: this.incarnation, to: incarnation, gen: generation }
+    const envelope = {
+      v: protocolVersion,
+      from: this.incarnation,
+      to: incarnation,
+      gen: generation,
+    }
     connection.send({ ...envelope, k, ...fields })
   }
 
@@ -76,9 +82,9 @@ export class RawPrefill {
     this.say('welcome', {
       writer: this.#writer,
       instance: 'raw',
-      rank: makeRank(this.layout.layers),
-      layout: this.layout,
-      fingerprint: layoutFingerprint(this.layout),
+      rank: makeRank(this.cache.shape.layers),
+      shape: packShape(this.cache.shape),
+      place: packPlace(this.cache.place),
       engine: { backend: 'loopback', version: '1' },
       limits: { parked: 64, auxBytes: 1_000 },
       ...change,

@@ -3,23 +3,42 @@
  * attention off:
  *
  *   u32 magic | u32 version | u32 n | n × u32 token
+ *   the caches of the model, one behind the other
+ *
+ * Attention (with a sliding window in some layers: two of these, those without it first):
  *   u32 streams
  *   per stream: u32 cells (0: nothing more of this stream), else
  *     cells × { i32 position, u32 1, i32 sequence }
  *     u32 V transposed (1) | u32 layers
  *     per layer K: i32 type | u64 row bytes | cells × row
- *     per layer V: i32 type | u32 element bytes | u32 elements per token | elements × cells × element
+ *     per layer V, unless it is a part of K: i32 type | u32 element bytes | u32 elements per token | elements × cells × element
  *
- * A sequence has its cells in one stream, and here always one cell per token.
+ * Recurrent:
+ *   u32 1 | i32 last position | u32 0 | u32 0 | u32 layers of the model
+ *   per layer that has one, the convolution: i32 type | u64 row bytes | row
+ *   per layer that has one, the scan: i32 type | u64 row bytes | row
+ *
+ * A sequence has its cells in one stream, by ascending position. Of a sliding window llama.cpp saves the cells that are
+ * in it. They are given back with cells before them, of zeros, that no token looks at: each cell has then the number of
+ * its position, as in the context that computed it, and sums are rounded alike.
  */
 import { KvxError } from '@kvx/contract'
-import { elementBytes, keyRowBytes, valueRowBytes, type Geometry } from './geometry.ts'
+import {
+  elementBytes,
+  firstNeeded,
+  keyRowBytes,
+  stateElementBytes,
+  valueRowBytes,
+  type AttentionCache,
+  type Geometry,
+  type RecurrentCache,
+  type StatePart,
+} from './geometry.ts'
 
 const magic = 0x67677371
 const version = 3
-const f16 = 1
-const perLayerHeader = 12
-const perCell = 12
+/** Types of ggml. */
+const [f32, f16] = [0, 1]
 
 /** Which sequence of which context a state belongs to. */
 export interface Place {
@@ -29,89 +48,181 @@ export interface Place {
   readonly sequence: number
 }
 
-/** Offsets within the state of `n` tokens. */
-export function stateShape(
-  geometry: Geometry,
-  n: number,
-  place: Place,
-): {
-  readonly bytes: number
-  /** Of the stream table. */
-  readonly streams: number
-  /** Of the first cell. */
-  readonly cells: number
-  /** Of K of layer 0, header included; each layer is `keyStep` long. */
-  readonly keys: number
-  readonly keyStep: number
-  readonly values: number
-  readonly valueStep: number
-} {
-  const streams = 12 + 4 * n
-  const cells = streams + 4 + 4 * (place.stream + 1)
-  const keys = cells + perCell * n + 8
-  const keyStep = perLayerHeader + n * keyRowBytes(geometry)
-  const values = keys + geometry.layers * keyStep
-  const valueStep = perLayerHeader + n * valueRowBytes(geometry)
-  const bytes = values + geometry.layers * valueStep + 4 * (place.streams - place.stream - 1)
-  return { bytes, streams, cells, keys, keyStep, values, valueStep }
+/** As llama.cpp saves it, or as it is given back. */
+export type Form = 'saved' | 'loaded'
+
+/** Where a tensor of the cache lies in a state. */
+export interface Rows {
+  readonly component: string
+  readonly layer: number
+  readonly part: string
+  /** Offset of the first byte. */
+  readonly offset: number
+  /** Tokens whose rows lie there, half-open; absent for what is kept by request. */
+  readonly tokens?: readonly [first: number, end: number]
+  /** `runs` stretches of `rowBytes` per token, `stride` apart. */
+  readonly rowBytes: number
+  readonly runs: number
+  readonly stride: number
 }
 
-/** The fields of a state in order: what both writing and checking walk through. */
-function* fields(
+/** Numbers of 32 bits that a state has at some place. */
+interface Numbers {
+  readonly offset: number
+  readonly values: ArrayLike<number>
+  /** Names one of them. */
+  readonly what: (index: number) => string
+}
+
+interface Described {
+  readonly bytes: number
+  readonly numbers: readonly Numbers[]
+  readonly rows: readonly Rows[]
+}
+
+/** What the state of `tokens` consists of. */
+export function describeState(
   geometry: Geometry,
   tokens: ArrayLike<number>,
   place: Place,
-): Generator<{ offset: number; value: number; what: string }> {
+  form: Form,
+): Described {
+  const written = new Description()
   const n = tokens.length
-  const shape = stateShape(geometry, n, place)
-  yield { offset: 0, value: magic, what: 'the magic number' }
-  yield { offset: 4, value: version, what: 'the version' }
-  yield { offset: 8, value: n, what: 'the number of tokens' }
-  for (let i = 0; i < n; i++) {
-    yield { offset: 12 + 4 * i, value: tokens[i] ?? 0, what: `token ${String(i)}` }
+  written.fields([magic, version, n], ['the magic number', 'the version', 'the number of tokens'])
+  written.list(tokens, (i) => `token ${String(i)}`)
+  for (const cache of geometry.caches) {
+    if (cache.kind === 'attention') describeAttention(written, cache, n, place, form)
+    else describeRecurrent(written, cache, n, geometry.layers)
   }
-  yield { offset: shape.streams, value: place.streams, what: 'the number of streams' }
+  return written
+}
+
+function describeAttention(
+  written: Description,
+  cache: AttentionCache,
+  n: number,
+  place: Place,
+  form: Form,
+): void {
+  const { component, layers } = cache
+  const first = form === 'saved' ? firstNeeded(cache, n) : 0
+  written.fields([place.streams], [`the number of streams of ${component}`])
   for (let stream = 0; stream < place.streams; stream++) {
-    const behind = stream > place.stream
-    yield {
-      offset: behind ? shape.bytes - 4 * (place.streams - stream) : shape.streams + 4 + 4 * stream,
-      value: stream === place.stream ? n : 0,
-      what: `the number of cells of stream ${String(stream)}`,
+    const isOurs = stream === place.stream
+    const what = `the number of cells of stream ${String(stream)} of ${component}`
+    written.fields([isOurs ? n - first : 0], [what])
+    if (isOurs) describeCells(written, first, n, place)
+    if (isOurs) describeRows(written, cache, layers, [first, n])
+  }
+}
+
+function describeCells(written: Description, first: number, n: number, place: Place): void {
+  const cells = new Uint32Array(3 * (n - first))
+  for (let i = 0; i < n - first; i++) cells.set([first + i, 1, place.sequence], 3 * i)
+  const fields = ['the position', 'the number of sequences', 'the sequence']
+  written.list(cells, (i) => `${fields[i % 3] ?? ''} of cell ${String(Math.floor(i / 3))}`)
+}
+
+function describeRows(
+  written: Description,
+  cache: AttentionCache,
+  layers: readonly number[],
+  tokens: readonly [number, number],
+): void {
+  const { component, heads, valueDim } = cache
+  const cells = tokens[1] - tokens[0]
+  written.fields(
+    [1, layers.length],
+    ['the order of V (flash attention must be off)', `the number of layers of ${component}`],
+  )
+  for (const layer of layers) {
+    const which = `of K of layer ${String(layer)}`
+    const rowBytes = keyRowBytes(cache)
+    written.row(f16, rowBytes, which)
+    const part = valueDim === 0 ? 'latent' : 'k'
+    written.area({ component, layer, part, tokens, rowBytes, runs: 1, stride: 0 }, cells * rowBytes)
+  }
+  if (valueDim === 0) return
+  for (const layer of layers) {
+    const which = `of V of layer ${String(layer)}`
+    const runs = heads * valueDim
+    written.fields(
+      [f16, elementBytes, runs],
+      [`the type ${which}`, `the element size ${which}`, `the width ${which}`],
+    )
+    const stride = cells * elementBytes
+    const rows = { component, layer, part: 'v', tokens, rowBytes: elementBytes, runs, stride }
+    written.area(rows, cells * valueRowBytes(cache))
+  }
+}
+
+function describeRecurrent(
+  written: Description,
+  { component, layers, convolution, scan }: RecurrentCache,
+  n: number,
+  modelLayers: number,
+): void {
+  const what = ['the number of cells', 'the position', 'the number of sequences', 'the order']
+  written.fields([1, n - 1, 0, 0, modelLayers], [...what, 'the number of layers'].map(of))
+  for (const [parts, kind] of [
+    [convolution, 'convolution'],
+    [scan, 'scan'],
+  ] as const) {
+    for (const layer of layers) {
+      const bytes = parts.reduce((sum, part) => sum + statePartBytes(part), 0)
+      written.row(f32, bytes, `of the ${kind} of layer ${String(layer)}`)
+      for (const part of parts) {
+        const rowBytes = statePartBytes(part)
+        written.area({ component, layer, part: part.part, rowBytes, runs: 1, stride: 0 }, rowBytes)
+      }
     }
   }
-  for (let i = 0; i < n; i++) {
-    const cell = shape.cells + perCell * i
-    yield { offset: cell, value: i, what: `the position of cell ${String(i)}` }
-    yield { offset: cell + 4, value: 1, what: `the number of sequences of cell ${String(i)}` }
-    yield { offset: cell + 8, value: place.sequence, what: `the sequence of cell ${String(i)}` }
+  function of(field: string): string {
+    return `${field} of ${component}`
   }
-  const after = shape.keys - 8
-  yield { offset: after, value: 1, what: 'the order of V (flash attention must be off)' }
-  yield { offset: after + 4, value: geometry.layers, what: 'the number of layers' }
-  for (let layer = 0; layer < geometry.layers; layer++) {
-    const key = shape.keys + layer * shape.keyStep
-    const which = `of layer ${String(layer)}`
-    yield { offset: key, value: f16, what: `the type of K ${which}` }
-    yield { offset: key + 4, value: keyRowBytes(geometry), what: `the row size of K ${which}` }
-    yield { offset: key + 8, value: 0, what: `the row size of K ${which}` }
+}
+
+export function statePartBytes({ units, unitElements }: StatePart): number {
+  return units * unitElements * stateElementBytes
+}
+
+/** Takes down what lies one behind the other. */
+class Description implements Described {
+  bytes = 0
+  readonly numbers: Numbers[] = []
+  readonly rows: Rows[] = []
+
+  fields(values: readonly number[], names: readonly string[]): void {
+    this.list(values, (i) => names[i] ?? '')
   }
-  for (let layer = 0; layer < geometry.layers; layer++) {
-    const value = shape.values + layer * shape.valueStep
-    const which = `of layer ${String(layer)}`
-    const width = geometry.heads * geometry.valueDim
-    yield { offset: value, value: f16, what: `the type of V ${which}` }
-    yield { offset: value + 4, value: elementBytes, what: `the element size of V ${which}` }
-    yield { offset: value + 8, value: width, what: `the width of V ${which}` }
+
+  list(values: ArrayLike<number>, what: Numbers['what']): void {
+    this.numbers.push({ offset: this.bytes, values, what })
+    this.bytes += 4 * values.length
+  }
+
+  /** What is said of a row before it. */
+  row(type: number, rowBytes: number, which: string): void {
+    const size = `the row size ${which}`
+    this.fields([type, rowBytes, 0], [`the type ${which}`, size, size])
+  }
+
+  area(rows: Omit<Rows, 'offset'>, bytes: number): void {
+    this.rows.push({ ...rows, offset: this.bytes })
+    this.bytes += bytes
   }
 }
 
 /**
- * A state of `tokens` for the given place, complete but for the bytes of K and V, which `gather` puts
- * in (see `stateTensors`).
+ * A state to be given back, complete but for the bytes of the cache, which `loadRows` puts in; they are zeros here.
  */
 export function buildState(geometry: Geometry, tokens: ArrayLike<number>, place: Place): Buffer {
-  const blob = Buffer.allocUnsafe(stateShape(geometry, tokens.length, place).bytes)
-  for (const { offset, value } of fields(geometry, tokens, place)) blob.writeUInt32LE(value, offset)
+  const { bytes, numbers } = describeState(geometry, tokens, place, 'loaded')
+  const blob = Buffer.alloc(bytes)
+  for (const { offset, values } of numbers) {
+    for (let i = 0; i < values.length; i++) blob.writeUInt32LE(values[i] ?? 0, offset + 4 * i)
+  }
   return blob
 }
 
@@ -126,17 +237,21 @@ export function checkState(
   geometry: Geometry,
   tokens: ArrayLike<number>,
   place: Place,
+  form: Form,
 ): void {
-  const { bytes } = stateShape(geometry, tokens.length, place)
+  const { bytes, numbers } = describeState(geometry, tokens, place, form)
   if (blob.length !== bytes) {
     throw wrong(
       `it has ${String(blob.length)} bytes instead of ${String(bytes)} for ${String(tokens.length)} tokens`,
     )
   }
   const view = new DataView(blob.buffer, blob.byteOffset, blob.byteLength)
-  for (const { offset, value, what } of fields(geometry, tokens, place)) {
-    const found = view.getUint32(offset, true)
-    if (found !== value) throw wrong(`${what} is ${String(found)} instead of ${String(value)}`)
+  for (const { offset, values, what } of numbers) {
+    for (let i = 0; i < values.length; i++) {
+      const [found, value] = [view.getUint32(offset + 4 * i, true), values[i] ?? 0]
+      if (found === value) continue
+      throw wrong(`${what(i)} is ${String(found)} instead of ${String(value)}`)
+    }
   }
 }
 

@@ -92,7 +92,6 @@ export function tinyModel(shape: ModelShape = {}): Contents {
   const width = heads * headDim
   const inner = 64
   const layers = 2
-  const vocabulary = [...vocabularyOf()]
   const random = generator(seed)
 
   const own: (Value | List)[] = [
@@ -107,24 +106,7 @@ export function tinyModel(shape: ModelShape = {}): Contents {
     { key: `${architecture}.attention.layer_norm_rms_epsilon`, type: 'f32', value: 1e-5 },
     { key: `${architecture}.rope.dimension_count`, type: 'u32', value: headDim },
     { key: `${architecture}.rope.freq_base`, type: 'f32', value: 10_000 },
-    { key: 'tokenizer.ggml.model', type: 'string', value: 'llama' },
-    list(
-      'tokenizer.ggml.tokens',
-      'string',
-      vocabulary.map(([text]) => text),
-    ),
-    list(
-      'tokenizer.ggml.token_type',
-      'i32',
-      vocabulary.map(([, kind]) => kind),
-    ),
-    list(
-      'tokenizer.ggml.scores',
-      'f32',
-      vocabulary.map((_, i) => -i),
-    ),
-    { key: 'tokenizer.ggml.bos_token_id', type: 'u32', value: 1 },
-    { key: 'tokenizer.ggml.eos_token_id', type: 'u32', value: 2 },
+    ...tokenizerValues(),
   ]
   if (originalContext !== undefined) {
     own.push({
@@ -172,6 +154,35 @@ export function tinyModel(shape: ModelShape = {}): Contents {
     matrix(name('ffn_down'), inner, width)
   }
   return { values, tensors }
+}
+
+const vocabulary = [...vocabularyOf()]
+
+/** Tokens of the vocabulary of `tokenizerValues`. */
+export const tinyVocabularySize = vocabulary.length
+
+/** What the metadata of a small model says of its vocabulary. */
+export function tokenizerValues(): (Value | List)[] {
+  return [
+    { key: 'tokenizer.ggml.model', type: 'string', value: 'llama' },
+    list(
+      'tokenizer.ggml.tokens',
+      'string',
+      vocabulary.map(([text]) => text),
+    ),
+    list(
+      'tokenizer.ggml.token_type',
+      'i32',
+      vocabulary.map(([, kind]) => kind),
+    ),
+    list(
+      'tokenizer.ggml.scores',
+      'f32',
+      vocabulary.map((_, i) => -i),
+    ),
+    { key: 'tokenizer.ggml.bos_token_id', type: 'u32', value: 1 },
+    { key: 'tokenizer.ggml.eos_token_id', type: 'u32', value: 2 },
+  ]
 }
 
 /** SentencePiece: three special tokens, all bytes, and some text. */

@@ -1,7 +1,7 @@
 // A decode process: asks for one request after another as its parent says, { room, pages } → { answer } or { code }.
 import { KVManager, promptDigest } from '@kvx/core'
 import { allocate } from '@kvx/native'
-import { deadlines, layout, memoryBytes, prompt, token } from './requests.mjs'
+import { cache, deadlines, memoryBytes, prompt, token } from './requests.mjs'
 
 const memory = allocate(memoryBytes)
 const manager = await KVManager.open({
@@ -9,7 +9,7 @@ const manager = await KVManager.open({
   backend: 'mori',
   backendOptions: { host: '127.0.0.1' },
   from: import.meta.url,
-  layout,
+  ...cache,
   memory: [memory],
   token,
   deadlines: deadlines.decode,

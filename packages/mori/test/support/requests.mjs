@@ -5,24 +5,27 @@ const pageBytes = 64 * 1024
 const pages = 4
 
 /** One page is the whole prompt: a K and a V tensor of one layer. */
-export const layout = {
-  model: 'test-model',
-  pageTokens: 16,
-  layers: 1,
-  heads: 2,
-  pages: { kv: pages },
-  tensors: ['k', 'v'].map((part, i) => ({
-    component: 'kv',
-    layer: 0,
-    part,
-    dtype: 'f16',
-    region: 0,
-    base: i * pages * pageBytes,
-    pageBytes,
-    heads: [0, 2],
-    headBytes: pageBytes / 32,
-    order: 'token-major',
-  })),
+export const cache = {
+  shape: {
+    model: 'test-model',
+    layers: 1,
+    components: [
+      {
+        name: 'kv',
+        addressed: 'tokens',
+        tensors: ['k', 'v'].map((part) => ({
+          ...{ layer: 0, part, dtype: 'f16', units: 2, unitBytes: pageBytes / 32 },
+        })),
+      },
+    ],
+  },
+  place: {
+    components: { kv: { pageTokens: prompt.length, pages } },
+    tensors: ['k', 'v'].map((part, i) => ({
+      ...{ component: 'kv', layer: 0, part, region: 0, base: i * pages * pageBytes, pageBytes },
+      order: 'NHD',
+    })),
+  },
 }
 export const memoryBytes = 2 * pages * pageBytes
 

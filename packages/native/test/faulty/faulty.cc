@@ -69,6 +69,7 @@ class Faulty : public kvx::Driver {
     if (open == "throw") throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE", "No such device.");
     if (open == "alien") throw std::runtime_error("something else");
     capabilities_.memory_kinds = {"cpu"};
+    if (options.text("device") != "") capabilities_.memory_kinds.push_back(options.text("device"));
     capabilities_.fence = options.text("fence", "peer");
     capabilities_.max_batch_segments = static_cast<uint64_t>(options.number("batch", 0));
     capabilities_.version = "0";

@@ -2,14 +2,16 @@
 import { fork } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
-import { tryBytes, type Outcome } from './property.ts'
+import { promises, tryPromise, type Outcome } from './property.ts'
 
-const help = `npm run prop -- [--cases N] [--seed S] [--jobs J]
-npm run prop -- --seed S --path P
+const help = `npm run prop -- [--promise P] [--cases N] [--seed S] [--jobs J]
+npm run prop -- [--promise P] --seed S --path P
 
 Random caches, topologies, places and requests; every byte that kvx would write is compared with a reference that knows
 nothing of how kvx finds it.
 
+  --promise P bytes: every byte that is needed is written once, and no other (default)
+              digests: the digests of both sides agree, until one byte that is needed changes
   --cases N   cases to try (default 200000)
   --seed S    of the random cases (default: one that is told)
   --jobs J    processes (default: one per core)
@@ -19,6 +21,7 @@ nothing of how kvx finds it.
 const jobFlag = '--job'
 
 interface Job {
+  readonly promise: keyof typeof promises
   readonly cases: number
   readonly seed: number
 }
@@ -40,11 +43,12 @@ async function main(): Promise<number> {
     print(help)
     return 0
   }
-  const { cases, seed, jobs, path } = options
+  const { promise, cases, seed, jobs, path } = options
   const started = Date.now()
   const seconds = () => ((Date.now() - started) / 1_000).toFixed(0)
-  if (path !== undefined) return conclude([tryBytes({ cases: 1, seed, path })], seconds())
-  print(`${String(cases)} cases, seed ${String(seed)}, ${String(jobs)} processes`)
+  if (path !== undefined)
+    return conclude(promise, [tryPromise({ promise, cases: 1, seed, path })], seconds())
+  print(`${promise}: ${String(cases)} cases, seed ${String(seed)}, ${String(jobs)} processes`)
   const tried = new Array<number>(jobs).fill(0)
   const timer = setInterval(() => {
     const all = tried.reduce((sum, count) => sum + count, 0)
@@ -53,12 +57,12 @@ async function main(): Promise<number> {
   try {
     const outcomes = await Promise.all(
       tried.map((_, job) =>
-        inProcess({ cases: share(cases, jobs, job), seed: seed + job }, (count) => {
+        inProcess({ promise, cases: share(cases, jobs, job), seed: seed + job }, (count) => {
           tried[job] = count
         }),
       ),
     )
-    return conclude(outcomes, seconds())
+    return conclude(promise, outcomes, seconds())
   } finally {
     clearInterval(timer)
   }
@@ -67,6 +71,7 @@ async function main(): Promise<number> {
 function readOptions() {
   const { values } = parseArgs({
     options: {
+      promise: { type: 'string', default: 'bytes' },
       cases: { type: 'string', default: '200000' },
       seed: { type: 'string', default: String(Date.now() % 1_000_000_000) },
       jobs: { type: 'string', default: String(availableParallelism()) },
@@ -79,22 +84,38 @@ function readOptions() {
     if (Number.isSafeInteger(number) && number > 0) return number
     throw new Error(`--${name} must be a positive integer, got ${values[name]}`)
   }
-  const { path, help } = values
+  const { promise, path, help } = values
+  if (!isPromise(promise)) {
+    throw new Error(`--promise must be ${Object.keys(promises).join(' or ')}, got ${promise}`)
+  }
   if (path !== undefined && !/^\d+(:\d+)*$/.test(path)) {
     throw new Error(`--path must be numbers with colons between them, got ${path}`)
   }
-  return { cases: positive('cases'), seed: positive('seed'), jobs: positive('jobs'), path, help }
+  return {
+    promise,
+    cases: positive('cases'),
+    seed: positive('seed'),
+    jobs: positive('jobs'),
+    path,
+    help,
+  }
+}
+
+function isPromise(name: string): name is keyof typeof promises {
+  return Object.hasOwn(promises, name)
 }
 
 function share(cases: number, jobs: number, job: number): number {
   return Math.floor(((job + 1) * cases) / jobs) - Math.floor((job * cases) / jobs)
 }
 
-function conclude(outcomes: readonly Outcome[], seconds: string): number {
+function conclude(promise: string, outcomes: readonly Outcome[], seconds: string): number {
   const cases = outcomes.reduce((sum, outcome) => sum + outcome.cases, 0)
   const failures = outcomes.flatMap(({ failure }) => (failure ? [failure] : []))
   for (const { seed, path, text } of failures) {
-    print(`${text}\nreplay: npm run prop -- --seed ${String(seed)} --path ${path}\n`)
+    print(
+      `${text}\nreplay: npm run prop -- --promise ${promise} --seed ${String(seed)} --path ${path}\n`,
+    )
   }
   print(`${String(cases)} cases in ${seconds} s, ${String(failures.length)} wrong`)
   return failures.length > 0 ? 1 : 0
@@ -121,7 +142,7 @@ function work(job: Job): void {
     process.send?.(told)
   }
   let tried = 0
-  const outcome = tryBytes({
+  const outcome = tryPromise({
     ...job,
     onCase: () => {
       if (++tried % 500 !== 0) return

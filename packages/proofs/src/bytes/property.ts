@@ -1,6 +1,7 @@
-/** The promise, as fast-check tries it. */
+/** The promises, as fast-check tries them. */
 import * as fc from 'fast-check'
 import { bytesCase, describeCase, type BytesCase } from './case.ts'
+import { judgeDigests } from '../digests/judge.ts'
 import { judge } from './judge.ts'
 
 /** What a run came to; `path` and `seed` replay the smallest counterexample. */
@@ -9,17 +10,21 @@ export interface Outcome {
   readonly failure?: { readonly seed: number; readonly path: string; readonly text: string }
 }
 
+/** What is promised: that the right bytes go to the right places, or that digests tell whether they are there. */
+export const promises = { bytes: judge, digests: judgeDigests } as const
+
 /** @param path replays one counterexample */
-export function tryBytes(options: {
+export function tryPromise(options: {
+  promise: keyof typeof promises
   cases: number
   seed: number
   path?: string | undefined
   onCase?: () => void
 }): Outcome {
-  const { cases, seed, path, onCase } = options
+  const { promise, cases, seed, path, onCase } = options
   const property = fc.property(bytesCase, (given) => {
     onCase?.()
-    const wrong = judge(given)
+    const wrong = promises[promise](given)
     if (wrong.length > 0) throw new Error(wrong.slice(0, 5).join('\n'))
   })
   const details = fc.check(property, { numRuns: cases, seed, ...(path !== undefined && { path }) })

@@ -71,8 +71,19 @@ export interface Expected {
   readonly destinations: readonly Destination[]
   /** Positions of the prefill ranks that hold a logical number. */
   readonly holders: ReadonlyMap<number, readonly number[]>
-  /** A logical number in words. */
+  /** What a logical number stands for. */
+  readonly locate: (logical: number) => Cell
+  /** The same in words. */
   readonly explain: (logical: number) => string
+}
+
+/** A unit of a row of the undivided cache, and one of its bytes. */
+export interface Cell {
+  readonly component: string
+  readonly tensor: TensorShape
+  readonly row: number
+  readonly unit: number
+  readonly byte: number
 }
 
 /** What has to arrive at one decode rank. */
@@ -112,6 +123,7 @@ export function expectedCopies(
     sources,
     destinations: decode.map((party) => destinationOf(shape, party, wanted)),
     holders,
+    locate: (logical) => locate(shape, wanted.tokens, logical),
     explain: (logical) => explain(shape, wanted.tokens, logical),
   }
 }
@@ -335,18 +347,30 @@ function beginOf(shape: CacheShape, tokens: number, wanted: TensorShape): number
   throw new Error('no tensor of the shape')
 }
 
-function explain(shape: CacheShape, tokens: number, logical: number): string {
-  if (logical === rubbish) return 'rubbish'
-  let found = ''
+function locate(shape: CacheShape, tokens: number, logical: number): Cell {
+  let found: Cell | undefined
   for (const { name, tensors } of shape.components) {
     for (const tensor of tensors) {
       const rest = logical - beginOf(shape, tokens, tensor)
       if (rest < 0) continue
       const cell = Math.floor(rest / tensor.unitBytes)
-      found = `${name} layer ${String(tensor.layer)} ${tensor.part}, row ${String(Math.floor(cell / tensor.units))}, unit ${String(cell % tensor.units)}, byte ${String(rest % tensor.unitBytes)}`
+      found = {
+        component: name,
+        tensor,
+        row: Math.floor(cell / tensor.units),
+        unit: cell % tensor.units,
+        byte: rest % tensor.unitBytes,
+      }
     }
   }
+  if (!found) throw new Error(`no byte of the cache has the number ${String(logical)}`)
   return found
+}
+
+function explain(shape: CacheShape, tokens: number, logical: number): string {
+  if (logical === rubbish) return 'rubbish'
+  const { component, tensor, row, unit, byte } = locate(shape, tokens, logical)
+  return `${component} layer ${String(tensor.layer)} ${tensor.part}, row ${String(row)}, unit ${String(unit)}, byte ${String(byte)}`
 }
 
 // The judgement

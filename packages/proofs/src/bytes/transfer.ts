@@ -43,9 +43,17 @@ function betweenRanks(given: BytesCase, source: RankCase, destination: RankCase)
     const parts = partsOf(given, write, { pairing, source, destination })
     const planned = pairing.plan(parts)
     copies.push(...copiesOf(planned.plan))
-    for (const [i, { component }] of parts.entries()) {
-      moved.set(component, (moved.get(component) ?? 0) + (planned.moved[i]?.units ?? 0))
-      bytes += planned.moved[i]?.bytes ?? 0
+    for (const [i, part] of parts.entries()) {
+      const { component } = part
+      const before = pairing.units({ prompt, first: 0, ...part, count: part.source.length })
+      const after = planned.moved[i] ?? { units: 0, bytes: 0 }
+      if (before !== after.units) {
+        throw new Error(
+          `${component}: ${String(before)} units before, ${String(after.units)} after planning`,
+        )
+      }
+      moved.set(component, (moved.get(component) ?? 0) + after.units)
+      bytes += after.bytes
     }
   }
   const expected = new Map(

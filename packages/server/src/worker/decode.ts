@@ -1,17 +1,18 @@
 /** The decode leg: finds prefill, reserves pages, waits until the prompt's cache is in them, and goes on from there. */
-import { promptDigest, type KVManager, type PagePool } from '@kvx/core'
+import { neededPages, promptDigest, type DecodeManager } from '@kvx/core'
 import { KvxError, toKvxError } from '@kvx/contract'
 import { decode, type Generation, type LlamaModel } from '@kvx/llama'
 import type { Run, Transferred } from './answer.ts'
 import type { Call } from './call.ts'
-import { returnPages } from './pages.ts'
+import type { CacheLease, CachePools } from './cache-pools.ts'
+import { byAddress, returnPages } from './pages.ts'
 import type { Strangers } from './strangers.ts'
 import type { WorkerMetrics } from './metrics.ts'
 
 export interface DecodeSide {
   readonly model: LlamaModel
-  readonly manager: KVManager
-  readonly pool: PagePool
+  readonly manager: DecodeManager
+  readonly pools: CachePools
   readonly metrics: WorkerMetrics
   /** Milliseconds that a request waits for free pages. */
   readonly queueMs: number
@@ -24,7 +25,7 @@ export interface DecodeSide {
  * @throws KvxError as `Strangers.reach`; while iterating, with the first cause
  */
 export async function receivePrompt(
-  { model, manager, pool, metrics, queueMs, strangers }: DecodeSide,
+  { model, manager, pools, metrics, queueMs, strangers }: DecodeSide,
   { tokens, maxTokens, sampling, signal, events }: Call,
   room: bigint,
   find: () => Promise<string>,
@@ -42,9 +43,9 @@ export async function receivePrompt(
   let generation: Generation | undefined
   let transfer: Transferred | undefined
 
-  async function arrival(pages: Int32Array): Promise<number> {
+  async function arrival(pages: CacheLease['pages']): Promise<number> {
     try {
-      await receiver.reserve({ pages }, { signal })
+      await receiver.reserve(byAddress(model, pages), { signal })
       events('room.reserved')
       const { aux, report } = await receiver.done
       if (aux.firstToken === undefined) {
@@ -81,9 +82,9 @@ export async function receivePrompt(
     const either = AbortSignal.any([signal, over.signal])
     try {
       if (signal.aborted) abort()
-      const count = Math.ceil(tokens.length / model.layout.pageTokens)
-      const lease = await pool.allocate(count, { signal: either, timeoutMs: queueMs })
-      events('pages.leased', { pages: count })
+      const counts = neededPages(model.cache, { tokens: tokens.length })
+      const lease = await pools.allocate(counts, { signal: either, timeoutMs: queueMs })
+      events('pages.leased', { pages: lease.count })
       let held = true
       const giveBack = () => {
         if (held) returnPages(lease, receiver.settled, events)

@@ -1,16 +1,17 @@
 /** The prefill leg: computes a prompt's cache and sends it, chunk by chunk, to whoever reserved pages for it. */
-import { promptDigest, type KVManager, type PagePool } from '@kvx/core'
+import { promptDigest, type PrefillManager } from '@kvx/core'
 import { toKvxError } from '@kvx/contract'
 import { prefill, type LlamaModel } from '@kvx/llama'
 import type { Transferred } from './answer.ts'
 import type { Call } from './call.ts'
-import { returnPages } from './pages.ts'
+import type { CachePools } from './cache-pools.ts'
+import { byAddress, pagesOfTokens, pagesToFill, returnPages } from './pages.ts'
 import type { WorkerMetrics } from './metrics.ts'
 
 export interface PrefillSide {
   readonly model: LlamaModel
-  readonly manager: KVManager
-  readonly pool: PagePool
+  readonly manager: PrefillManager
+  readonly pools: CachePools
   readonly metrics: WorkerMetrics
   /** Milliseconds that a request waits for free pages. */
   readonly queueMs: number
@@ -21,7 +22,7 @@ export interface PrefillSide {
  * @throws KvxError with the first cause, whichever side it arose on
  */
 export async function sendPrompt(
-  { model, manager, pool, metrics, queueMs }: PrefillSide,
+  { model, manager, pools, metrics, queueMs }: PrefillSide,
   { tokens, sampling, signal, events }: Call,
   room: bigint,
 ): Promise<{ firstToken: number; transfer: Transferred }> {
@@ -36,12 +37,13 @@ export async function sendPrompt(
   const either = AbortSignal.any([signal, over.signal])
   try {
     // Nothing is held until decode is there: a parked request must not keep others from running.
-    await sender.reserved({ signal })
+    const { firstTokens } = await sender.reserved({ signal })
     events('room.reserved')
-    const count = Math.ceil(tokens.length / model.layout.pageTokens)
     sender.queued()
-    const lease = await pool.allocate(count, { signal: either, timeoutMs: queueMs })
-    events('pages.leased', { pages: count })
+    const counts = pagesToFill(model, tokens.length, firstTokens)
+    const lease = await pools.allocate(counts, { signal: either, timeoutMs: queueMs })
+    events('pages.leased', { pages: lease.count })
+    const { state } = byAddress(model, lease.pages)
     try {
       const { firstToken } = await prefill(model, {
         tokens,
@@ -53,13 +55,14 @@ export async function sendPrompt(
         },
         onChunk: async (chunk) => {
           events('chunk.computed', { tokens: chunk.tokens })
-          const [start, end] = chunk.pages
-          if (end === start) return
-          await sender.write({ start, pages: lease.pages.subarray(start, end) }, { signal })
-          events('chunk.sent', { pages: chunk.pages })
+          const pages = pagesOfTokens(model, tokens.length, lease.pages, chunk.tokens)
+          if (Object.keys(pages).length > 0) {
+            await sender.write({ tokens: chunk.tokens, pages }, { signal })
+          }
+          events('chunk.sent', { tokens: chunk.tokens })
         },
       })
-      const summary = await sender.finish({ aux: { firstToken } }, { signal })
+      const summary = await sender.finish({ state, aux: { firstToken } }, { signal })
       const transfer = { ...summary, backend: manager.engine.backend }
       events('transfer.complete', { ...transfer })
       metrics.transferred(summary.bytes)

@@ -4,7 +4,6 @@ import {
   BootstrapServer,
   defaultDeadlines,
   KVManager,
-  PagePool,
   type Deadlines,
   settingsFor,
   type Limits,
@@ -19,6 +18,7 @@ import { Cleanup } from './cleanup.ts'
 import { completionsApp, type Compute } from './completions.ts'
 import { receivePrompt } from './decode.ts'
 import { EventLog, type WorkerEvent } from './events.ts'
+import { CachePools } from './cache-pools.ts'
 import { workerMetrics } from './metrics.ts'
 import { PrefillHosts } from './prefill-hosts.ts'
 import { sendPrompt } from './prefill.ts'
@@ -134,7 +134,7 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
   })
   cleanup.add(() => model.dispose())
   const transfer = mode === 'null' ? undefined : await openTransfer(options, mode, model, cleanup)
-  const metrics = workerMetrics(transfer && (() => transfer.pool.counts()))
+  const metrics = workerMetrics(transfer && (() => transfer.pools.counts()))
   const bootstrapPort = transfer?.bootstrapPort
   const app = completionsApp({
     model,
@@ -151,7 +151,7 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
       bootstrap_port: bootstrapPort ?? null,
       transfer_backend: transfer?.manager.engine.backend ?? null,
       page_size: pageTokens,
-      kv_settings: model.layout.settings ?? {},
+      kv_settings: model.cache.shape.settings ?? {},
       context_length: model.contextLength,
       max_running_requests: maxRunningRequests,
       max_queued_requests: maxQueuedRequests,
@@ -180,7 +180,7 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
 
 interface Transfer {
   readonly manager: KVManager
-  readonly pool: PagePool
+  readonly pools: CachePools
   /** prefill only. */
   readonly bootstrapPort: number | undefined
 }
@@ -200,25 +200,24 @@ async function openTransfer(
       ? await BootstrapServer.open({ host, port: options.bootstrapPort ?? 8998, token, log })
       : undefined
   cleanup.add(async () => bootstrap?.close())
-  const manager = await KVManager.open({
-    role: mode,
+  const common = {
     backend: options.backend ?? 'shm',
     ...(options.backendOptions && { backendOptions: options.backendOptions }),
     ...(options.from !== undefined && { from: options.from }),
-    layout: model.layout,
+    shape: model.cache.shape,
+    place: model.cache.place,
     memory: [model.memory],
     token,
-    ...(bootstrap
-      ? { host, bootstrap: bootstrap.address }
-      : { verifyKV: options.verifyKV ?? false }),
     ...(options.instance !== undefined && { instance: options.instance }),
     deadlines: settingsFor(mode, options.deadlines ?? {}, 'deadline'),
     limits: settingsFor(mode, options.limits ?? {}, 'limit'),
     log,
-  })
+  }
+  const manager = bootstrap
+    ? await KVManager.open({ ...common, role: 'prefill', host, bootstrap: bootstrap.address })
+    : await KVManager.open({ ...common, role: 'decode', verifyKV: options.verifyKV ?? false })
   cleanup.add(() => manager.close())
-  const pool = new PagePool(model.layout.pages.kv ?? 0)
-  return { manager, pool, bootstrapPort: bootstrap?.port }
+  return { manager, pools: new CachePools(model.cache.place), bootstrapPort: bootstrap?.port }
 }
 
 function computeWith(
@@ -231,11 +230,13 @@ function computeWith(
     return { kind: 'answer', run: (call) => generateAlone(model, call) }
   }
   const queueMs = options.deadlines?.queue ?? defaultDeadlines.queue
-  const side = { model, metrics, queueMs, ...transfer }
-  if (options.mode === 'prefill') {
-    return { kind: 'prefill', run: (call) => sendPrompt(side, call, roomOf(call, 'prefill')) }
+  const { manager, pools } = transfer
+  const side = { model, metrics, queueMs, pools }
+  if (manager.role === 'prefill') {
+    const prefill = { ...side, manager }
+    return { kind: 'prefill', run: (call) => sendPrompt(prefill, call, roomOf(call, 'prefill')) }
   }
-  const decodeSide = { ...side, strangers: new Strangers() }
+  const decodeSide = { ...side, manager, strangers: new Strangers() }
   const hosts = options.prefillHosts
     ? new PrefillHosts(options.prefillHosts)
     : PrefillHosts.byDefault(options.host ?? '127.0.0.1')

@@ -9,6 +9,7 @@ const room = 1n
 const pageTokens = 16
 const pages = 8
 const pageBytes = 4096
+const tensor = { layer: 0, part: 'latent' }
 const half = Int32Array.of(0, 1, 2, 3)
 const whole = Int32Array.of(0, 1, 2, 3, 4, 5, 6, 7)
 const request = {
@@ -23,26 +24,20 @@ export async function openRank(role, bootstrap) {
   const manager = await KVManager.open({
     role,
     backend: shm,
-    layout: {
+    shape: {
       model: 'ranks',
-      pageTokens,
       layers: 1,
-      heads: 1,
-      pages: { kv: pages },
-      tensors: [
+      components: [
         {
-          component: 'kv',
-          layer: 0,
-          part: 'latent',
-          dtype: 'u8',
-          region: 0,
-          base: 0,
-          pageBytes,
-          heads: [0, 1],
-          headBytes: pageBytes / pageTokens,
-          order: 'token-major',
+          name: 'kv',
+          addressed: 'tokens',
+          tensors: [{ ...tensor, dtype: 'u8', units: 1, unitBytes: pageBytes / pageTokens }],
         },
       ],
+    },
+    place: {
+      components: { kv: { pageTokens, pages } },
+      tensors: [{ component: 'kv', ...tensor, region: 0, base: 0, pageBytes, order: 'NHD' }],
     },
     memory: [memory],
     token,
@@ -70,7 +65,8 @@ export async function awaitPages(manager, from) {
 if (process.send !== undefined && import.meta.filename === process.argv[1]) {
   const [, , role, bootstrap] = process.argv
   const { manager } = await openRank(role, role === 'prefill' ? bootstrap : undefined)
-  if (role === 'prefill') await (await begin(manager)).write({ start: 0, pages: half })
+  if (role === 'prefill')
+    await (await begin(manager)).write({ tokens: [0, half.length * pageTokens], pages: half })
   else await awaitPages(manager, bootstrap)
   process.send('there')
 }

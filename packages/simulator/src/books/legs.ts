@@ -2,7 +2,7 @@
 import type { KvxError } from '@kvx/contract'
 import type { Lease } from '@kvx/core'
 import type { Process } from '../machine/process.ts'
-import type { Component } from '../shape/content.ts'
+import type { PromptPages } from '../shape/content.ts'
 
 /** One request of the router. */
 export interface Job {
@@ -17,9 +17,10 @@ export interface Job {
   readonly digest: Uint8Array
   /** Tokens that decode holds already, perhaps no whole pages. */
   readonly prefix: number
+  /** Slots of its state, where the model has one. */
+  readonly slots: number
   /** Decode allocates when prefill asks for pages. */
   readonly late: boolean
-  readonly withState: boolean
   /** Nothing has happened that may make it fail: then it must succeed. */
   clean: boolean
   readonly senders: SendLeg[]
@@ -38,8 +39,9 @@ interface LegBase {
   /** The process of its rank. */
   readonly host: Process
   settled: boolean
-  leases: Record<Component, Lease | undefined>
-  readonly pages: Record<Component, Int32Array>
+  /** By component. */
+  readonly leases: Map<string, Lease>
+  readonly pages: Map<string, PromptPages>
   /** What its host was told when it failed. */
   cause: KvxError | undefined
   /** The caller waits for something until its process has lived so long. */
@@ -52,10 +54,23 @@ export interface SendLeg extends LegBase {
   readonly side: 'prefill'
   phase: 'waiting' | 'reserved' | 'finishing' | 'success' | 'failed'
   admitted: boolean
-  /** Writes still to be made: pages of the prompt, range of layers. */
-  todo: { start: number; pages: number; layers: readonly [number, number] }[]
+  /** Writes still to be made, and the state that goes with the end. */
+  todo: Chunk[]
+  lastState: Record<string, Int32Array>
+  /** The host makes a call that may be wrong; how it was answered. */
+  attempt: 'none' | 'made' | 'rejected'
+  /** By component: the first token that any decode rank needs, as it was told. */
+  firstTokens: Readonly<Record<string, number>>
   nextWrite: number
   readonly unanswered: Set<number>
+}
+
+/** A write, as the host calls it. */
+export interface Chunk {
+  readonly tokens: readonly [number, number] | undefined
+  readonly pages: Readonly<Record<string, Int32Array>>
+  readonly state: Readonly<Record<string, Int32Array>>
+  readonly layers: readonly [number, number]
 }
 
 /** A reserve that this leg has sent to a prefill process. */
@@ -80,6 +95,8 @@ export interface ReceiveLeg extends LegBase {
   provided: boolean
   wanted: boolean
   readonly reserves: Reserve[]
+  /** What was posted into its pages, by incarnation of prefill: source, destination and length of each copy. */
+  readonly posted: Map<string, number[]>
   /** The pages were quarantined at the failure; ends that. */
   free: (() => void) | undefined
 }
@@ -88,6 +105,14 @@ export type Leg = SendLeg | ReceiveLeg
 
 export function hasEnded({ phase }: Leg): boolean {
   return phase === 'success' || phase === 'failed'
+}
+
+/** Page lists of some or all of its components, as the protocol names them. */
+export function listsOf({ pages }: Leg, which: 'tokens' | 'request' | 'all' = 'all') {
+  const lists: Record<string, Int32Array> = {}
+  for (const [name, { held, pages: list }] of pages)
+    if (which === 'all' || held.component.addressed === which) lists[name] = list
+  return lists
 }
 
 /** Something has happened that may make the request fail. */

@@ -20,7 +20,7 @@ export class Checks {
 
   constructor(context: Context, cast: Cast, writes: Writes) {
     this.deadlines = new Deadlines(context)
-    this.messages = new Messages(context, cast, writes, this.deadlines)
+    this.messages = new Messages(cast, writes, this.deadlines)
     this.news = new News(context.shape, writes)
   }
 }

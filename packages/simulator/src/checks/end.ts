@@ -3,7 +3,6 @@ import { hasEnded } from '../books/legs.ts'
 import type { AnyRank, Cast } from '../ranks/cast.ts'
 import type { DecodeRank } from '../ranks/decode.ts'
 import type { PrefillRank } from '../ranks/prefill.ts'
-import { components } from '../shape/content.ts'
 
 interface Abandonable {
   readonly abandoned: boolean
@@ -34,8 +33,8 @@ function callers(process: AnyRank): string | undefined {
 
 /** Also rightly in quarantine is nothing any more: every writer is gone, fenced or heard. */
 function pages(process: AnyRank): string | undefined {
-  for (const name of components) {
-    const page = process.books[name].owners.findIndex((owner) => owner !== undefined)
+  for (const [name, { owners }] of process.books) {
+    const page = owners.findIndex((owner) => owner !== undefined)
     if (page >= 0) return `still holds page ${page} of ${name}`
   }
   return undefined

@@ -3,7 +3,6 @@ import type { DecodeEffect, Message, MessageOf } from '@kvx/core/protocol'
 import type { Reserve } from '../books/legs.ts'
 import { hasEnded } from '../books/legs.ts'
 import type { Writes } from '../engine/writes.ts'
-import type { Context } from '../machine/context.ts'
 import { violate } from '../machine/violation.ts'
 import type { Wire } from '../network/wire.ts'
 import type { Cast } from '../ranks/cast.ts'
@@ -15,13 +14,11 @@ import type { Deadlines } from './deadlines.ts'
 export class Messages {
   /** Messages whose manifest does not say what was moved. */
   readonly wrongManifests = new WeakSet<Message>()
-  readonly #context: Context
   readonly #cast: Cast
   readonly #writes: Writes
   readonly #deadlines: Deadlines
 
-  constructor(context: Context, cast: Cast, writes: Writes, deadlines: Deadlines) {
-    this.#context = context
+  constructor(cast: Cast, writes: Writes, deadlines: Deadlines) {
     this.#cast = cast
     this.#writes = writes
     this.#deadlines = deadlines
@@ -101,8 +98,10 @@ export class Messages {
         )
       if (!decode.alive || hasEnded(leg) || reserve.falsified || message.gen !== decode.generation)
         return
-      const { pageTokens } = this.#context.shape.model
-      checkBytes(leg, pageTokens, 'complete too early', prefill.slot.memory)
+      const others = this.#cast.prefills.filter(
+        ({ instance }) => instance === prefill.slot.instance,
+      )
+      checkBytes(leg, 'complete too early', { by: prefill.slot, of: others })
     }
   }
 

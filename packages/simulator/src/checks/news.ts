@@ -4,6 +4,7 @@ import type { DecodeEffect, PrefillEffect } from '@kvx/core/protocol'
 import { hasEnded, spoil, type Leg, type ReceiveLeg, type SendLeg } from '../books/legs.ts'
 import type { Writes } from '../engine/writes.ts'
 import { violate } from '../machine/violation.ts'
+import { prefixOf } from '../shape/memory.ts'
 import type { Shape } from '../shape/shape.ts'
 import { checkBytes } from './bytes.ts'
 
@@ -37,7 +38,8 @@ export class News {
         unless(!ended && leg.unanswered.has(news.write))
         return
       case 'sender.rejected':
-        violate('proper call rejected', `${host.name}: ${news.error.message}`)
+        if (leg.attempt !== 'made')
+          violate('proper call rejected', `${host.name}: ${news.error.message}`)
         return
       case 'sender.finished':
         unless(phase === 'finishing' && leg.unanswered.size === 0)
@@ -71,6 +73,11 @@ export class News {
         return
       case 'receiver.accepted':
         unless(phase === 'reserving')
+        if (news.prefixTokens !== prefixOf(host.slot.memory, job))
+          violate(
+            'wrong prefix told',
+            `${host.name}: of room ${job.room} ${news.prefixTokens} tokens count as there`,
+          )
         return
       case 'receiver.wanted':
         // `ready` may overtake an `accept` that was lost with its connection.
@@ -94,7 +101,7 @@ export class News {
           violate('success with another token', `room ${job.room} of ${host.name}`)
         if (this.#writes.mayLand(leg))
           violate('success while a write may land', `room ${job.room} of ${host.name}`)
-        checkBytes(leg, this.#shape.model.pageTokens, 'success without its bytes')
+        checkBytes(leg, 'success without its bytes')
         return
       case 'receiver.failed':
         unless(!ended)

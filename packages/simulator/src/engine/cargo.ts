@@ -29,21 +29,32 @@ export function cargoOf(
   let destination: Owner | undefined
   let first = true
   const isHeard = target.alive && target.generation === link.generation && !link.revoked
-  expand(plan, (at, to, count) => {
-    const reader = from.ownerOf(at)
-    const owner = isHeard ? target.ownerOf(to) : undefined
+  const regions = {
+    source: from.slot.memory.regions,
+    destination: target.slot.memory.regions,
+  }
+  expand(plan, regions, (at, to, count) => {
     if (first) {
-      source = reader
-      destination = owner
+      source = from.ownerOf(at)
+      destination = isHeard ? target.ownerOf(to) : undefined
       first = false
     }
-    if (reader === undefined || reader !== source)
-      violate('post from a foreign page', `${from.name} posts a page that is not of one request`)
-    if (isHeard && (owner === undefined || owner !== destination))
-      violate(
-        'post to a foreign page',
-        `${from.name} posts into a page of ${target.name} of nobody, or of another`,
-      )
+    for (let i = 0; i < count; i++) {
+      const reader = from.ownerOf(at + i)
+      if (reader === undefined || reader !== source)
+        violate('post from a foreign page', `${from.name} posts a page that is not of one request`)
+      if (!isHeard) continue
+      const owner = target.ownerOf(to + i)
+      if (owner === undefined || owner !== destination)
+        violate(
+          'post to a foreign page',
+          `${from.name} posts into a page of ${target.name} of nobody, or of another`,
+        )
+      // Who sends a byte, and when, is decided once.
+      if (target.posted[to + i] !== 0)
+        violate('byte posted twice', `${from.name} posts what ${target.name} has been sent before`)
+      target.posted[to + i] = 1
+    }
     list.push(at, to, count)
     bytes += count
   })
@@ -54,6 +65,11 @@ export function cargoOf(
       'post to another prompt',
       `${from.name} posts prompt ${reader.job.prompt} into pages of prompt ${owner.job.prompt}`,
     )
+  if (owner) {
+    const known = owner.posted.get(from.incarnation)
+    if (known) known.push(...list)
+    else owner.posted.set(from.incarnation, [...list])
+  }
   return { copies: disordered(list, random), bytes, reader, owner }
 }
 

@@ -24,14 +24,14 @@ export class Links {
   }
 
   open(from: PrefillRank, effect: PrefillEffect & { do: 'openLink' }): void {
-    const { peer, generation, planner, timeoutMs } = effect
+    const { peer, generation, timeoutMs } = effect
     const { clock, random } = this.#context
     const key = linkKey(peer, generation)
     const target =
       this.#cast.decodeOf(peer) ?? violate('link to nobody', `${from.name} connects to ${peer}`)
     const writer = from.generation
     const link: EngineLink = {
-      ...{ target, generation, writer, planner },
+      ...{ target, generation, writer },
       state: 'opening',
       revoked: false,
       abort: () => {

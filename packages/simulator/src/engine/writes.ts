@@ -19,6 +19,7 @@ import type { EngineLink } from '../ranks/link.ts'
 import type { PrefillRank } from '../ranks/prefill.ts'
 import { fault } from '../shape/faults.ts'
 import { cargoOf } from './cargo.ts'
+import { isMeant } from './digests.ts'
 import { broken, canLand, type Write } from './write.ts'
 
 export class Writes {
@@ -47,7 +48,7 @@ export class Writes {
       })
       return
     }
-    const cargo = cargoOf(from, link, link.planner.plan(effect.parts), random)
+    const cargo = cargoOf(from, link, effect.plan, random)
     const { bytes, reader, owner } = cargo
     const { armed } = from.slot
     const fate = armed.fates.shift() ?? 'done'
@@ -160,13 +161,15 @@ export class Writes {
       // What was posted goes on after the failure was reported.
       if (fate === 'fails before') write.next = total
     } else if (write.next < total) {
+      // However many copies it is, it arrives in about ten steps.
+      const pause = Math.min(0.3, 30 / total)
       const share = random.between(1, 3)
       const count = Math.max(3, Math.ceil(total / 3 / share) * 3)
       const limit =
         write.told === 'no' ? Math.max(write.next + 3, Math.floor(stops / 3) * 3) : total
       while (write.next < Math.min(total, write.next + count) && write.next < limit) {
         this.#land(write)
-        if (random.chance(0.3)) break
+        if (random.chance(pause)) break
       }
       if (write.next >= total && fate === 'done') {
         this.#end(write, 'done')
@@ -278,8 +281,8 @@ export class Writes {
       violate('source page reused', `a write of ${from.name} read a page that was given to another`)
     for (let i = 0; i < bytes; i++)
       target.memory[destination + i] = (write.sent ?? from.memory)[source + i]!
-    // Checksums are of the cache alone.
-    if (write.flips && target.slot.memory.pageAt[destination]! < 256) {
+    // What lies behind the last token of a prompt nobody misses.
+    if (write.flips && isMeant(write.owner, destination)) {
       write.flips = false
       target.memory[destination] = target.memory[destination]! ^ 0x55
       for (const reserve of write.owner.reserves) reserve.falsified = true

@@ -18,7 +18,7 @@ export interface JobOptions {
   readonly prompt: number
   readonly prefix: number
   readonly late: boolean
-  readonly withState: boolean
+  readonly slots: number
   readonly sides: 'both' | 'prefill' | 'decode'
   /** Milliseconds by which each leg begins later. */
   readonly sendAfter: number
@@ -41,7 +41,7 @@ export class Hosts {
   }
 
   startJob(options: JobOptions): Job {
-    const { room, tokens, prompt, prefix, late, withState, sides } = options
+    const { room, tokens, prompt, prefix, late, slots, sides } = options
     const { context, books } = this.#site
     const { prefills, decodes } = this.#cast
     const job: Job = {
@@ -55,7 +55,7 @@ export class Hosts {
       digest: digestOf(prompt),
       prefix,
       late,
-      withState,
+      slots,
       clean: false,
       senders: [],
       receivers: [],

@@ -1,12 +1,13 @@
 /** The hosts of decode: they lease pages, reserve, and generate from what arrives. */
 import { receiveObjection } from '@kvx/core/protocol'
-import type { Job, ReceiveLeg } from '../books/legs.ts'
+import { listsOf, type Job, type ReceiveLeg } from '../books/legs.ts'
 import type { ReceiverNews } from '../checks/news.ts'
 import { violate } from '../machine/violation.ts'
 import type { DecodeRank } from '../ranks/decode.ts'
-import { components } from '../shape/content.ts'
+import { heldTokens, prefixOf } from '../shape/memory.ts'
+import { neededFrom, pageCount } from '../shape/tokens.ts'
 import { abortSiblings, giveUp, onRefused } from './ends.ts'
-import { clear, giveAllBack, stateOf, takePages } from './pages.ts'
+import { clear, giveAllBack, takePages } from './pages.ts'
 import type { Site } from './site.ts'
 
 export class Receivers {
@@ -31,8 +32,8 @@ export class Receivers {
       host: rank,
       phase: 'new',
       settled: false,
-      leases: { kv: undefined, mamba: undefined },
-      pages: { kv: new Int32Array(), mamba: new Int32Array() },
+      leases: new Map(),
+      pages: new Map(),
       cause: undefined,
       dueAt: Infinity,
       abort: (reason) => {
@@ -43,13 +44,14 @@ export class Receivers {
       provided: false,
       wanted: false,
       reserves: [],
+      posted: new Map(),
       free: undefined,
     }
     job.receivers.push(leg)
     rank.legs.set(leg.id, leg)
     context.log(
       () =>
-        `${rank.name} host: receives room ${job.room} from ${from}, prefix ${job.prefix}${job.late ? ', late' : ''} (job ${job.id})`,
+        `${rank.name} host: receives room ${job.room} from ${from}, prefix ${job.prefix} of ${job.tokens} tokens${job.late ? ', late' : ''} (job ${job.id})`,
     )
     rank.step({
       type: 'host.receive',
@@ -93,8 +95,7 @@ export class Receivers {
       type: 'host.reserve',
       request: leg.id,
       prefixTokens: job.prefix,
-      pages: job.late ? undefined : leg.pages.kv,
-      state: job.late ? {} : stateOf(leg),
+      pages: job.late ? undefined : listsOf(leg),
     })
     if (job.late && random.chance(0.1)) this.#provideSoon(rank, leg, random.between(1, 100))
   }
@@ -107,16 +108,23 @@ export class Receivers {
         return
       }
       leg.provided = true
-      rank.step({ type: 'host.provide', request: leg.id, pages: leg.pages.kv, state: stateOf(leg) })
+      rank.step({ type: 'host.provide', request: leg.id, pages: listsOf(leg) })
     })
   }
 
   #allocate(rank: DecodeRank, leg: ReceiveLeg): boolean {
-    const { pageTokens } = this.#site.context.shape.model
-    const { tokens, prefix } = leg.job
-    const pages = Math.ceil(tokens / pageTokens) - Math.floor(prefix / pageTokens)
-    if (!takePages(rank, leg, pages)) return false
-    for (const name of components) clear(rank, leg, name, 'leased')
+    const { memory } = rank.slot
+    const { tokens, slots } = leg.job
+    const prefix = prefixOf(memory, leg.job)
+    const isTaken = takePages(rank, leg, (held) => {
+      const { pageTokens, component } = held
+      if (pageTokens === undefined) return [0, slots]
+      const list = heldTokens(memory, held, tokens)
+      const first = neededFrom(component, list, pageTokens, { tokens, prefix })
+      return [first, pageCount(list, pageTokens)]
+    })
+    if (!isTaken) return false
+    for (const name of leg.pages.keys()) clear(rank, leg, name, 'leased')
     return true
   }
 
@@ -182,12 +190,10 @@ function quarantine(rank: DecodeRank, leg: ReceiveLeg): void {
   const free: (() => void)[] = []
   // As `until.then(…)` of a promise, but at once: the world does not wait for microtasks.
   const until = { then: (then: () => void) => free.push(then) } as unknown as Promise<void>
-  for (const name of components) leg.leases[name]?.quarantine(until)
+  for (const lease of leg.leases.values()) lease.quarantine(until)
   leg.free = () => {
-    for (const name of components) {
-      rank.books[name].disown(leg.pages[name])
-      leg.leases[name] = undefined
-    }
+    for (const name of leg.leases.keys()) rank.books.get(name)!.disown(leg.pages.get(name)!.pages)
+    leg.leases.clear()
     for (const end of free) end()
   }
 }

@@ -1,11 +1,14 @@
 /** The hosts of prefill: they compute a prompt and hand its pages to the manager, chunk by chunk. */
 import { sendObjection } from '@kvx/core/protocol'
-import { spoil, type Job, type SendLeg } from '../books/legs.ts'
+import { spoil, type Chunk, type Job, type SendLeg } from '../books/legs.ts'
 import type { SenderNews } from '../checks/news.ts'
 import { violate } from '../machine/violation.ts'
 import type { PrefillRank } from '../ranks/prefill.ts'
+import { heldTokens } from '../shape/memory.ts'
+import { pageCount } from '../shape/tokens.ts'
 import { abortSiblings, giveUp, onRefused } from './ends.ts'
-import { fill, giveAllBack, stateOf, takePages } from './pages.ts'
+import { chunksOf } from './chunks.ts'
+import { fill, giveAllBack, takePages } from './pages.ts'
 import type { Site } from './site.ts'
 
 export class Senders {
@@ -29,8 +32,8 @@ export class Senders {
       host: rank,
       phase: 'waiting',
       settled: false,
-      leases: { kv: undefined, mamba: undefined },
-      pages: { kv: new Int32Array(), mamba: new Int32Array() },
+      leases: new Map(),
+      pages: new Map(),
       cause: undefined,
       dueAt: Infinity,
       abort: (reason) => {
@@ -40,6 +43,9 @@ export class Senders {
       },
       admitted: false,
       todo: [],
+      lastState: {},
+      attempt: 'none',
+      firstTokens: {},
       nextWrite: 1,
       unanswered: new Set(),
     }
@@ -80,6 +86,7 @@ export class Senders {
     switch (news.do) {
       case 'sender.reserved':
         leg.phase = 'reserved'
+        leg.firstTokens = news.firstTokens
         leg.dueAt = Infinity
         this.#work(rank, leg, random.between(1, 40), clock.now)
         return
@@ -87,6 +94,7 @@ export class Senders {
         leg.unanswered.delete(news.write)
         return
       case 'sender.rejected':
+        leg.attempt = 'rejected'
         return
       case 'sender.finished':
         leg.phase = 'success'
@@ -109,7 +117,7 @@ export class Senders {
 
   /** The host's next call for this leg, after a while. `since`: moment from which it waits for pages. */
   #work(rank: PrefillRank, leg: SendLeg, ms: number, since: number): void {
-    const { context, checks } = this.#site
+    const { context } = this.#site
     const { clock, random, shape } = context
     const queued = (isQueued: boolean) => {
       rank.step({ type: 'host.queued', sender: leg.id, queued: isQueued })
@@ -133,23 +141,40 @@ export class Senders {
       }
       queued(false)
       if (leg.job.late && random.chance(0.2)) rank.step({ type: 'host.ready', sender: leg.id })
+      if (leg.todo.length > 0 && random.chance(0.04) && this.#finishEarly(rank, leg)) return
       const next = leg.todo.shift()
       if (next) {
         const write = leg.nextWrite++
         leg.unanswered.add(write)
-        const { start, layers } = next
-        const pages = leg.pages.kv.slice(start, start + next.pages)
-        rank.step({ type: 'host.write', sender: leg.id, write, start, pages, layers })
+        context.log(() => `${rank.name} host: writes ${describe(next)}, of room ${leg.job.room}`)
+        rank.step({ type: 'host.write', sender: leg.id, write, ...next })
         this.#work(rank, leg, random.chance(0.5) ? 0 : random.between(1, 60), clock.now)
         return
       }
-      leg.phase = 'finishing'
-      const { progress, transfer, linger, drain, recycle, peerSilent } = shape.deadlines
-      const longest = progress + 2 * transfer + linger + drain + recycle + peerSilent
-      checks.deadlines.expectEnd(leg, 'finishing', longest)
-      const aux = { firstToken: leg.job.prompt }
-      rank.step({ type: 'host.finish', sender: leg.id, state: stateOf(leg), aux })
+      this.#finish(rank, leg, leg.lastState)
     })
+  }
+
+  #finish(rank: PrefillRank, leg: SendLeg, state: Record<string, Int32Array>): void {
+    const { context, checks } = this.#site
+    leg.phase = 'finishing'
+    const { progress, transfer, linger, drain, recycle, peerSilent } = context.shape.deadlines
+    const longest = progress + 2 * transfer + linger + drain + recycle + peerSilent
+    checks.deadlines.expectEnd(leg, 'finishing', longest)
+    const aux = { firstToken: leg.job.prompt }
+    rank.step({ type: 'host.finish', sender: leg.id, state, aux })
+  }
+
+  /** A wrong call, unless nobody needs what is left to write. The answer: it was taken. */
+  #finishEarly(rank: PrefillRank, leg: SendLeg): boolean {
+    leg.attempt = 'made'
+    this.#finish(rank, leg, {})
+    const isRejected = (leg.attempt as SendLeg['attempt']) === 'rejected'
+    leg.attempt = 'none'
+    if (!isRejected) return true
+    leg.phase = 'reserved'
+    leg.dueAt = Infinity
+    return false
   }
 
   /** Of some requests the turn at the model comes later than decode would wait for a silent prefill. */
@@ -159,25 +184,30 @@ export class Senders {
 
   /** The leg gets pages and a compute slot; its bytes are made from the prompt alone. */
   #admit(rank: PrefillRank, leg: SendLeg): boolean {
-    const { random, shape } = this.#site.context
-    const { pageTokens, layers } = shape.model
-    const pages = Math.ceil(leg.job.tokens / pageTokens)
-    if (!takePages(rank, leg, pages)) return false
+    const { random } = this.#site.context
+    const { memory } = rank.slot
+    const { tokens, slots } = leg.job
+    // What nobody needs may never have been computed.
+    const isShort = random.chance(0.5)
+    const isTaken = takePages(rank, leg, (held) => {
+      const { pageTokens, component } = held
+      if (pageTokens === undefined) return [0, slots]
+      const list = heldTokens(memory, held, tokens)
+      const needed = list.filter((token) => token < (leg.firstTokens[component.name] ?? 0)).length
+      return [isShort ? Math.floor(needed / pageTokens) : 0, pageCount(list, pageTokens)]
+    })
+    if (!isTaken) return false
     leg.admitted = true
     fill(rank, leg)
-    const cut = random.between(1, layers - 1)
-    const ranges: (readonly [number, number])[] = random.chance(0.35)
-      ? [
-          [0, cut],
-          [cut, layers],
-        ]
-      : [[0, layers]]
-    for (let start = 0; start < pages;) {
-      const count = Math.min(random.between(1, 3), pages - start)
-      for (const range of ranges) leg.todo.push({ start, pages: count, layers: range })
-      start += count
-    }
-    if (random.chance(0.3)) random.shuffle(leg.todo)
+    Object.assign(leg, chunksOf(random, leg))
     return true
   }
+}
+
+function describe({ tokens, layers: [first, end], state }: Chunk): string {
+  const what = [
+    ...(tokens ? [`tokens ${tokens[0]} to ${tokens[1]}`] : []),
+    ...(Object.keys(state).length > 0 ? ['the state'] : []),
+  ]
+  return `${what.join(' and ')} of layers ${first} to ${end}`
 }

@@ -1,6 +1,6 @@
 /** What a prefill rank and a decode rank have in common as operating-system processes. */
 import type { Rank } from '@kvx/core/protocol'
-import type { RankMemory } from '../shape/content.ts'
+import type { RankMemory } from '../shape/memory.ts'
 import { fault } from '../shape/faults.ts'
 import { tickAtMost } from '../shape/shape.ts'
 import type { Context } from './context.ts'

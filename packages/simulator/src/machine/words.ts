@@ -12,7 +12,7 @@ export function describe(message: Message): string {
     case 'abort':
       return `${message.k}(${message.code.replace('ERR_KVX_', '')})${of}`
     case 'progress':
-      return `progress(${message.pages})${of}`
+      return `progress(${message.units})${of}`
     case 'status':
       return `status(${message.state}${message.outcome ? `, ${message.outcome.k}` : ''})${of}`
     case 'queued':

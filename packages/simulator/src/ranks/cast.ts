@@ -1,7 +1,7 @@
 /** Who takes part: the slots of all instances, and their processes by the names that messages bear. */
 import { unarmed, type Side } from '../machine/process.ts'
-import { modelKey, rankMemory } from '../shape/content.ts'
-import type { Shape } from '../shape/shape.ts'
+import { layMemory } from '../shape/memory.ts'
+import type { Instance, Shape } from '../shape/shape.ts'
 import type { DecodeRank, DecodeSlot } from './decode.ts'
 import type { PrefillRank, PrefillSlot } from './prefill.ts'
 
@@ -18,27 +18,31 @@ export class Cast {
 
   /** The slots have no processes yet. */
   constructor({ model, prefills, decodes }: Shape) {
-    const key = modelKey(model)
-    const slot = (side: Side, instance: number, i: number, rank: PrefillSlot['rank']) => ({
+    const slot = (
+      side: Side,
+      { instance, i }: { instance: number; i: number },
+      rank: PrefillSlot['rank'],
+      { keeping }: Instance,
+    ) => ({
       name: `${side === 'prefill' ? 'P' : 'D'}${instance}.${i}`,
       side,
       instance,
       rank,
-      memory: rankMemory(model, key, rank),
+      memory: layMemory(model.cache, rank, keeping),
       starts: 0,
       armed: unarmed(),
       mask: 0,
       slowness: 1,
       hitAt: -1,
     })
-    this.prefills = prefills.flatMap((ranks, instance) =>
-      ranks.map((rank, i) => {
+    this.prefills = prefills.flatMap((of, instance) =>
+      of.ranks.map((rank, i) => {
         const endpoint = `tcp://prefill-${instance}-${i}:1`
-        return { ...slot('prefill', instance, i, rank), endpoint } as PrefillSlot
+        return { ...slot('prefill', { instance, i }, rank, of), endpoint } as PrefillSlot
       }),
     )
-    this.decodes = decodes.flatMap((ranks, instance) =>
-      ranks.map((rank, i) => slot('decode', instance, i, rank) as DecodeSlot),
+    this.decodes = decodes.flatMap((of, instance) =>
+      of.ranks.map((rank, i) => slot('decode', { instance, i }, rank, of) as DecodeSlot),
     )
     this.slots = [...this.prefills, ...this.decodes]
   }

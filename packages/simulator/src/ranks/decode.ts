@@ -56,14 +56,22 @@ export class DecodeRank extends RankProcess {
         backend: 'simulated',
         version: '1',
         fence: shape.fence,
-        layout: slot.memory.layout,
-        fingerprint: slot.memory.fingerprint,
+        shape: slot.memory.shape,
+        place: slot.memory.place,
+        packed: slot.memory.packed,
+        prefixBlock: slot.memory.prefixBlock,
         verify: shape.verify,
         deadlines: shape.deadlines,
         limits: shape.limits,
       },
-      { generation: this.generation, address: new Uint8Array(1), regions: [new Uint8Array(1)] },
+      this.address(),
     )
+  }
+
+  /** Of its engine as it is now. */
+  address(): DecodeState['engine'] {
+    const regions = this.slot.memory.regions.map(() => new Uint8Array(1))
+    return { generation: this.generation, address: new Uint8Array(1), regions }
   }
 
   /** What the reducer orders after an event. Nothing of it is done yet. */

@@ -1,5 +1,4 @@
 /** What a prefill rank's engine has connected to: memory of one generation of one target. */
-import type { Planner } from '@kvx/core/protocol'
 import type { DecodeRank } from './decode.ts'
 
 export interface EngineLink {
@@ -7,7 +6,6 @@ export interface EngineLink {
   readonly generation: string
   /** Generation of the writer's engine. */
   readonly writer: string
-  readonly planner: Planner
   state: 'opening' | 'open' | 'closed'
   /** The owner has revoked it (fence kind `peer`). */
   revoked: boolean

@@ -7,6 +7,7 @@ import { pathToFileURL } from 'node:url'
 const entries = {
   '@kvx/core': 'index.js',
   '@kvx/core/backend': 'backend/index.js',
+  '@kvx/core/bytes': 'bytes.js',
   '@kvx/core/protocol': 'protocol/index.js',
 }
 

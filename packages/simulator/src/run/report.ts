@@ -39,8 +39,8 @@ export function violationReport(seed: number, filter: Filter): string {
 
 export function describe({ shape, events }: ScheduleResult): string {
   const cut = (instances: typeof shape.prefills) =>
-    instances.map((ranks) => ranks.length).join(' + ')
-  return `${shape.mode}, fence ${shape.fence}${shape.fence === 'engine' ? ` (${shape.medium})` : ''}, prefill ranks ${cut(shape.prefills)}, decode ranks ${cut(shape.decodes)}, ${shape.verify ? 'with checksums, ' : ''}${events} events`
+    instances.map(({ ranks }) => ranks.length).join(' + ')
+  return `${shape.mode}, fence ${shape.fence}${shape.fence === 'engine' ? ` (${shape.medium})` : ''}, prefill ranks ${cut(shape.prefills)}, decode ranks ${cut(shape.decodes)}, ${shape.verify ? 'with digests, ' : ''}${events} events`
 }
 
 export { coverageTable }

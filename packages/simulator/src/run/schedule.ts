@@ -5,6 +5,7 @@ import { Coverage } from '../checks/coverage.ts'
 import { leftover } from '../checks/end.ts'
 import { violate, Violation } from '../machine/violation.ts'
 import type { AnySlot } from '../ranks/cast.ts'
+import { mostSlots } from '../shape/model.ts'
 import { Random } from '../shape/random.ts'
 import { drawShape, type Mode, type Shape } from '../shape/shape.ts'
 import { drawActions, perform, type Action } from '../world/actions.ts'
@@ -136,7 +137,7 @@ function healthyJob(world: World, prefill: number, decode: number): Job {
   const { random } = context
   const { model } = context.shape
   const serial = context.serial()
-  const tokens = random.between(1, 2 * model.pageTokens)
+  const tokens = random.between(1, Math.min(4, model.mostTokens))
   return parts.hosts.startJob({
     prefill,
     decode,
@@ -145,8 +146,8 @@ function healthyJob(world: World, prefill: number, decode: number): Job {
     tokens,
     prompt: serial,
     prefix: random.chance(0.2) ? random.between(0, tokens) : 0,
+    slots: random.between(0, mostSlots),
     late: random.chance(0.3),
-    withState: model.stateLayers.length > 0 && random.chance(0.5),
     sides: 'both',
     sendAfter: random.between(0, 60),
     receiveAfter: random.between(0, 60),

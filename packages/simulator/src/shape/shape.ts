@@ -1,9 +1,10 @@
 /** What a schedule is about: which processes there are, and how they are set. */
 import type { FenceKind } from '@kvx/contract'
 import type { Deadlines, Limits } from '@kvx/core'
-import { makeRank, type Rank } from '@kvx/core/protocol'
-import type { Model } from './content.ts'
+import type { Rank } from '@kvx/core'
+import { drawKeeping, drawModel, type Keeping, type Model } from './model.ts'
 import type { Random } from './random.ts'
+import { drawRanks, isSingle, topologies, type Cut } from './topology.ts'
 
 export type Mode = 'safety' | 'liveness'
 export const modes: readonly Mode[] = ['safety', 'liveness']
@@ -19,9 +20,8 @@ export interface Shape {
    */
   readonly medium: 'network card' | 'sockets'
   readonly model: Model
-  /** Ranks of each instance. */
-  readonly prefills: readonly (readonly Rank[])[]
-  readonly decodes: readonly (readonly Rank[])[]
+  readonly prefills: readonly Instance[]
+  readonly decodes: readonly Instance[]
   readonly verify: boolean
   readonly deadlines: Deadlines
   readonly limits: Limits
@@ -33,6 +33,11 @@ export interface Shape {
   readonly horizon: number
   /** Messages that a side queues for one that does not read; then the connection is cut. */
   readonly queue: number
+}
+
+export interface Instance {
+  readonly ranks: readonly Rank[]
+  readonly keeping: Keeping
 }
 
 /** Milliseconds of virtual time; each different, so that a trace tells which one it was. */
@@ -56,27 +61,6 @@ export const lease = 650
 /** Between two ticks of a process, at most. */
 export const tickAtMost = 320
 
-interface Cut {
-  readonly tp?: number
-  readonly pp?: number
-  readonly dp?: number
-}
-
-/** Prefill and decode, and how often. Models have two heads and up to three layers. */
-const topologies: readonly (readonly [weight: number, prefill: Cut, decode: Cut])[] = [
-  [44, {}, {}],
-  [8, { pp: 2 }, {}],
-  [8, {}, { pp: 2 }],
-  [8, { tp: 2 }, {}],
-  [8, {}, { tp: 2 }],
-  [5, { tp: 2 }, { tp: 2 }],
-  [4, { pp: 2 }, { pp: 2 }],
-  [5, { pp: 2 }, { tp: 2 }],
-  [3, { tp: 2 }, { pp: 2 }],
-  [5, { dp: 2 }, {}],
-  [2, { dp: 2 }, { dp: 2 }],
-]
-
 const fewInstances = [
   [2, 1],
   [1, 2],
@@ -96,7 +80,10 @@ export function drawShape(random: Random, only: { mode?: Mode; fence?: FenceKind
   const counts = random.one(single ? manyInstances : fewInstances)
   const [prefills, decodes] = several ? counts : [1, 1]
   const build = (cut: Cut, count: number) =>
-    Array.from({ length: count }, () => drawRanks(random, cut, model.layers))
+    Array.from({ length: count }, (): Instance => ({
+      ranks: drawRanks(random, cut, model.cache),
+      keeping: drawKeeping(random, model),
+    }))
   return {
     mode,
     fence,
@@ -114,21 +101,6 @@ export function drawShape(random: Random, only: { mode?: Mode; fence?: FenceKind
   }
 }
 
-function drawModel(random: Random): Model {
-  const layers = random.between(2, 3)
-  const stateLayers = random.one([[], [], [0], [0, layers - 1]])
-  return {
-    layers,
-    heads: 2,
-    pageTokens: random.one([1, 2, 2]),
-    headBytes: 1,
-    parts: random.chance(0.7) ? ['k', 'v'] : ['latent'],
-    order: random.chance(0.7) ? 'token-major' : 'head-major',
-    stateLayers,
-    pages: { kv: random.between(5, 9), mamba: 3 },
-  }
-}
-
 function drawLimits(random: Random): Limits {
   const tight = random.chance(0.3)
   return {
@@ -139,26 +111,6 @@ function drawLimits(random: Random): Limits {
     quarantineShare: random.one([0.25, 0.5]),
     peers: 8,
   }
-}
-
-function drawRanks(random: Random, { tp = 1, pp = 1, dp = 1 }: Cut, layers: number): Rank[] {
-  // Unlike stages on the two sides: every rank of one has bytes for several of the other.
-  const stages = pp === 2 ? [0, random.between(1, layers - 1), layers] : [0, layers]
-  const ranks: Rank[] = []
-  for (let d = 0; d < dp; d++) {
-    for (let p = 0; p < pp; p++) {
-      for (let t = 0; t < tp; t++) {
-        ranks.push(
-          makeRank(layers, { tp: t, tpSize: tp, pp: p, ppSize: pp, dp: d, dpSize: dp, stages }),
-        )
-      }
-    }
-  }
-  return ranks
-}
-
-function isSingle({ tp = 1, pp = 1, dp = 1 }: Cut): boolean {
-  return tp * pp * dp === 1
 }
 
 function weighted<T extends readonly [number, ...unknown[]]>(

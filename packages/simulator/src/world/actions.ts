@@ -6,6 +6,7 @@ import { occupier } from '../books/pages.ts'
 import type { Fate } from '../machine/process.ts'
 import type { AnyRank, AnySlot } from '../ranks/cast.ts'
 import { fault } from '../shape/faults.ts'
+import { mostSlots } from '../shape/model.ts'
 import { Random } from '../shape/random.ts'
 import type { Shape } from '../shape/shape.ts'
 import type { World } from './world.ts'
@@ -171,7 +172,7 @@ export function perform(world: World, action: Action): void {
       return
     case 'full pool': {
       const { process } = slot
-      const book = process.books.kv
+      const book = random.one([...process.books.values()])
       const lease = book.take(random.between(1, Math.max(1, book.pool.counts().free)), occupier)
       if (!lease) return
       const pages = lease.pages.slice()
@@ -223,7 +224,7 @@ function request(world: World, random: Random): void {
   const { model, limits, prefills, decodes } = context.shape
   const burst = limits.requests < 4 && random.chance(0.3) ? random.between(2, 5) : 1
   for (let i = 0; i < burst; i++) {
-    const tokens = random.between(1, Math.min(model.pages.kv - 1, 5) * model.pageTokens)
+    const tokens = random.between(1, model.mostTokens)
     const serial = context.serial()
     const lag = () => (random.chance(0.6) ? random.between(0, 20) : random.between(20, 700))
     parts.hosts.startJob({
@@ -235,8 +236,8 @@ function request(world: World, random: Random): void {
       tokens,
       prompt: serial,
       prefix: random.chance(0.3) ? random.between(0, tokens) : 0,
+      slots: random.chance(0.2) ? 0 : random.between(1, mostSlots),
       late: random.chance(0.3),
-      withState: model.stateLayers.length > 0 && random.chance(0.6),
       sides: random.chance(0.9) ? 'both' : random.one(['prefill', 'decode'] as const),
       sendAfter: lag(),
       receiveAfter: lag(),

@@ -1,9 +1,10 @@
 /** What a decode rank hears, and what its reducer orders: between network, engine and host. */
-import { KvxError, toKvxError } from '@kvx/contract'
-import { checksumJob, pageChecksums, type DecodeEffect, type Message } from '@kvx/core/protocol'
+import { KvxError } from '@kvx/contract'
+import type { DecodeEffect, Message } from '@kvx/core/protocol'
 import { onFence, onFenced, onRecycle, onRenewed } from '../checks/engines.ts'
 import { isForeignAtDecode, mustChangeNothing } from '../checks/identity.ts'
 import { onWelcome } from '../checks/messages.ts'
+import { digestsOf } from '../engine/digests.ts'
 import { describe, isPing } from '../machine/words.ts'
 import type { Wire } from '../network/wire.ts'
 import type { DecodeRank } from '../ranks/decode.ts'
@@ -71,8 +72,7 @@ export function hasRenewed({ context }: Parts, rank: DecodeRank): void {
   onRenewed(rank)
   const { generation } = rank
   rank.current = generation
-  const engine = { generation, address: new Uint8Array(1), regions: [new Uint8Array(1)] }
-  rank.step({ type: 'engine.recycled', engine })
+  rank.step({ type: 'engine.recycled', engine: rank.address() })
 }
 
 function send(parts: Parts, rank: DecodeRank, endpoint: string, given: Message): void {
@@ -84,20 +84,19 @@ function send(parts: Parts, rank: DecodeRank, endpoint: string, given: Message):
 function verify(
   { context }: Parts,
   rank: DecodeRank,
-  { request, epoch, planner, pages, checksums }: DecodeEffect & { do: 'verify' },
+  { request, epoch, pairing, digests }: DecodeEffect & { do: 'verify' },
 ): void {
   rank.later(context.random.between(1, 20), () => {
-    let error: KvxError | undefined
-    try {
-      const job = checksumJob({ planner, side: 'destination', component: 'kv', pages })
-      const landed = pageChecksums(job, rank.regions())
-      if (landed.some((sum, i) => sum !== checksums[i]! >>> 0))
-        error = new KvxError('ERR_KVX_CHECKSUM_MISMATCH', 'a page arrived damaged', {
-          phase: 'complete',
-        })
-    } catch (cause) {
-      error = toKvxError(cause)
-    }
+    const reserve = rank.epochs.get(epoch)
+    if (!reserve) return
+    const { leg, peer } = reserve
+    const arrived = digestsOf(leg, pairing.layers, leg.posted.get(peer) ?? [])
+    const isWrong = Object.entries(arrived).some(
+      ([name, bytes]) => String(bytes) !== String(digests[name]),
+    )
+    const error = isWrong
+      ? new KvxError('ERR_KVX_CHECKSUM_MISMATCH', 'a layer arrived damaged', { phase: 'complete' })
+      : undefined
     rank.step({ type: 'verified', request, epoch, error })
   })
 }

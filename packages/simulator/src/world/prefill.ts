@@ -1,9 +1,9 @@
 /** What a prefill rank hears, and what its reducer orders: between network, engine and host. */
-import { toKvxError } from '@kvx/contract'
-import { checksumJob, pageChecksums, type Message, type PrefillEffect } from '@kvx/core/protocol'
+import type { Message, PrefillEffect } from '@kvx/core/protocol'
 import { spoil } from '../books/legs.ts'
 import { onRecycle } from '../checks/engines.ts'
 import { mustChangeNothing } from '../checks/identity.ts'
+import { digestsOf } from '../engine/digests.ts'
 import { describe, isPing } from '../machine/words.ts'
 import type { Wire } from '../network/wire.ts'
 import type { PrefillRank } from '../ranks/prefill.ts'
@@ -45,8 +45,8 @@ export function performAtPrefill(parts: Parts, rank: PrefillRank, effect: Prefil
       onRecycle(rank)
       engines.recyclePrefill(rank)
       return
-    case 'checksum':
-      checksum(parts, rank, effect)
+    case 'digest':
+      digest(parts, rank, effect)
       return
     default:
       hosts.senders.onNews(rank, effect)
@@ -64,31 +64,32 @@ function send(parts: Parts, rank: PrefillRank, connection: string, given: Messag
 function falsified({ context, cast, checks }: Parts, rank: PrefillRank, message: Message): Message {
   const { armed } = rank.slot
   if (message.k !== 'complete' || armed.wrongManifests === 0) return message
-  const { kv } = message.manifest.parts
+  const [moved] = Object.entries(message.manifest.parts)
   const reserve = cast.decodeOf(message.to)?.epochs.get(message.ep)
-  if (!kv || !reserve) return message
+  if (!moved || !reserve) return message
   armed.wrongManifests--
   rank.slot.mask |= fault.engine
   spoil(reserve.leg.job)
-  const parts = { ...message.manifest.parts, kv: { ...kv, pages: kv.pages + 1 } }
+  const [name, { units, bytes }] = moved
+  const parts = { ...message.manifest.parts, [name]: { units: units + 1, bytes } }
   const wrong = { ...message, manifest: { ...message.manifest, parts } }
   checks.messages.wrongManifests.add(wrong)
   context.log(() => `${rank.name} counts wrong`)
   return wrong
 }
 
-function checksum(
-  { context }: Parts,
+function digest(
+  { context, cast }: Parts,
   rank: PrefillRank,
-  { sender, peer, epoch, planner, pages }: PrefillEffect & { do: 'checksum' },
+  { sender, peer, epoch, pairing }: PrefillEffect & { do: 'digest' },
 ): void {
+  const { layers } = pairing
   rank.later(context.random.between(1, 20), () => {
-    try {
-      const job = checksumJob({ planner, side: 'source', component: 'kv', pages })
-      const checksums = pageChecksums(job, rank.regions())
-      rank.step({ type: 'checksums', sender, peer, epoch, checksums })
-    } catch (cause) {
-      rank.step({ type: 'checksums.failed', sender, error: toKvxError(cause) })
-    }
+    const receiver = cast.decodeOf(peer)?.epochs.get(epoch)?.leg
+    const leg = rank.legs.get(sender)
+    // Nobody waits for the digests of what has ended.
+    if (!receiver || !leg) return
+    const digests = digestsOf(leg, layers, receiver.posted.get(rank.incarnation) ?? [])
+    rank.step({ type: 'digests', sender, peer, epoch, digests })
   })
 }

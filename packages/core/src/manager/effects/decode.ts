@@ -2,9 +2,9 @@
 import { isKvxError, KvxError, toKvxError, type Log } from '@kvx/contract'
 import { watchInstance, type Watch } from '../../bootstrap/index.ts'
 import { ControlClient } from '../../control/index.ts'
-import { checksumJob } from '../../plan/index.ts'
 import type { DecodeEffect, DecodeEvent } from '../../protocol/index.ts'
 import type { Engine } from '../engine.ts'
+import { digestsOf, firstDifference } from './digests.ts'
 import { defect, heard, listen, within } from './events.ts'
 
 /** Those that tell the host something; the manager handles them. */
@@ -185,20 +185,15 @@ export class DecodeEffects {
     this.#emit({ type: 'verified', request, epoch, error })
   }
 
-  /** What is wrong with the pages that have landed. */
-  async #objection({
-    pages,
-    planner,
-    checksums: sent,
-  }: DecodeEffect & { do: 'verify' }): Promise<KvxError | undefined> {
-    const job = checksumJob({ planner, side: 'destination', component: 'kv', pages })
-    const landed = await this.#engine.current.engine.checksum(job)
-    // They travel as signed numbers.
-    const wrong = landed.findIndex((sum, i) => (sum | 0) !== sent[i])
-    if (wrong < 0) return undefined
+  /** What is wrong with what has landed. */
+  async #objection(effect: DecodeEffect & { do: 'verify' }): Promise<KvxError | undefined> {
+    const { pairing, prompt, destination, digests } = effect
+    const digested = { pairing, side: 'destination', prompt, pages: destination } as const
+    const wrong = firstDifference(pairing, digests, await digestsOf(this.#engine, digested))
+    if (wrong === undefined) return undefined
     return new KvxError(
       'ERR_KVX_CHECKSUM_MISMATCH',
-      `Page ${String(wrong)} of the prompt arrived damaged (page ${String(pages[wrong])} of the pool). Try again; if it happens again, suspect memory or network.`,
+      `Layer ${String(wrong.layer)} of '${wrong.component}' arrived damaged. Try again; if it happens again, suspect memory or network.`,
       { phase: 'complete' },
     )
   }

@@ -1,9 +1,9 @@
 /** Where the protocol of the prefill side meets the world: its engine, and the connections of its control server. */
 import { toKvxError, KvxError, type Link, type Log, type Transfer } from '@kvx/contract'
 import type { Connection } from '../../control/index.ts'
-import { checksumJob, type Planner } from '../../plan/index.ts'
 import type { PrefillEffect, PrefillEvent } from '../../protocol/index.ts'
 import type { Engine } from '../engine.ts'
+import { digestsOf } from './digests.ts'
 import { defect, heard, listen, within } from './events.ts'
 
 /** Those that tell the host something; the manager handles them. */
@@ -11,7 +11,6 @@ export type SenderEffect = Extract<PrefillEffect, { do: `sender.${string}` }>
 
 interface OpenLink {
   readonly link: Promise<Link>
-  readonly planner: Planner
   /** Aborts the attempt to connect. */
   readonly attempt: AbortController
 }
@@ -89,8 +88,8 @@ export class PrefillEffects {
       case 'recycle':
         this.#recycle().catch(defect(this.#log))
         return
-      case 'checksum':
-        this.#checksum(effect).catch(defect(this.#log))
+      case 'digest':
+        this.#digest(effect).catch(defect(this.#log))
         return
     }
   }
@@ -119,14 +118,14 @@ export class PrefillEffects {
   }
 
   #openLink(effect: PrefillEffect & { do: 'openLink' }): void {
-    const { peer, generation, address, regions, timeoutMs, planner } = effect
+    const { peer, generation, address, regions, timeoutMs } = effect
     const key = linkKey(peer, generation)
     const attempt = new AbortController()
     const link = this.#engine.current.engine.connect(
       { generation, address, regions },
       { timeoutMs, signal: attempt.signal },
     )
-    const opened: OpenLink = { link, planner, attempt }
+    const opened: OpenLink = { link, attempt }
     this.#links.set(key, opened)
     link.then(
       () => {
@@ -162,10 +161,9 @@ export class PrefillEffects {
         throw new KvxError('ERR_KVX_PEER_LOST', 'The link to decode was closed.', {
           phase: 'transfer',
         })
-      const plan = open.planner.plan(effect.parts)
       const link = await open.link
       if (posted.cancelled) throw new KvxError('ERR_KVX_ABORTED', 'The write was cancelled.')
-      const transfer = link.write(plan, { deadlineMs: effect.deadlineMs })
+      const transfer = link.write(effect.plan, { deadlineMs: effect.deadlineMs })
       posted.transfer = transfer
       // Not awaited: it may never end, and the protocol has a deadline of its own.
       void transfer.done.then(
@@ -191,16 +189,16 @@ export class PrefillEffects {
     posted.transfer?.cancel()
   }
 
-  async #checksum(effect: PrefillEffect & { do: 'checksum' }): Promise<void> {
-    const { sender, peer, epoch, planner, pages } = effect
+  async #digest(effect: PrefillEffect & { do: 'digest' }): Promise<void> {
+    const { sender, peer, epoch, pairing, prompt, source } = effect
     let event: PrefillEvent
     try {
-      const job = checksumJob({ planner, side: 'source', component: 'kv', pages })
-      const checksums = await this.#engine.current.engine.checksum(job)
-      event = { type: 'checksums', sender, peer, epoch, checksums }
+      const digested = { pairing, side: 'source', prompt, pages: source } as const
+      const digests = await digestsOf(this.#engine, digested)
+      event = { type: 'digests', sender, peer, epoch, digests }
     } catch (cause) {
       const error = within(toKvxError(cause), 'complete')
-      event = { type: 'checksums.failed', sender, error }
+      event = { type: 'digests.failed', sender, error }
     }
     this.#emit(event)
   }

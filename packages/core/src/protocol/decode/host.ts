@@ -1,32 +1,34 @@
 /** What the host says of a request, after `receive`: where to, and that it is not wanted any more. */
 import { KvxError, type ErrorCode, type Phase } from '@kvx/contract'
 import { hostReason } from '../keys.ts'
-import { rankName } from '../rank.ts'
+import { rankName } from '../../share/index.ts'
 import { sendPages } from './leg.ts'
-import { pagesObjection, stateObjection } from './pages.ts'
+import { pagesObjection } from './pages.ts'
 import { advance, failRequest } from './request.ts'
 import type { DecodeEvent, DecodeStep, Request } from './state.ts'
 
 export function onReserve(step: DecodeStep, event: DecodeEvent & { type: 'host.reserve' }): void {
   const request = step.state.requests.get(event.request)
   if (!request || request.error) return
-  const { layout } = step.state.self
-  const { pageTokens } = layout
-  const prefixTokens = Math.floor(event.prefixTokens / pageTokens) * pageTokens
+  const { self } = step.state
+  const { tokens } = request
+  const prefixTokens =
+    event.prefixTokens === tokens
+      ? tokens
+      : Math.floor(event.prefixTokens / self.prefixBlock) * self.prefixBlock
   if (request.destination) {
     reject(step, request, 'ERR_KVX_INVALID_STATE', 'reserve() may be called only once.')
     return
   }
   const wrong =
-    event.prefixTokens < 0 || event.prefixTokens > request.tokens
-      ? `prefixTokens must be from 0 to the ${String(request.tokens)} tokens of the prompt, got ${String(event.prefixTokens)}.`
-      : (pagesObjection(layout, event.pages, request.tokens - prefixTokens) ??
-        stateObjection(layout, event.state))
+    event.prefixTokens < 0 || event.prefixTokens > tokens
+      ? `prefixTokens must be from 0 to the ${String(tokens)} tokens of the prompt, got ${String(event.prefixTokens)}.`
+      : pagesObjection(self, { tokens, prefix: prefixTokens }, event.pages)
   if (wrong) {
     reject(step, request, 'ERR_KVX_INVALID_ARGUMENT', `reserve(): ${wrong}`)
     return
   }
-  request.destination = { prefixTokens, pages: event.pages, state: event.state }
+  request.destination = { prefixTokens, pages: event.pages }
   if (request.phase === 'open') request.deadline = step.now + request.deadlines.reserve
   advance(step, request)
 }
@@ -34,8 +36,7 @@ export function onReserve(step: DecodeStep, event: DecodeEvent & { type: 'host.r
 export function onProvide(step: DecodeStep, event: DecodeEvent & { type: 'host.provide' }): void {
   const request = step.state.requests.get(event.request)
   if (!request || request.error) return
-  const { layout } = step.state.self
-  const { destination } = request
+  const { destination, tokens } = request
   if (!destination) {
     reject(step, request, 'ERR_KVX_INVALID_STATE', 'provide() needs reserve() without pages first.')
     return
@@ -44,15 +45,13 @@ export function onProvide(step: DecodeStep, event: DecodeEvent & { type: 'host.p
     reject(step, request, 'ERR_KVX_INVALID_STATE', 'its pages were given before.')
     return
   }
-  const wrong =
-    pagesObjection(layout, event.pages, request.tokens - destination.prefixTokens) ??
-    stateObjection(layout, event.state)
+  const prompt = { tokens, prefix: destination.prefixTokens }
+  const wrong = pagesObjection(step.state.self, prompt, event.pages)
   if (wrong) {
     reject(step, request, 'ERR_KVX_INVALID_ARGUMENT', `provide(): ${wrong}`)
     return
   }
   destination.pages = event.pages
-  destination.state = event.state
   for (const leg of request.legs) sendPages(step, leg)
 }
 

@@ -1,10 +1,10 @@
 /** A leg: the part of a request that one prefill rank sends, from its reserve until nothing of it can land any more. */
 import { KvxError } from '@kvx/contract'
 import { toldError } from '../keys.ts'
-import { packPages, packState, unpackPages, type MessageOf } from '../messages.ts'
-import { auxObjection, manifestObjection } from './manifest.ts'
+import { packPages, type MessageOf, type PageLists } from '../messages.ts'
+import { auxObjection, manifestObjection, promptOf } from './manifest.ts'
 import { about, ask, sendAbort, sendTo } from './send.ts'
-import type { DecodeState, DecodeStep, Leg } from './state.ts'
+import type { DecodeState, DecodeStep, Leg, Link } from './state.ts'
 
 /** A reserve whose epoch was over before it began is tried so often. */
 const maxTries = 3
@@ -28,9 +28,8 @@ export function reserve(step: DecodeStep, leg: Leg): void {
     tokens: request.tokens,
     digest: request.digest,
     prefix: destination.prefixTokens,
-    ...(destination.pages === undefined ? {} : { pages: packPages(destination.pages) }),
-    ...(destination.pages === undefined ? {} : { state: packState(destination.state) }),
-    checksums: step.state.self.verify,
+    ...(destination.pages && { pages: pagesFor(link, destination.pages) }),
+    digests: step.state.self.verify,
   })
 }
 
@@ -49,9 +48,14 @@ export function sendPages(step: DecodeStep, leg: Leg): void {
     k: 'pages',
     gen: step.state.engine.generation,
     ep: leg.epoch,
-    pages: packPages(destination.pages),
-    state: packState(destination.state),
+    pages: pagesFor(leg.link, destination.pages),
   })
+}
+
+/** Of what a prefill rank has bytes for. */
+function pagesFor({ pairing }: Link, pages: PageLists): Record<string, Uint8Array> {
+  const wanted = Object.entries(pages).filter(([name]) => pairing?.layers.has(name))
+  return packPages(Object.fromEntries(wanted))
 }
 
 /** What prefill says of a leg that is paired tells this as well: its `accept` may have been lost. */
@@ -74,11 +78,11 @@ export function onReady(step: DecodeStep, leg: Leg): void {
   step.news.push({ leg, happened: 'wants pages' })
 }
 
-/** Something has landed; it may be some layers only, and no whole page yet. */
-export function onProgress(step: DecodeStep, leg: Leg, pages: number): void {
+/** Something has landed; it may be some layers only. */
+export function onProgress(step: DecodeStep, leg: Leg, units: number): void {
   if (leg.request.error) return
   onAccept(step, leg, 'paired')
-  step.news.push({ leg, happened: 'landed', pages })
+  step.news.push({ leg, happened: 'landed', units })
 }
 
 export function onComplete(step: DecodeStep, leg: Leg, message: MessageOf<'complete'>): void {
@@ -94,19 +98,20 @@ export function onComplete(step: DecodeStep, leg: Leg, message: MessageOf<'compl
   step.news.push({ leg, happened: 'sent' })
 }
 
-/** Has the pages that have landed compared with prefill's checksums. Returns false when there are none to compare with. */
+/** Has what has landed compared with prefill's digests. Returns false when there are none to compare with. */
 export function verify(step: DecodeStep, leg: Leg): boolean {
   const { request, link, outcome } = leg
-  const checksums = outcome?.manifest.checksums
-  if (!step.state.self.verify || !checksums || !link.planner) return false
+  const digests = outcome?.manifest.digests
+  if (!step.state.self.verify || !digests || !link.pairing) return false
   leg.phase = 'verifying'
   step.out.push({
     do: 'verify',
     request: request.id,
     epoch: leg.epoch,
-    planner: link.planner,
-    pages: request.destination?.pages ?? new Int32Array(),
-    checksums: unpackPages(checksums),
+    pairing: link.pairing,
+    prompt: promptOf(request),
+    destination: request.destination?.pages ?? {},
+    digests,
   })
   return true
 }
@@ -133,12 +138,12 @@ export function onRefused(step: DecodeStep, leg: Leg, message: MessageOf<'refuse
 }
 
 export function onStatus(step: DecodeStep, leg: Leg, message: MessageOf<'status'>): void {
-  const { outcome, state, pages } = message
+  const { outcome, state, units } = message
   leg.heard = step.now
   if (outcome?.k === 'complete') onComplete(step, leg, outcome)
   else if (outcome?.k === 'failed') onFailed(step, leg, outcome)
   else if (state === 'parked') onAccept(step, leg, 'parked', message.consumed)
-  else if (state === 'paired' && pages > 0) onProgress(step, leg, pages)
+  else if (state === 'paired' && units > 0) onProgress(step, leg, units)
   else if (state === 'paired') onAccept(step, leg, 'paired')
   else if (state === 'over') onOver(step, leg)
   if (message.queued) step.news.push({ leg, happened: 'queued' })

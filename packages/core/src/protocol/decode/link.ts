@@ -1,11 +1,11 @@
 /** The link to a prefill rank: connected, greeted, kept alive. What its loss means is decided in `loss.ts`. */
 import { KvxError } from '@kvx/contract'
-import { checkFit, Planner } from '../../plan/index.ts'
 import { helloOf } from '../greeting.ts'
 import { count } from '../keys.ts'
-import { checkPeerLayout } from '../fit.ts'
+import { pairRanks } from '../fit.ts'
 import { maxQueuedRooms, maxRegions, type MessageOf } from '../messages.ts'
-import { sendTo } from './send.ts'
+import { equalRanks, rankName, type Rank } from '../../share/index.ts'
+import { about, sendTo } from './send.ts'
 import type { DecodeEvent, DecodeStep, Link, Source, SourceRank } from './state.ts'
 
 export function addLink(step: DecodeStep, { endpoint, incarnation, instance, rank }: SourceRank) {
@@ -20,9 +20,8 @@ export function addLink(step: DecodeStep, { endpoint, incarnation, instance, ran
     pinged: step.now,
     fencing: false,
     doubtful: false,
-    layout: undefined,
+    pairing: undefined,
     writer: undefined,
-    planner: undefined,
     auxBytes: 0,
     legs: new Map(),
     waiting: new Set(),
@@ -66,9 +65,13 @@ export function onWelcome(step: DecodeStep, link: Link, message: MessageOf<'welc
     count(step.state.dropped, 'welcome')
     return
   }
+  if (!equalRanks(message.rank, link.rank)) {
+    const error = about(link, 'ERR_KVX_LAYOUT_MISMATCH', 'hello', anotherRank(message.rank))
+    step.news.push({ link, happened: 'lost', error })
+    return
+  }
   try {
-    checkFit(message.layout, step.state.self.layout)
-    checkPeerLayout(message.layout, maxRegions)
+    link.pairing ??= pairRanks(step.state.self, 'decode', message, maxRegions)
   } catch (error) {
     step.news.push({ link, happened: 'lost', error: error as KvxError })
     return
@@ -77,9 +80,14 @@ export function onWelcome(step: DecodeStep, link: Link, message: MessageOf<'welc
   link.writer = message.writer
   link.auxBytes = Math.min(message.limits.auxBytes, step.state.self.limits.auxBytes)
   link.doubtful = false
-  link.layout ??= message.layout
-  link.planner ??= new Planner(message.layout, step.state.self.layout)
   step.news.push({ link, happened: 'ready' })
+}
+
+/** Who sends what follows from the ranks that are registered: with others some bytes would come twice, and some never. */
+function anotherRank(rank: Rank): string {
+  const { tpSize, ppSize, cpSize, dpSize } = rank
+  const sizes = `tp${String(tpSize)}/pp${String(ppSize)}/cp${String(cpSize)}/dp${String(dpSize)}`
+  return `says that it is rank ${rankName(rank)} of ${sizes}, with stages [${rank.stages.join(', ')}], which is not as it is registered at the bootstrap. Restart it.`
 }
 
 /** Of a hello; a refused reserve is a matter of its leg. */

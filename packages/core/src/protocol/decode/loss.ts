@@ -47,7 +47,7 @@ export function watchLink(step: DecodeStep, link: Link): void {
     greetLost(step, link)
   } else if (step.now - link.heard > deadlines.peerSilent) {
     const silence = `has been silent for ${String(deadlines.peerSilent)} ms.`
-    const phase = link.planner ? 'transfer' : 'hello'
+    const phase = link.pairing ? 'transfer' : 'hello'
     loseLink(step, link, about(link, 'ERR_KVX_PEER_LOST', phase, silence))
   } else {
     ping(step, link)

@@ -2,7 +2,8 @@
 import type { KvxError } from '@kvx/contract'
 import type { MessageOf } from '../messages.ts'
 import { about } from './send.ts'
-import type { DecodeSelf, Leg } from './state.ts'
+import type { Prompt } from '../../plan/index.ts'
+import type { DecodeSelf, Leg, Request } from './state.ts'
 
 export function manifestObjection(
   self: DecodeSelf,
@@ -10,8 +11,9 @@ export function manifestObjection(
   message: MessageOf<'complete'>,
 ): KvxError | undefined {
   const { request, link } = leg
-  const { parts, checksums } = message.manifest
-  const { destination } = request
+  const { parts, digests } = message.manifest
+  const { pages } = request.destination ?? {}
+  const { pairing } = link
   const say = (text: string) =>
     about(
       link,
@@ -19,26 +21,39 @@ export function manifestObjection(
       'complete',
       `completed room ${request.key}, but ${text}`,
     )
-  if (!destination?.pages || !link.planner) return say('was never given pages.')
-  const expected = new Map([['kv', destination.pages.length]])
-  for (const [name, pages] of Object.entries(destination.state)) expected.set(name, pages.length)
+  if (!pages || !pairing) return say('was never given pages.')
+  const expected = expectedOf(leg)
   for (const name of new Set([...expected.keys(), ...Object.keys(parts)])) {
-    // What this rank does not hold comes from another one.
-    const shared = link.planner.lanes.components.has(name)
-    const pages = shared ? (expected.get(name) ?? 0) : 0
-    const bytes = shared ? pages * link.planner.bytesPerPage(name) : 0
-    const part = (Object.hasOwn(parts, name) ? parts[name] : undefined) ?? { pages: 0, bytes: 0 }
-    if (part.pages !== pages || part.bytes !== bytes) {
+    const units = expected.get(name) ?? 0
+    const told = Object.hasOwn(parts, name) ? (parts[name]?.units ?? 0) : 0
+    if (told !== units) {
       return say(
-        `component '${name}' has ${String(part.pages)} pages, ${String(part.bytes)} bytes instead of ${String(pages)} pages, ${String(bytes)} bytes.`,
+        `of component '${name}' ${String(told)} tokens times layers have landed instead of ${String(units)}.`,
       )
     }
   }
-  const sums = self.verify && link.planner.lanes.components.has('kv') ? destination.pages.length : 0
-  if ((checksums?.byteLength ?? 0) !== 4 * sums) {
-    return say('not with the checksums that were asked for.')
+  for (const [name, layers] of pairing.layers) {
+    const bytes = digests && Object.hasOwn(digests, name) ? digests[name]?.byteLength : undefined
+    if ((bytes ?? 0) !== (self.verify ? 16 * layers.length : 0)) {
+      return say('not with the digests that were asked for.')
+    }
   }
   return undefined
+}
+
+/** Of each component what the prefill rank of a leg has to send: tokens, or slots, times layers. */
+export function expectedOf({ request, link: { pairing } }: Leg): Map<string, number> {
+  const prompt = promptOf(request)
+  return new Map(
+    [...(pairing?.layers.keys() ?? [])].map((name) => {
+      const slots = request.destination?.pages?.[name]?.length ?? 0
+      return [name, pairing?.expected(name, { prompt, slots }) ?? 0]
+    }),
+  )
+}
+
+export function promptOf({ tokens, destination }: Request): Prompt {
+  return { tokens, prefix: destination?.prefixTokens ?? 0 }
 }
 
 export function auxObjection(

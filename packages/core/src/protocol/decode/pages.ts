@@ -1,29 +1,34 @@
 /** Whether the pages that the host gives can be written to: a sentence without its subject, or undefined. */
-import { pageCount, type Layout } from '../../layout/index.ts'
+import { providedPages, type Prompt } from '../../plan/index.ts'
+import type { PageLists } from '../messages.ts'
+import type { DecodeSelf } from './state.ts'
 
 export function pagesObjection(
-  layout: Layout,
-  pages: Int32Array | undefined,
-  tokens: number,
+  { shape, rank, place }: DecodeSelf,
+  prompt: Prompt,
+  pages: PageLists | undefined,
 ): string | undefined {
   if (!pages) return undefined
-  const needed = Math.ceil(tokens / layout.pageTokens)
-  if (pages.length !== needed)
-    return `${String(pages.length)} pages were given; ${String(needed)} are needed.`
-  return boundsObjection(pages, layout.pages.kv ?? 0)
-}
-
-export function stateObjection(
-  layout: Layout,
-  state: Readonly<Record<string, Int32Array>>,
-): string | undefined {
-  for (const [component, pages] of Object.entries(state)) {
-    const total = pageCount(layout, component)
-    if (component === 'kv' || total === 0) return `there is no state component '${component}'.`
-    const wrong = boundsObjection(pages, total)
-    if (wrong) return `of component '${component}' ${wrong}`
+  for (const component of shape.components) {
+    const { name, addressed } = component
+    const own = Object.hasOwn(place.components, name) ? place.components[name] : undefined
+    const list = Object.hasOwn(pages, name) ? pages[name] : undefined
+    if (!own) continue
+    if (!list) {
+      const what = addressed === 'tokens' ? 'pages' : 'slots'
+      return `${what} of '${name}' are missing.`
+    }
+    if (addressed === 'tokens') {
+      const [first, end] = providedPages(component, rank, own, prompt)
+      if (list.length !== end - first) {
+        return `${String(list.length)} pages of '${name}' were given; ${String(end - first)} are needed.`
+      }
+    }
+    const wrong = boundsObjection(list, own.pages)
+    if (wrong !== undefined) return `of '${name}' ${wrong}`
   }
-  return undefined
+  const unknown = Object.keys(pages).find((name) => !Object.hasOwn(place.components, name))
+  return unknown === undefined ? undefined : `there is no component '${unknown}' on this rank.`
 }
 
 function boundsObjection(pages: Int32Array, total: number): string | undefined {

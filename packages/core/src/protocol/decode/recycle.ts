@@ -18,8 +18,7 @@ export function watchQuarantine(step: DecodeStep): void {
     return
   }
   if (!state.recycle) {
-    const pages = stuck.reduce((sum, request) => sum + (request.destination?.pages?.length ?? 0), 0)
-    const share = pages / Math.max(1, self.layout.pages.kv ?? 0)
+    const share = stuckShare(step, stuck)
     if (share <= self.limits.quarantineShare && liveLegs(step).length > 0) return
     state.recycle = { phase: 'draining', deadline: now + self.deadlines.recycle }
   }
@@ -38,6 +37,15 @@ export function watchQuarantine(step: DecodeStep): void {
   }
   state.recycle.phase = 'closing'
   step.out.push({ do: 'recycle' })
+}
+
+/** Share of the pages of a component that are in quarantine; of all components the largest. */
+function stuckShare({ state: { self } }: DecodeStep, stuck: readonly Request[]): number {
+  const shares = Object.entries(self.place.components).map(([name, { pages }]) => {
+    const counts = stuck.map(({ destination }) => destination?.pages?.[name]?.length ?? 0)
+    return counts.reduce((sum, count) => sum + count, 0) / pages
+  })
+  return Math.max(0, ...shares)
 }
 
 /** What was stuck has been drained after all: the engine stays. */

@@ -1,8 +1,8 @@
 /** The request of this side's host: its legs together, its deadlines, its one end, and when its pages are free. */
 import { KvxError } from '@kvx/contract'
-import { checkCovered } from '../../plan/index.ts'
 import type { MessageOf } from '../messages.ts'
 import { lateness } from './lateness.ts'
+import { expectedOf } from './manifest.ts'
 import { abort, complete, markDrained, reserve, revisit, sendPages, verify } from './leg.ts'
 import type { DecodeEvent, DecodeState, DecodeStep, Leg, Link, Request } from './state.ts'
 
@@ -60,11 +60,6 @@ export function addRequest(
 export function advance(step: DecodeStep, request: Request): void {
   if (request.phase !== 'resolving' && request.phase !== 'open') return
   if (request.legs.length === 0 || request.legs.some((leg) => leg.link.status !== 'ready')) return
-  const uncovered = coverObjection(step, request)
-  if (uncovered) {
-    failRequest(step, request, uncovered)
-    return
-  }
   if (!request.destination) {
     if (request.phase === 'resolving')
       step.out.push({ do: 'receiver.reached', request: request.id })
@@ -78,21 +73,6 @@ export function advance(step: DecodeStep, request: Request): void {
   for (const leg of request.legs) {
     leg.link.waiting.delete(request)
     reserve(step, leg)
-  }
-}
-
-/** Whether the ranks of its route hold all that is needed; asked once for a route. */
-function coverObjection(step: DecodeStep, { route, legs }: Request): KvxError | undefined {
-  if (!route || route.covered) return undefined
-  try {
-    checkCovered(
-      legs.flatMap(({ link }) => link.layout ?? []),
-      step.state.self.layout,
-    )
-    route.covered = true
-    return undefined
-  } catch (error) {
-    return error as KvxError
   }
 }
 
@@ -145,16 +125,17 @@ export function onPagesWanted(step: DecodeStep, leg: Leg): void {
   step.out.push({ do: 'receiver.wanted', request: request.id })
 }
 
-export function onLanded(step: DecodeStep, leg: Leg, pages: number): void {
+export function onLanded(step: DecodeStep, leg: Leg, units: number): void {
   const { request } = leg
   if (!request.transferringTold) {
     request.transferringTold = true
     step.out.push({ do: 'receiver.transferring', request: request.id })
   }
   // More than was reserved would be a way to extend the deadline for ever.
-  const most = request.destination?.pages?.length ?? 0
-  if (pages <= leg.landedPages || pages > most || request.phase !== 'receiving') return
-  leg.landedPages = pages
+  if (units <= leg.landed || request.phase !== 'receiving') return
+  if (leg.landed === 0) leg.expected = [...expectedOf(leg).values()].reduce((sum, n) => sum + n, 0)
+  if (units > leg.expected) return
+  leg.landed = units
   request.deadline = step.now + request.deadlines.progress
 }
 
@@ -199,7 +180,10 @@ function succeed(step: DecodeStep, request: Request): void {
     request: request.id,
     aux: mergedAux(outcomes),
     report: {
-      pages: request.destination?.pages?.length ?? 0,
+      pages: Object.values(request.destination?.pages ?? {}).reduce(
+        (n, list) => n + list.length,
+        0,
+      ),
       bytes: parts.reduce((sum, { bytes }) => sum + bytes, 0),
       chunks: Math.max(...outcomes.map((outcome) => outcome.manifest.chunks)),
       ms: Math.max(...outcomes.map((outcome) => outcome.manifest.ms)),

@@ -1,6 +1,6 @@
 /** Routes: which ranks of a prefill instance a request is sent by. */
 import { KvxError } from '@kvx/contract'
-import { dpRankOf, requiredPrefillRanks } from '../topology.ts'
+import { dpRankOf, requiredPrefillRanks } from '../../share/index.ts'
 import { addLink, greet } from './link.ts'
 import { forgetIfIdle, replaceLink } from './loss.ts'
 import { advance, failRequest, hurry } from './request.ts'
@@ -24,7 +24,8 @@ export function attach(step: DecodeStep, request: Request, source: Source): void
     failedAt: 0,
     drained: true,
     tries: 0,
-    landedPages: 0,
+    landed: 0,
+    expected: 0,
     consumed: false,
     outcome: undefined,
   }))
@@ -55,10 +56,10 @@ function routeOf(step: DecodeStep, source: Source, room: bigint): Route {
     for (const link of known.links) linkTo(step, link)
     return known
   }
-  const { rank, layout } = step.state.self
-  const required = requiredPrefillRanks(rank, ranks, layout.heads, dp)
+  const { rank, shape } = step.state.self
+  const required = requiredPrefillRanks(shape, rank, ranks, dp)
   makeRoom(step, required)
-  const route = { links: required.map((found) => linkTo(step, found)), covered: false }
+  const route = { links: required.map((found) => linkTo(step, found)) }
   source.routes.set(dp, route)
   return route
 }

@@ -1,6 +1,6 @@
 import { KvxError, type ErrorCode, type Phase } from '@kvx/contract'
 import { failureFields } from '../keys.ts'
-import { rankName } from '../rank.ts'
+import { rankName } from '../../share/index.ts'
 import { protocolVersion, type Message } from '../messages.ts'
 import type { DecodeStep, Leg, Link } from './state.ts'
 

@@ -1,11 +1,12 @@
 /** Everything the decode side knows; changed in place by the reducer, as on the prefill side. */
 import type { FenceKind, KvxError } from '@kvx/contract'
-import type { Layout } from '../../layout/index.ts'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
-import type { Planner } from '../../plan/index.ts'
+import type { PackedPlace, Place } from '../../place/index.ts'
+import type { Pairing, Prompt } from '../../plan/index.ts'
+import type { CacheShape, PackedShape } from '../../shape/index.ts'
 import type { PeerGone } from '../keys.ts'
-import type { Message, MessageOf } from '../messages.ts'
-import type { Rank } from '../rank.ts'
+import type { Message, MessageOf, PageLists } from '../messages.ts'
+import type { Rank } from '../../share/index.ts'
 import type { Unreadable } from '../unreadable.ts'
 
 export interface DecodeSelf {
@@ -17,9 +18,13 @@ export interface DecodeSelf {
   readonly backend: string
   readonly version: string
   readonly fence: FenceKind
-  readonly layout: Layout
-  readonly fingerprint: Uint8Array
-  /** Ask for checksums and check them. */
+  readonly shape: CacheShape
+  readonly place: Place
+  /** Both as they travel. */
+  readonly packed: { readonly shape: PackedShape; readonly place: PackedPlace }
+  /** Tokens of which a prefix is a multiple, unless it is the whole prompt. */
+  readonly prefixBlock: number
+  /** Ask for digests and check them. */
   readonly verify: boolean
   readonly deadlines: Deadlines
   readonly limits: Limits
@@ -73,8 +78,6 @@ export interface Source {
 /** The ranks that send to this one. */
 export interface Route {
   readonly links: readonly Link[]
-  /** Together they hold every byte that is needed. */
-  covered: boolean
 }
 
 /** One prefill rank. */
@@ -93,10 +96,10 @@ export interface Link {
   fencing: boolean
   /** It was lost, and has not said welcome since. */
   doubtful: boolean
-  layout: Layout | undefined
+  /** What it sends to this rank; since its welcome. */
+  pairing: Pairing | undefined
   /** Generation of its engine: what a fence names. */
   writer: string | undefined
-  planner: Planner | undefined
   /** Bytes of aux that it announced to send at most. */
   auxBytes: number
   readonly legs: Map<number, Leg>
@@ -118,7 +121,9 @@ export interface Leg {
   drained: boolean
   /** Epochs tried because an earlier one was over before it began. */
   tries: number
-  landedPages: number
+  /** Tokens, or slots, times layers that have landed, and all that will. */
+  landed: number
+  expected: number
   /** Prefill said that the room had been sent before, to its end. */
   consumed: boolean
   outcome: MessageOf<'complete'> | undefined
@@ -150,8 +155,8 @@ export interface Request {
 
 export interface Destination {
   prefixTokens: number
-  pages: Int32Array | undefined
-  state: Readonly<Record<string, Int32Array>>
+  /** By component: pages of what is needed of the prompt, or slots. */
+  pages: PageLists | undefined
 }
 
 export interface SourceRank {
@@ -187,14 +192,12 @@ export type DecodeEvent =
       type: 'host.reserve'
       request: number
       prefixTokens: number
-      pages: Int32Array | undefined
-      state: Readonly<Record<string, Int32Array>>
+      pages: PageLists | undefined
     }
   | {
       type: 'host.provide'
       request: number
-      pages: Int32Array
-      state: Readonly<Record<string, Int32Array>>
+      pages: PageLists
     }
   | { type: 'host.abort'; request: number; reason: unknown }
   | { type: 'verified'; request: number; epoch: number; error: KvxError | undefined }
@@ -215,9 +218,11 @@ export type DecodeEffect =
       do: 'verify'
       request: number
       epoch: number
-      planner: Planner
-      pages: Int32Array
-      checksums: Int32Array
+      pairing: Pairing
+      prompt: Prompt
+      /** All destination pages, and slots, of the request. */
+      destination: PageLists
+      digests: Readonly<Record<string, Uint8Array>>
     }
   | { do: 'fence'; writer: string }
   | { do: 'recycle' }
@@ -244,8 +249,8 @@ export type LinkNews = { readonly link: Link } & (
 export type LegNews = { readonly leg: Leg } & (
   | { happened: 'accepted' }
   | { happened: 'wants pages' }
-  /** Whole pages of it so far. */
-  | { happened: 'landed'; pages: number }
+  /** Tokens, or slots, times layers of it so far. */
+  | { happened: 'landed'; units: number }
   /** All of it has landed, as prefill says, and that is what was asked for. */
   | { happened: 'sent' }
   | { happened: 'failed'; error: KvxError }

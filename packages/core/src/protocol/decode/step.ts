@@ -74,7 +74,7 @@ function tellOfLeg(step: DecodeStep, news: LegNews): void {
       onPagesWanted(step, leg)
       return
     case 'landed':
-      onLanded(step, leg, news.pages)
+      onLanded(step, leg, news.units)
       return
     case 'sent':
       onSent(step, leg)
@@ -225,7 +225,7 @@ function onLegMessage(step: DecodeStep, leg: Leg, message: Message): void {
       onReady(step, leg)
       return
     case 'progress':
-      onProgress(step, leg, message.pages)
+      onProgress(step, leg, message.units)
       return
     case 'complete':
       onComplete(step, leg, message)

@@ -1,7 +1,6 @@
-/** After the last byte of every decode rank has landed: checksums where wanted, then `complete`. */
-import { packPages, protocolVersion } from '../messages.ts'
+/** After the last byte of every decode rank has landed: digests where wanted, then `complete`. */
+import { protocolVersion } from '../messages.ts'
 import type { PrefillEvent, PrefillStep, Sender, Transfer } from './state.ts'
-import { isShared } from './transfer.ts'
 
 export function finishIfLanded(step: PrefillStep, sender: Sender): void {
   if (sender.phase !== 'finishing') return
@@ -9,14 +8,15 @@ export function finishIfLanded(step: PrefillStep, sender: Sender): void {
   sender.phase = 'completing'
   sender.deadline = step.now + sender.deadlines.linger
   for (const target of sender.targets) {
-    if (target.checksums && isShared(target, 'kv')) {
+    if (target.digests) {
       step.out.push({
-        do: 'checksum',
+        do: 'digest',
         sender: sender.id,
         peer: target.peer.incarnation,
         epoch: target.epoch,
-        planner: target.peer.planner,
-        pages: sender.coverage.sources.subarray(target.prefixPages),
+        pairing: target.peer.pairing,
+        prompt: target.prompt,
+        source: Object.fromEntries([...sender.written].map(([name, { source }]) => [name, source])),
       })
     } else {
       complete(step, sender, target, undefined)
@@ -24,28 +24,22 @@ export function finishIfLanded(step: PrefillStep, sender: Sender): void {
   }
 }
 
-export function onChecksums(step: PrefillStep, event: PrefillEvent & { type: 'checksums' }): void {
+export function onDigests(step: PrefillStep, event: PrefillEvent & { type: 'digests' }): void {
   const sender = step.state.senders.get(event.sender)
   const target = sender?.targets.find(
     (t) => t.epoch === event.epoch && t.peer.incarnation === event.peer,
   )
   if (sender?.phase !== 'completing' || target?.phase !== 'paired') return
-  complete(step, sender, target, event.checksums)
+  complete(step, sender, target, event.digests)
 }
 
 function complete(
   step: PrefillStep,
   sender: Sender,
   target: Transfer,
-  checksums: Uint32Array | undefined,
+  digests: Readonly<Record<string, Uint8Array>> | undefined,
 ): void {
   const { self } = step.state
-  const parts = Object.fromEntries(
-    Object.entries(target.landed).map(([component, { units, bytes }]) => [
-      component,
-      { pages: component === 'kv' ? units / target.peer.kvLayers.length : units, bytes },
-    ]),
-  )
   target.phase = 'complete'
   target.deadline = step.now + sender.deadlines.linger
   target.outcome = {
@@ -56,18 +50,12 @@ function complete(
     gen: target.generation,
     ep: target.epoch,
     manifest: {
-      parts,
+      parts: target.landed,
       chunks: sender.chunks,
       ms: target.airtime.ms,
-      ...(checksums === undefined
-        ? {}
-        : {
-            checksums: packPages(
-              new Int32Array(checksums.buffer, checksums.byteOffset, checksums.length),
-            ),
-          }),
+      ...(digests && { digests }),
     },
-    aux: sender.last?.aux ?? {},
+    aux: sender.aux ?? {},
   }
   step.out.push({ do: 'send', connection: target.peer.connection, message: target.outcome })
 }

@@ -1,7 +1,7 @@
 /** The end of this process, or another one in its place: no new requests. */
 import { KvxError } from '@kvx/contract'
 import { noNewRequests, type Draining } from '../keys.ts'
-import { rankName } from '../rank.ts'
+import { rankName } from '../../share/index.ts'
 import { failTransfer } from './sender.ts'
 import type { PrefillStep } from './state.ts'
 

@@ -1,9 +1,10 @@
 /** From the hello of a decode rank to the link over which it is written to. */
 import { welcomeOf } from '../greeting.ts'
 import type { MessageOf } from '../messages.ts'
-import { sameRank } from '../rank.ts'
+import { sameRank } from '../../share/index.ts'
 import { failPeer, forgetPeerIfOver, losePeer } from './loss.ts'
-import { addPeer, helloObjection, openLink } from './peer.ts'
+import { isKvxError } from '@kvx/contract'
+import { addPeer, helloObjection, openLink, pairingWith } from './peer.ts'
 import { pump } from './piece.ts'
 import { pair } from './room.ts'
 import { refuse, sendTo } from './send.ts'
@@ -46,12 +47,17 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     openLink(step, known)
     return
   }
+  const pairing = pairingWith(step, hello)
+  if (isKvxError(pairing)) {
+    refuse(step, { connection, incarnation: hello.from }, hello.gen, undefined, pairing)
+    return
+  }
   for (const other of state.peers.values()) {
     if (other.instance === hello.instance && sameRank(other.rank, hello.rank)) {
       losePeer(step, other, 'was replaced by a new process')
     }
   }
-  openLink(step, addPeer(step, connection, hello))
+  openLink(step, addPeer(step, connection, hello, pairing))
 }
 
 export function onLinkOpen(step: PrefillStep, event: PrefillEvent & { type: 'link.open' }): void {

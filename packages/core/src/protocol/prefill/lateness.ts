@@ -1,6 +1,6 @@
 /** Why something has ended at its deadline: what it waited for, and for how long. */
 import { KvxError } from '@kvx/contract'
-import { rankName } from '../rank.ts'
+import { rankName } from '../../share/index.ts'
 import { peerName } from './send.ts'
 import type { Piece, PrefillState, Sender, Transfer } from './state.ts'
 

@@ -1,7 +1,7 @@
 /** What the loss of a decode rank means: what runs for it fails, and it is forgotten once nothing of it can touch memory. */
 import { KvxError, type ErrorCode } from '@kvx/contract'
 import type { PeerGone } from '../keys.ts'
-import { rankName } from '../rank.ts'
+import { rankName } from '../../share/index.ts'
 import { peerName } from './send.ts'
 import { failSender, failTransfer } from './sender.ts'
 import type { Peer, PrefillStep } from './state.ts'

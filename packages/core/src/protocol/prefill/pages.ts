@@ -1,40 +1,39 @@
 /** Whether the pages that decode names can be written to: a sentence, or undefined. */
-import { pageCount } from '../../layout/index.ts'
-import { unpackPages } from '../messages.ts'
+import type { Prompt } from '../../plan/index.ts'
+import type { CacheShape } from '../../shape/index.ts'
+import type { PageLists } from '../messages.ts'
 import { peerName } from './send.ts'
 import type { Peer } from './state.ts'
 
 export function pagesObjection(
+  shape: CacheShape,
   peer: Peer,
-  tokens: number,
-  pageTokens: number,
-  pages: Int32Array,
+  prompt: Prompt,
+  pages: PageLists,
 ): string | undefined {
-  const needed = Math.ceil(tokens / pageTokens)
-  if (pages.length !== needed)
-    return `The reserve names ${String(pages.length)} pages; ${String(needed)} are needed.`
-  return boundsObjection(peer, 'kv', pages)
-}
-
-export function stateObjection(
-  peer: Peer,
-  state: Record<string, Uint8Array> | undefined,
-): string | undefined {
-  for (const [component, packed] of Object.entries(state ?? {})) {
-    if (component === 'kv') return "'kv' is no state component."
-    const wrong = boundsObjection(peer, component, unpackPages(packed))
-    if (wrong) return wrong
+  for (const { name, addressed } of shape.components) {
+    const list = Object.hasOwn(pages, name) ? pages[name] : undefined
+    if (peer.pairing.layers.has(name)) {
+      if (!list) return `The reserve names no pages of '${name}'.`
+      const [first, end] = peer.pairing.pages(name, prompt).destination
+      if (addressed === 'tokens' && list.length !== end - first) {
+        return `The reserve names ${String(list.length)} pages of '${name}'; ${String(end - first)} are needed.`
+      }
+    }
+    const wrong = list && boundsObjection(peer, name, list)
+    if (wrong !== undefined) return wrong
   }
-  return undefined
+  const unknown = Object.keys(pages).find((name) => !shape.components.some((c) => c.name === name))
+  return unknown === undefined ? undefined : `There is no component '${unknown}'.`
 }
 
 /** Two copies of one destination would overwrite each other. */
 function boundsObjection(peer: Peer, component: string, pages: Int32Array): string | undefined {
-  const count = pageCount(peer.layout, component)
+  const count = Object.hasOwn(peer.pages, component) ? (peer.pages[component] ?? 0) : 0
   if (pages.some((page) => page < 0 || page >= count)) {
-    return `A page index of component ${component} is outside of the ${String(count)} pages that ${peerName(peer)} has.`
+    return `A page index of component '${component}' is outside of the ${String(count)} pages that ${peerName(peer)} has.`
   }
   if (new Set(pages).size !== pages.length)
-    return `A page of component ${component} is named twice.`
+    return `A page of component '${component}' is named twice.`
   return undefined
 }

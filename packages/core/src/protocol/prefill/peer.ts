@@ -1,11 +1,10 @@
 /** A decode rank: as what its hello made it known, over which connection it speaks, and the link to its engine. */
 import { KvxError, type ErrorCode } from '@kvx/contract'
-import { digest16, type Layout } from '../../layout/index.ts'
-import { checkFit, Planner } from '../../plan/index.ts'
+import { prefixBlock, type Pairing } from '../../plan/index.ts'
+import { digest16 } from '../../shape/digest.ts'
 import { count, sameBytes } from '../keys.ts'
-import { checkPeerLayout } from '../fit.ts'
-import { rankName, sameRank } from '../rank.ts'
-import { sends, topologyObjection } from '../topology.ts'
+import { pairRanks } from '../fit.ts'
+import { equalRanks, rankName, sameRank, servedDecodeRanks } from '../../share/index.ts'
 import { clip, protocolVersion, type Message, type MessageOf } from '../messages.ts'
 import { refuse } from './send.ts'
 import type { Peer, PrefillStep } from './state.ts'
@@ -37,35 +36,23 @@ export function helloObjection(
       'This hello is meant for an earlier process at this address; ask the bootstrap again.',
     )
   }
+  const [lowest, highest] = hello.speaks
+  if (lowest > protocolVersion || highest < protocolVersion) {
+    return say(
+      'ERR_KVX_VERSION_MISMATCH',
+      `Decode speaks protocol versions ${String(lowest)} to ${String(highest)}, this side ${String(protocolVersion)}. Run the same kvx on both sides.`,
+    )
+  }
   if (hello.engine.backend !== self.backend) {
     return say(
       'ERR_KVX_BACKEND_MISMATCH',
       `Prefill uses the transfer backend '${self.backend}', decode '${hello.engine.backend}'. Start both with the same --transfer-backend.`,
     )
   }
-  try {
-    checkFit(self.layout, hello.layout)
-    checkPeerLayout(hello.layout, hello.engine.regions.length)
-  } catch (error) {
-    return say((error as KvxError).code, (error as Error).message)
-  }
-  if (!sameBytes(hello.fingerprint, self.fingerprint)) {
-    return say('ERR_KVX_LAYOUT_MISMATCH', 'Prefill and decode describe the cache differently.')
-  }
-  const wrong = topologyObjection(self.rank, hello.rank, self.layout.heads)
-  if (wrong !== undefined) {
-    return say('ERR_KVX_LAYOUT_MISMATCH', `Prefill and decode do not fit: ${wrong}.`)
-  }
-  if (!sends(self.rank, hello.rank, self.layout.heads)) {
-    return say(
-      'ERR_KVX_LAYOUT_MISMATCH',
-      `Prefill rank ${rankName(self.rank)} holds nothing for decode rank ${rankName(hello.rank)}.`,
-    )
-  }
   if (known && !isUnchanged(known, hello)) {
     return say(
       'ERR_KVX_LAYOUT_MISMATCH',
-      'This incarnation is known with another name, rank or layout.',
+      'This incarnation is known with another name, rank or cache.',
     )
   }
   if (!known && peers.size >= self.limits.peers) {
@@ -77,19 +64,46 @@ export function helloObjection(
   return undefined
 }
 
+/** What this rank sends to one that was not known, or why the two do not fit. */
+export function pairingWith(
+  { state: { self } }: PrefillStep,
+  hello: MessageOf<'hello'>,
+): Pairing | KvxError {
+  const about = { phase: 'hello', peer: self.instance, rank: rankName(self.rank) } as const
+  try {
+    const pairing = pairRanks(self, 'prefill', hello, hello.engine.regions.length)
+    const served = servedDecodeRanks(self.shape, self.rank, hello.rank)
+    if (served.some((rank) => sameRank(rank, hello.rank))) return pairing
+  } catch (error) {
+    const { code, message } = error as KvxError
+    return new KvxError(code, clip(message), about)
+  }
+  return new KvxError(
+    'ERR_KVX_LAYOUT_MISMATCH',
+    `Prefill rank ${rankName(self.rank)} holds nothing for decode rank ${rankName(hello.rank)}.`,
+    about,
+  )
+}
+
 /** Of an incarnation that was not known, or was forgotten. */
-export function addPeer(step: PrefillStep, connection: string, hello: MessageOf<'hello'>): Peer {
+export function addPeer(
+  step: PrefillStep,
+  connection: string,
+  hello: MessageOf<'hello'>,
+  pairing: Pairing,
+): Peer {
   const { state } = step
-  const planner = new Planner(state.self.layout, hello.layout)
+  const { components } = hello.place
   const peer: Peer = {
     incarnation: hello.from,
     session: hello.session,
     instance: hello.instance,
     rank: hello.rank,
-    layout: hello.layout,
-    layoutDigest: digestOf(hello.layout),
-    planner,
-    kvLayers: sharedLayers(planner, 'kv'),
+    cacheDigest: digestOf(hello),
+    pairing,
+    served: servedDecodeRanks(state.self.shape, state.self.rank, hello.rank),
+    prefixBlock: prefixBlock(state.self.shape, hello.rank, hello.place),
+    pages: Object.fromEntries(Object.entries(components).map(([name, { pages }]) => [name, pages])),
     generation: hello.gen,
     address: hello.engine.address,
     regions: hello.engine.regions,
@@ -109,23 +123,17 @@ export function addPeer(step: PrefillStep, connection: string, hello: MessageOf<
   return peer
 }
 
-/** An incarnation keeps what its planner was made from. */
+/** An incarnation keeps what its pairing was made from. */
 function isUnchanged(known: Peer, hello: MessageOf<'hello'>): boolean {
   return (
     known.instance === hello.instance &&
-    sameRank(known.rank, hello.rank) &&
-    sameBytes(known.layoutDigest, digestOf(hello.layout))
+    equalRanks(known.rank, hello.rank) &&
+    sameBytes(known.cacheDigest, digestOf(hello))
   )
 }
 
-function digestOf(layout: Layout): Uint8Array {
-  return digest16(JSON.stringify(layout))
-}
-
-/** Layers of which the two ranks share bytes of a component, ascending. */
-function sharedLayers({ lanes }: Planner, component: string): number[] {
-  const [first, end] = lanes.components.get(component) ?? [0, 0]
-  return [...new Set(lanes.layers.subarray(first, end))]
+function digestOf({ shape, place }: MessageOf<'hello'>): Uint8Array {
+  return digest16(JSON.stringify([shape, place]))
 }
 
 /**
@@ -142,7 +150,6 @@ export function openLink(step: PrefillStep, peer: Peer): void {
     generation: peer.generation,
     address: peer.address,
     regions: peer.regions,
-    planner: peer.planner,
     timeoutMs: step.state.self.deadlines.hello,
   })
 }

@@ -1,17 +1,19 @@
 /** Pieces: what one write moves to one decode rank, from its place in the queue until its bytes have landed. */
 import { KvxError } from '@kvx/contract'
-import type { PlanPart } from '../../plan/index.ts'
-import { rankName } from '../rank.ts'
+import type { Prompt, RequestPart, TokenPart } from '../../plan/index.ts'
+import { rankName } from '../../share/index.ts'
+import type { PageLists } from '../messages.ts'
 import { tell } from './send.ts'
 import type { Peer, Piece, PiecePart, PrefillStep, Transfer } from './state.ts'
 
 export function enqueue(
   step: PrefillStep,
-  piece: Omit<Piece, 'id' | 'credit' | 'status' | 'deadline' | 'failedAt' | 'abandoned'>,
+  piece: Pick<Piece, 'transfer' | 'sender' | 'write' | 'parts'>,
 ): void {
   const queued: Piece = {
     ...piece,
     id: step.state.nextPiece++,
+    planned: undefined,
     credit: 0,
     status: 'queued',
     deadline: Infinity,
@@ -32,9 +34,10 @@ export function pump(step: PrefillStep, peer: Peer): void {
     const next = peer.queue.findIndex((piece) => piece.transfer.pages !== undefined)
     const piece = peer.queue[next]
     if (!piece) return
-    if (peer.inFlight > 0 && peer.inFlight + piece.bytes > limit) return
+    const { plan, bytes } = plannedOf(piece)
+    if (peer.inFlight > 0 && peer.inFlight + bytes > limit) return
     peer.queue.splice(next, 1)
-    piece.credit = piece.bytes
+    piece.credit = bytes
     peer.inFlight += piece.credit
     piece.status = 'posted'
     piece.deadline = step.now + piece.sender.deadlines.transfer
@@ -44,22 +47,29 @@ export function pump(step: PrefillStep, peer: Peer): void {
       piece: piece.id,
       peer: peer.incarnation,
       generation: piece.transfer.generation,
-      parts: piece.parts.map((part) => planPart(piece.transfer, part)),
+      plan,
       deadlineMs: piece.sender.deadlines.transfer,
     })
     posted(step, piece)
   }
 }
 
-function planPart(transfer: Transfer, part: PiecePart): PlanPart {
-  const { component, layers, sourcePages } = part
-  return { component, layers, sourcePages, destinationPages: destinationOf(transfer, part) }
+/** Its plan, made once decode's pages are known. */
+function plannedOf(piece: Piece): NonNullable<Piece['planned']> {
+  if (!piece.planned) {
+    const { peer, prompt, pages = {} } = piece.transfer
+    const parts = piece.parts.map((part) => planPart(part, prompt, pages))
+    const { plan, moved } = peer.pairing.plan(parts)
+    piece.planned = { plan, moved, bytes: moved.reduce((sum, { bytes }) => sum + bytes, 0) }
+  }
+  return piece.planned
 }
 
-function destinationOf({ pages, state }: Transfer, part: PiecePart): Int32Array {
-  const { component, sourcePages, first } = part
-  if (component !== 'kv') return state[component] ?? new Int32Array()
-  return (pages ?? new Int32Array()).subarray(first, first + sourcePages.length)
+function planPart(part: PiecePart, prompt: Prompt, pages: PageLists): TokenPart | RequestPart {
+  const { component, layers, first, source } = part
+  const destination = pages[component] ?? new Int32Array()
+  if (first === undefined) return { component, layers, source, destination }
+  return { component, layers, prompt, first, source, destination }
 }
 
 function takeOff(step: PrefillStep, { airtime }: Transfer): void {
@@ -87,18 +97,19 @@ export function onPieceDone(step: PrefillStep, id: number): void {
   piece.status = 'done'
   const { transfer } = piece
   land(step, transfer)
-  for (const { component, units, bytes } of piece.parts) {
+  for (const [i, { component }] of piece.parts.entries()) {
+    const { units, bytes } = piece.planned?.moved[i] ?? { units: 0, bytes: 0 }
     const part = (transfer.landed[component] ??= { units: 0, bytes: 0 })
     part.units += units
     part.bytes += bytes
   }
   if (transfer.phase === 'paired')
-    tell(step, transfer, { k: 'progress', pages: landedPages(transfer) })
+    tell(step, transfer, { k: 'progress', units: landedUnits(transfer) })
 }
 
-/** Whole pages of the cache that have landed; layer by layer they count as a share. */
-export function landedPages({ landed, peer }: Transfer): number {
-  return Math.floor((landed.kv?.units ?? 0) / Math.max(1, peer.kvLayers.length))
+/** Tokens, or slots, times layers that have landed. */
+export function landedUnits({ landed }: Transfer): number {
+  return Object.values(landed).reduce((sum, { units }) => sum + units, 0)
 }
 
 /** The error names who is concerned: engines know addresses only. Returns undefined when the piece has ended before. */
@@ -119,7 +130,7 @@ export function isStarved(step: PrefillStep, peer: Peer, others: readonly Piece[
   return (
     held > 0 &&
     next !== undefined &&
-    held + next.bytes > step.state.self.limits.bytesInFlightPerPeer
+    held + plannedOf(next).bytes > step.state.self.limits.bytesInFlightPerPeer
   )
 }
 

@@ -20,7 +20,7 @@ export function watchStuck(step: PrefillStep): void {
     return
   }
   if (!state.recycle) {
-    const share = pagesOf(step, stuck) / Math.max(1, self.layout.pages.kv ?? 0)
+    const share = stuckShare(step, stuck)
     const isStarving = [...state.peers.values()].some((peer) => isStarved(step, peer, stuck))
     if (share <= self.limits.quarantineShare && running(step).length > 0 && !isStarving) return
     state.recycle = { phase: 'draining', deadline: now + self.deadlines.recycle }
@@ -56,11 +56,19 @@ function stuckPieces(step: PrefillStep): Piece[] {
   )
 }
 
-function pagesOf(step: PrefillStep, pieces: readonly Piece[]): number {
-  const units = pieces.flatMap(({ parts }) =>
-    parts.filter(({ component }) => component === 'kv').map((part) => part.units),
-  )
-  return units.reduce((sum, each) => sum + each, 0) / step.state.self.kvLayers.length
+/** Share of the pages of a component that these pieces read; of all components the largest. */
+function stuckShare({ state: { self } }: PrefillStep, pieces: readonly Piece[]): number {
+  const shares = new Map<string, number>()
+  for (const { transfer, parts } of pieces) {
+    for (const { component, layers, source } of parts) {
+      const all = transfer.peer.pairing.layers.get(component) ?? []
+      const read = all.filter((layer) => layer >= layers[0] && layer < layers[1])
+      const pages = self.place.components[component]?.pages ?? 1
+      const share = (source.length / pages) * (read.length / all.length)
+      shares.set(component, (shares.get(component) ?? 0) + share)
+    }
+  }
+  return Math.max(0, ...shares.values())
 }
 
 /** Requests that use the engine. */

@@ -1,10 +1,11 @@
 /** A reserve of decode: refused, or parked in its room until all are here. */
 import { KvxError, type ErrorCode } from '@kvx/contract'
 import { sameBytes } from '../keys.ts'
-import { rankName, sameRank } from '../rank.ts'
-import { unpackPages, unpackState, type MessageOf } from '../messages.ts'
+import { rankName, sameRank } from '../../share/index.ts'
+import { unpackPages, type MessageOf } from '../messages.ts'
 import { drainingError } from './draining.ts'
-import { pagesObjection, stateObjection } from './pages.ts'
+import { sizeObjection } from '../fit.ts'
+import { pagesObjection } from './pages.ts'
 import { pair, roomOf } from './room.ts'
 import { peerName, refuse, tell } from './send.ts'
 import { failSender } from './sender.ts'
@@ -42,21 +43,17 @@ export function onReserve(
     }
     return
   }
-  const { pageTokens } = state.self.layout
   const room = roomOf(step, key)
   const transfer: Transfer = {
     peer,
     epoch: message.ep,
     generation: message.gen,
     key,
-    tokens: message.tokens,
+    prompt: { tokens: message.tokens, prefix: message.prefix },
     digest: message.digest,
-    prefixPages: Math.floor(message.prefix / pageTokens),
-    prefixTokens: message.prefix,
-    checksums: message.checksums,
+    digests: message.digests,
     consumed: state.ended.has(key),
-    pages: message.pages === undefined ? undefined : unpackPages(message.pages),
-    state: unpackState(message.state),
+    pages: message.pages && unpackPages(message.pages),
     phase: 'parked',
     deadline: now + state.self.deadlines.pairing,
     asked: false,
@@ -105,25 +102,19 @@ function objection(
       `Prefill and decode were given different prompts for room ${key}.`,
     )
   }
-  const { pageTokens, pages } = self.layout
-  if (message.prefix % pageTokens !== 0 || message.prefix > message.tokens) {
+  const { tokens, prefix } = message
+  if (prefix > tokens || (prefix < tokens && prefix % peer.prefixBlock !== 0)) {
     return say(
       'ERR_KVX_PROTOCOL',
-      `The prefix of ${String(message.prefix)} tokens is no whole number of pages of the prompt.`,
+      `The prefix of ${String(prefix)} tokens is no multiple of the ${String(peer.prefixBlock)} tokens of decode's pages, and not the prompt of ${String(tokens)} tokens.`,
     )
   }
-  if (Math.ceil(message.tokens / pageTokens) > (pages.kv ?? 0)) {
-    return say(
-      'ERR_KVX_INVALID_ARGUMENT',
-      `The prompt of ${String(message.tokens)} tokens does not fit into prefill's ${String(pages.kv ?? 0)} pages.`,
-    )
-  }
+  const tooLong = sizeObjection(self, tokens)
+  if (tooLong !== undefined) return say('ERR_KVX_INVALID_ARGUMENT', tooLong)
   const wrong =
     message.pages &&
-    pagesObjection(peer, message.tokens - message.prefix, pageTokens, unpackPages(message.pages))
-  if (wrong) return say('ERR_KVX_PAGES_INVALID', wrong)
-  const wrongState = stateObjection(peer, message.state)
-  if (wrongState) return say('ERR_KVX_PAGES_INVALID', wrongState)
+    pagesObjection(self.shape, peer, { tokens, prefix }, unpackPages(message.pages))
+  if (wrong !== undefined) return say('ERR_KVX_PAGES_INVALID', wrong)
   // Failures that are not acknowledged count as well: they are remembered for the linger.
   let idle = 0
   for (const { phase } of peer.transfers.values()) {

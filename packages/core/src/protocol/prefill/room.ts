@@ -1,10 +1,10 @@
 /** A room: the request of this side's host and the reserves of all decode ranks for it, paired when they are here. */
 import { sameBytes } from '../keys.ts'
-import { sameRank } from '../rank.ts'
-import { servedDecodeRanks } from '../topology.ts'
+import { sameRank } from '../../share/index.ts'
 import { tell } from './send.ts'
 import type { PrefillStep, Room, Sender, Transfer } from './state.ts'
 import { askForPages } from './transfer.ts'
+import { firstNeeded } from './written.ts'
 
 export function roomOf(step: PrefillStep, key: string): Room {
   let room = step.state.rooms.get(key)
@@ -22,8 +22,7 @@ export function pair(step: PrefillStep, room: Room): boolean {
   if (sender?.phase !== 'waiting' || state.recycle) return false
   for (const first of room.transfers) {
     if (first.phase !== 'parked' || first.peer.link !== 'open') continue
-    const served = servedDecodeRanks(state.self.rank, first.peer.rank, state.self.layout.heads)
-    const targets = served.map((rank) =>
+    const targets = first.peer.served.map((rank) =>
       [...room.transfers].find(
         (t) =>
           t.phase === 'parked' &&
@@ -42,11 +41,11 @@ export function pair(step: PrefillStep, room: Room): boolean {
     sender.phase = 'paired'
     sender.deadline = Infinity
     sender.targets = targets
-    sender.prefixPages = Math.min(...targets.map((t) => t.prefixPages))
     step.out.push({
       do: 'sender.reserved',
       sender: sender.id,
-      prefixTokens: Math.min(...targets.map((t) => t.prefixTokens)),
+      prefixTokens: Math.min(...targets.map(({ prompt }) => prompt.prefix)),
+      firstTokens: firstTokens(step, sender),
     })
     return true
   }
@@ -56,6 +55,12 @@ export function pair(step: PrefillStep, room: Room): boolean {
 /** A reserve of another prompt: the legs of this room do not belong together. */
 export function findMismatch(room: Room, { tokens, digest }: Sender): Transfer | undefined {
   return [...room.transfers].find(
-    (t) => t.phase === 'parked' && !(t.tokens === tokens && sameBytes(t.digest, digest)),
+    (t) => t.phase === 'parked' && !(t.prompt.tokens === tokens && sameBytes(t.digest, digest)),
   )
+}
+
+/** Of each component of pages, the first token that any decode rank needs. */
+function firstTokens({ state }: PrefillStep, sender: Sender): Record<string, number> {
+  const paged = state.self.shape.components.filter(({ addressed }) => addressed === 'tokens')
+  return Object.fromEntries(paged.map(({ name }) => [name, firstNeeded(sender, name)]))
 }

@@ -1,6 +1,6 @@
 import type { KvxError } from '@kvx/contract'
 import { failureFields } from '../keys.ts'
-import { rankName } from '../rank.ts'
+import { rankName } from '../../share/index.ts'
 import { protocolVersion, type Message } from '../messages.ts'
 import type { Peer, PrefillStep, Transfer } from './state.ts'
 
@@ -32,7 +32,7 @@ export function tell(
     | { k: 'ready' }
     | { k: 'drained' }
     | { k: 'accept'; state: 'parked' | 'paired'; consumed?: boolean }
-    | { k: 'progress'; pages: number },
+    | { k: 'progress'; units: number },
 ): void {
   sendTo(step, transfer.peer, { gen: transfer.generation, ep: transfer.epoch, ...body })
 }

@@ -1,10 +1,9 @@
 /** The request of this side's host: how it begins, how the end of one part ends it all, and when its pages are free. */
 import { KvxError, type Phase } from '@kvx/contract'
 import { hostReason, sameBytes } from '../keys.ts'
-import { rankName } from '../rank.ts'
-import { emptyCoverage } from './coverage.ts'
+import { rankName } from '../../share/index.ts'
 import { neverAcked, neverEnded, neverReserved } from './lateness.ts'
-import { cancelPosted, endPiece, landedPages } from './piece.ts'
+import { cancelPosted, endPiece } from './piece.ts'
 import { findMismatch, pair, roomOf } from './room.ts'
 import { dropQueued, tellSettled } from './settle.ts'
 import type { Piece, PrefillEvent, PrefillState, PrefillStep, Sender, Transfer } from './state.ts'
@@ -32,13 +31,11 @@ export function sendObjection(state: PrefillState, key: string): KvxError | unde
 
 export function onSend(step: PrefillStep, event: PrefillEvent & { type: 'host.send' }): void {
   const { state } = step
-  const pages = Math.ceil(event.tokens / state.self.layout.pageTokens)
   const sender: Sender = {
     id: event.sender,
     key: event.key,
     tokens: event.tokens,
     digest: event.digest,
-    pages,
     deadlines: event.deadlines,
     phase: 'waiting',
     deadline: step.now + event.deadlines.pairing,
@@ -47,12 +44,11 @@ export function onSend(step: PrefillStep, event: PrefillEvent & { type: 'host.se
     queued: false,
     targets: [],
     wantsPages: false,
-    prefixPages: 0,
-    coverage: emptyCoverage(pages, state.self.kvLayers),
+    written: new Map(),
     chunks: 0,
     writes: new Map(),
     unsettled: 0,
-    last: undefined,
+    aux: undefined,
     error: undefined,
     settledTold: false,
   }
@@ -91,7 +87,7 @@ export function onHostAbort(step: PrefillStep, id: number, reason: unknown): voi
   failSender(step, sender, hostReason(reason, where))
 }
 
-export function onChecksumsFailed(step: PrefillStep, id: number, error: KvxError): void {
+export function onDigestsFailed(step: PrefillStep, id: number, error: KvxError): void {
   const sender = step.state.senders.get(id)
   if (sender) failSender(step, sender, error)
 }
@@ -120,7 +116,7 @@ export function onAcked(step: PrefillStep, transfer: Transfer): void {
     do: 'sender.finished',
     sender: sender.id,
     summary: {
-      pages: Math.max(...sender.targets.map(landedPages)),
+      pages: Math.max(...sender.targets.map(pagesOf)),
       bytes: landed.reduce((sum, bytes) => sum + bytes, 0),
       chunks: sender.chunks,
       ms: Math.max(...sender.targets.map(({ airtime }) => airtime.ms)),
@@ -190,7 +186,7 @@ function failSiblings(step: PrefillStep, failed: Transfer, error: KvxError): voi
   const { sender } = room
   if (
     sender?.phase === 'waiting' &&
-    sender.tokens === failed.tokens &&
+    sender.tokens === failed.prompt.tokens &&
     sameBytes(sender.digest, failed.digest)
   ) {
     failSender(step, sender, error)
@@ -229,4 +225,13 @@ function phaseOf(sender: Sender): Phase {
     : sender.phase === 'completing'
       ? 'complete'
       : 'transfer'
+}
+
+/** Pages and slots that were written to. */
+function pagesOf({ pages = {}, peer }: Transfer): number {
+  let count = 0
+  for (const [name, list] of Object.entries(pages)) {
+    if (peer.pairing.layers.has(name)) count += list.length
+  }
+  return count
 }

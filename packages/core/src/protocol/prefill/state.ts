@@ -2,15 +2,15 @@
  * Everything the prefill side knows. The reducer (`step.ts`) changes it in place and answers with
  * effects; it has no clock, no randomness and no I/O, so that production and simulation run the same code.
  */
-import type { FenceKind, KvxError } from '@kvx/contract'
-import type { Layout } from '../../layout/index.ts'
+import type { FenceKind, KvxError, TransferPlan } from '@kvx/contract'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
-import type { Planner, PlanPart } from '../../plan/index.ts'
+import type { PackedPlace, Place } from '../../place/index.ts'
+import type { Moved, Pairing, Prompt } from '../../plan/index.ts'
+import type { CacheShape, PackedShape } from '../../shape/index.ts'
 import type { Draining, PeerGone } from '../keys.ts'
-import type { Message } from '../messages.ts'
-import type { Rank } from '../rank.ts'
+import type { Message, PageLists } from '../messages.ts'
+import type { Coverage, Range, Rank } from '../../share/index.ts'
 import type { Unreadable } from '../unreadable.ts'
-import type { Coverage } from './coverage.ts'
 
 export interface PrefillSelf {
   readonly incarnation: string
@@ -19,10 +19,10 @@ export interface PrefillSelf {
   readonly backend: string
   readonly version: string
   readonly fence: FenceKind
-  readonly layout: Layout
-  readonly fingerprint: Uint8Array
-  /** Layers whose KV this rank holds, ascending. */
-  readonly kvLayers: readonly number[]
+  readonly shape: CacheShape
+  readonly place: Place
+  /** Both as they travel. */
+  readonly packed: { readonly shape: PackedShape; readonly place: PackedPlace }
   readonly deadlines: Deadlines
   readonly limits: Limits
 }
@@ -58,11 +58,16 @@ export interface Peer {
   readonly session: string
   readonly instance: string
   readonly rank: Rank
-  readonly layout: Layout
-  readonly layoutDigest: Uint8Array
-  readonly planner: Planner
-  /** Layers of the cache of which this rank holds bytes for it, ascending. */
-  readonly kvLayers: readonly number[]
+  /** Of its shape and place as it told them. */
+  readonly cacheDigest: Uint8Array
+  /** What this rank sends to it. */
+  readonly pairing: Pairing
+  /** All ranks of its instance that this one sends to, itself among them. */
+  readonly served: readonly Rank[]
+  /** Tokens of which a prefix there is a multiple, unless it is the whole prompt. */
+  readonly prefixBlock: number
+  /** Pages, or slots, that it has of each component. */
+  readonly pages: Readonly<Record<string, number>>
   generation: string
   /** Of its engine: what this side's engine connects to. */
   address: Uint8Array
@@ -91,21 +96,19 @@ export interface Transfer {
   readonly epoch: number
   readonly generation: string
   readonly key: string
-  readonly tokens: number
+  readonly prompt: Prompt
   readonly digest: Uint8Array
-  readonly prefixPages: number
-  readonly prefixTokens: number
-  readonly checksums: boolean
+  /** Whether decode wants digests of what was sent. */
+  readonly digests: boolean
   /** The room had been sent before, to its end. */
   readonly consumed: boolean
-  /** Destination pages, from the prefix on. Undefined until they are provided. */
-  pages: Int32Array | undefined
-  state: Readonly<Record<string, Int32Array>>
+  /** Where to, by component: pages of what it needs of the prompt, or slots. Undefined until they are provided. */
+  pages: PageLists | undefined
   phase: 'parked' | 'paired' | 'complete' | 'failed'
   /** parked, and paired while pages are asked for: when it fails; complete and failed: when it is forgotten. */
   deadline: number
   asked: boolean
-  /** Per component: pages (for `kv` times layers) and bytes that have landed. */
+  /** Per component: tokens, or slots, times layers, and bytes that have landed. */
   readonly landed: Record<string, { units: number; bytes: number }>
   /** Pieces queued or posted, until they have settled. */
   unsettled: number
@@ -129,7 +132,6 @@ export interface Sender {
   readonly key: string
   readonly tokens: number
   readonly digest: Uint8Array
-  readonly pages: number
   readonly deadlines: Deadlines
   phase: 'waiting' | 'paired' | 'finishing' | 'completing' | 'success' | 'failed'
   deadline: number
@@ -142,16 +144,24 @@ export interface Sender {
   targets: Transfer[]
   /** The host called `ready()`, perhaps before decode was there. */
   wantsPages: boolean
-  /** Page index of the first page that any target needs. */
-  prefixPages: number
-  readonly coverage: Coverage
+  /** By component: what the host has written. */
+  readonly written: Map<string, Written>
   chunks: number
   /** Writes of the host that are not yet wholly posted, by write number. */
   readonly writes: Map<number, number>
   unsettled: number
-  last: { state: Readonly<Record<string, Int32Array>>; aux: Aux } | undefined
+  /** Of `finish`. */
+  aux: Aux | undefined
   error: KvxError | undefined
   settledTold: boolean
+}
+
+/** What the host has written of one component. */
+export interface Written {
+  /** In tokens of the prompt; of slots: from 0 to 1. */
+  coverage: Coverage
+  /** The source page of each page that this rank has of the prompt, −1 before it was named; or the slots. */
+  source: Int32Array
 }
 
 /** What one `write` moves to one target. */
@@ -159,10 +169,13 @@ export interface Piece {
   readonly id: number
   readonly transfer: Transfer
   readonly sender: Sender
-  /** Number of the host's write; 0 for the state components that `finish` sends. */
+  /** Number of the host's write; 0 for what `finish` sends. */
   readonly write: number
   readonly parts: readonly PiecePart[]
-  readonly bytes: number
+  /** Made when decode's pages are known; with what it moves of each part. */
+  planned:
+    | { readonly plan: TransferPlan; readonly moved: readonly Moved[]; readonly bytes: number }
+    | undefined
   /** Bytes of its peer's limit that it holds. */
   credit: number
   status: 'queued' | 'posted' | 'done' | 'failed'
@@ -174,16 +187,13 @@ export interface Piece {
   abandoned: boolean
 }
 
-/** Pages of one component; where they go is known once decode has named its pages. */
+/** Pages of one component, or its slots; where they go is known once decode has named its own. */
 export interface PiecePart {
   readonly component: string
-  readonly layers: readonly [number, number] | undefined
-  readonly sourcePages: Int32Array
-  /** Which of the transfer's pages the first one goes to; the pages of a state component all go together. */
-  readonly first: number
-  /** Pages, for `kv` times layers. */
-  readonly units: number
-  readonly bytes: number
+  readonly layers: Range
+  /** Of pages: the number of the first, among those that this rank has of the prompt. Absent for slots. */
+  readonly first?: number
+  readonly source: Int32Array
 }
 
 export type PrefillEvent =
@@ -207,18 +217,26 @@ export type PrefillEvent =
       type: 'host.write'
       sender: number
       write: number
-      start: number
-      pages: Int32Array
-      layers?: readonly [number, number] | undefined
+      /** Of the prompt; absent when only slots are written. */
+      tokens: Range | undefined
+      pages: PageLists
+      state: PageLists
+      layers: Range | undefined
     }
-  | { type: 'host.finish'; sender: number; state: Readonly<Record<string, Int32Array>>; aux: Aux }
+  | { type: 'host.finish'; sender: number; state: PageLists; aux: Aux }
   | { type: 'host.abort'; sender: number; reason: unknown }
   | ({ type: 'host.drain' } & Draining)
   | { type: 'piece.done'; piece: number }
   | { type: 'piece.failed'; piece: number; error: KvxError }
   | { type: 'piece.settled'; piece: number }
-  | { type: 'checksums'; sender: number; epoch: number; peer: string; checksums: Uint32Array }
-  | { type: 'checksums.failed'; sender: number; error: KvxError }
+  | {
+      type: 'digests'
+      sender: number
+      epoch: number
+      peer: string
+      digests: Readonly<Record<string, Uint8Array>>
+    }
+  | { type: 'digests.failed'; sender: number; error: KvxError }
   | { type: 'engine.recycled'; generation: string }
   | { type: 'engine.failed'; error: KvxError }
   | { type: 'tick' }
@@ -231,7 +249,6 @@ export type PrefillEffect =
       generation: string
       address: Uint8Array
       regions: readonly Uint8Array[]
-      planner: Planner
       timeoutMs: number
     }
   | { do: 'closeLink'; peer: string; generation: string }
@@ -240,20 +257,28 @@ export type PrefillEffect =
       piece: number
       peer: string
       generation: string
-      parts: readonly PlanPart[]
+      plan: TransferPlan
       deadlineMs: number
     }
   | { do: 'cancel'; piece: number }
   | { do: 'recycle' }
   | {
-      do: 'checksum'
+      do: 'digest'
       sender: number
       epoch: number
       peer: string
-      planner: Planner
-      pages: Int32Array
+      pairing: Pairing
+      prompt: Prompt
+      /** All source pages, and slots, of the request. */
+      source: PageLists
     }
-  | { do: 'sender.reserved'; sender: number; prefixTokens: number }
+  | {
+      do: 'sender.reserved'
+      sender: number
+      prefixTokens: number
+      /** By component: the first token that any decode rank needs. */
+      firstTokens: Readonly<Record<string, number>>
+    }
   | { do: 'sender.posted'; sender: number; write: number }
   /** A call that was wrong: it has changed nothing. */
   | { do: 'sender.rejected'; sender: number; error: KvxError }

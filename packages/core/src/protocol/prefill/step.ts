@@ -9,7 +9,7 @@
  */
 import { count, roomKey } from '../keys.ts'
 import type { Message } from '../messages.ts'
-import { onChecksums } from './complete.ts'
+import { onDigests } from './complete.ts'
 import { onDrain } from './draining.ts'
 import { onFinish, onProvided } from './finish.ts'
 import { onHello, onLinkFailed, onLinkOpen } from './hello.ts'
@@ -24,7 +24,7 @@ import {
   failTransfer,
   forgetEnded,
   onAcked,
-  onChecksumsFailed,
+  onDigestsFailed,
   onHostAbort,
   onHostReady,
   onPieceFailed,
@@ -124,11 +124,11 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
     case 'piece.settled':
       onPieceSettled(step, event.piece)
       return
-    case 'checksums':
-      onChecksums(step, event)
+    case 'digests':
+      onDigests(step, event)
       return
-    case 'checksums.failed':
-      onChecksumsFailed(step, event.sender, event.error)
+    case 'digests.failed':
+      onDigestsFailed(step, event.sender, event.error)
       return
     case 'engine.recycled':
       onRecycled(step, event.generation)

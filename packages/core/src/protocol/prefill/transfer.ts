@@ -1,17 +1,12 @@
 /** A transfer: one reserve of one decode rank, from being parked until nothing of it can land any more. */
 import { KvxError } from '@kvx/contract'
 import { count, failureFields, toldError } from '../keys.ts'
-import { protocolVersion, unpackPages, unpackState, type MessageOf } from '../messages.ts'
+import { protocolVersion, unpackPages, type MessageOf } from '../messages.ts'
 import { neverProvided, unpaired } from './lateness.ts'
-import { pagesObjection, stateObjection } from './pages.ts'
-import { landedPages } from './piece.ts'
+import { pagesObjection } from './pages.ts'
+import { landedUnits } from './piece.ts'
 import { sendTo, tell } from './send.ts'
 import type { Peer, PrefillState, PrefillStep, Transfer } from './state.ts'
-
-/** Another pipeline stage may hold a component instead. */
-export function isShared({ peer }: Transfer, component: string): boolean {
-  return peer.planner.lanes.components.has(component)
-}
 
 export function askForPages(step: PrefillStep, target: Transfer): void {
   if (target.pages || target.asked || target.phase !== 'paired') return
@@ -27,10 +22,7 @@ export function onPages(step: PrefillStep, peer: Peer, message: MessageOf<'pages
     return
   }
   const pages = unpackPages(message.pages)
-  const { pageTokens } = step.state.self.layout
-  const wrong =
-    pagesObjection(peer, transfer.tokens - transfer.prefixTokens, pageTokens, pages) ??
-    stateObjection(peer, message.state)
+  const wrong = pagesObjection(step.state.self.shape, peer, transfer.prompt, pages)
   if (wrong) {
     const about = { phase: 'reserve', peer: peer.instance } as const
     const error = new KvxError('ERR_KVX_PAGES_INVALID', wrong, about)
@@ -39,7 +31,6 @@ export function onPages(step: PrefillStep, peer: Peer, message: MessageOf<'pages
   }
   transfer.pages = pages
   if (transfer.phase === 'paired') transfer.deadline = Infinity
-  if (message.state) transfer.state = unpackState(message.state)
   step.news.push({ transfer, happened: 'provided' })
 }
 
@@ -51,7 +42,7 @@ export function onQuery(step: PrefillStep, peer: Peer, epoch: number): void {
     gen: peer.generation,
     ep: epoch,
     state: transfer?.phase ?? 'over',
-    pages: transfer ? landedPages(transfer) : 0,
+    units: transfer ? landedUnits(transfer) : 0,
     ...consumedField(transfer),
     ...(isQueued(step, transfer) ? { queued: true } : {}),
     ...(transfer?.outcome === undefined ? {} : { outcome: transfer.outcome }),

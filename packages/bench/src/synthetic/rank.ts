@@ -1,0 +1,177 @@
+/** A rank of a synthetic instance: memory, pools of pages, and a manager; which requests there are it is told. */
+import { randomFillSync } from 'node:crypto'
+import { KvxError, type ErrorCode } from '@kvx/contract'
+import { KVManager, PagePool, promptDigest, type Lease } from '@kvx/core'
+import type { Range } from '@kvx/core/bytes'
+import { allocate } from '@kvx/native'
+import type { RequestCache } from '../rows.ts'
+import type { Job, RankOptions } from './options.ts'
+import { randomOf, shuffle } from './random.ts'
+
+/** How a request ended at one rank. */
+export interface RankResult {
+  readonly error?: { readonly code: ErrorCode; readonly message: string }
+  /** decode: from `receive` until every byte was there. */
+  readonly ms?: number
+  /** decode: how long bytes were on their way. */
+  readonly transferMs?: number
+  /** decode: that arrived. */
+  readonly bytes?: number
+  /** decode: that were looked at. */
+  readonly verifiedBytes?: number
+  /** decode: the first byte that is wrong, in one line. */
+  readonly mismatch?: string
+}
+
+/** Pages that a rank has for one request, by component. */
+export class Pages {
+  readonly lists: Readonly<Record<string, Int32Array>>
+  readonly #leases: readonly Lease[]
+
+  constructor(lists: Readonly<Record<string, Int32Array>>, leases: readonly Lease[]) {
+    this.lists = lists
+    this.#leases = leases
+  }
+
+  release(): void {
+    for (const lease of this.#leases) lease.release()
+  }
+}
+
+export class SyntheticRank {
+  readonly options: RankOptions
+  readonly manager: KVManager
+  readonly #memory: readonly Uint8Array[]
+  readonly #pools: ReadonlyMap<string, PagePool>
+  readonly #aborts = new Map<string, () => void>()
+  readonly #free: () => void
+
+  private constructor(
+    options: RankOptions,
+    manager: KVManager,
+    memory: readonly Uint8Array[],
+    free: () => void,
+  ) {
+    this.options = options
+    this.manager = manager
+    this.#memory = memory
+    this.#free = free
+    this.#pools = new Map(
+      Object.entries(options.place.components).map(([name, { pages }]) => [
+        name,
+        new PagePool(pages),
+      ]),
+    )
+  }
+
+  /** @throws what `KVManager.open` throws */
+  static async open(options: RankOptions): Promise<SyntheticRank> {
+    const { role, rank, shape, place, instance, bootstrap, token, from } = options
+    const memory = options.regionBytes.map((bytes) => allocate(bytes))
+    const free = () => {
+      for (const one of memory) one.free()
+    }
+    try {
+      const common = {
+        ...{ rank, shape, place, memory, instance, token, from },
+        backend: options.backend,
+        backendOptions: options.backendOptions,
+      }
+      const manager =
+        role === 'prefill'
+          ? await KVManager.open({ ...common, role, bootstrap })
+          : await KVManager.open({ ...common, role, verifyKV: options.verifyKV })
+      const views = memory.map((one) => one.view(0, one.bytes))
+      if (!options.isVerified) for (const view of views) touch(view, role)
+      return new SyntheticRank(options, manager, views, free)
+    } catch (cause) {
+      free()
+      throw cause
+    }
+  }
+
+  /** The request of this room can be aborted, until `abort` is undefined. */
+  onAbort(room: string, abort: (() => void) | undefined): void {
+    if (abort) this.#aborts.set(room, abort)
+    else this.#aborts.delete(room)
+  }
+
+  /** Does nothing when it has ended. */
+  abort(room: string): void {
+    this.#aborts.get(room)?.()
+  }
+
+  /**
+   * Pages of the request, by the number that `count` answers for each component.
+   * @throws KvxError `ERR_KVX_POOL_EXHAUSTED`
+   */
+  async take(job: Job, count: (component: string, pageTokens?: number) => number): Promise<Pages> {
+    const { place, rank, isContiguous } = this.options
+    const random = randomOf(job.seed + rank.tp + 7 * rank.pp + 31 * rank.cp)
+    const lists: Record<string, Int32Array> = {}
+    const leases: Lease[] = []
+    for (const [name, { pageTokens }] of Object.entries(place.components)) {
+      const lease = await this.#pools.get(name)!.allocate(count(name, pageTokens))
+      leases.push(lease)
+      lists[name] = isContiguous ? lease.pages : shuffle(Int32Array.from(lease.pages), random)
+    }
+    return new Pages(lists, leases)
+  }
+
+  cache(pages: RequestCache['pages']): RequestCache {
+    const { shape, rank, place } = this.options
+    return { shape, rank, place, memory: this.#memory, pages }
+  }
+
+  /** The layers of its pipeline stage. */
+  get layers(): Range {
+    const { stages, pp } = this.options.rank
+    return [stages[pp] ?? 0, stages[pp + 1] ?? 0]
+  }
+
+  /** @returns pages that are not free, which is a leak when no request is left */
+  lost(): number {
+    return [...this.#pools.values()].reduce((sum, pool) => sum + pool.size - pool.counts().free, 0)
+  }
+
+  async close(): Promise<void> {
+    await this.manager.close()
+    this.#free()
+  }
+}
+
+/** So that the system has given the bytes before anything is measured, and none of decode's are right by chance. */
+function touch(view: Uint8Array, role: RankOptions['role']): void {
+  if (role === 'decode') {
+    view.fill(0xa5)
+    return
+  }
+  const most = 2 ** 30
+  for (let at = 0; at < view.length; at += most) randomFillSync(view.subarray(at, at + most))
+}
+
+/** Both sides mean the same prompt. */
+export function digestOf({ seed, tokens }: Job): Uint8Array {
+  return promptDigest(Int32Array.of(seed & 0x7fffffff, tokens))
+}
+
+/** The token that prefill samples first. */
+export function firstTokenOf({ seed, isFake }: Job): number {
+  return isFake ? 0 : seed % 100_000
+}
+
+export function splitByAddress(
+  { shape }: RankOptions,
+  lists: Readonly<Record<string, Int32Array>>,
+): { pages: Record<string, Int32Array>; state: Record<string, Int32Array> } {
+  const [pages, state]: Record<string, Int32Array>[] = [{}, {}]
+  for (const { name, addressed } of shape.components) {
+    const list = lists[name]
+    if (list) (addressed === 'tokens' ? pages : state)![name] = list
+  }
+  return { pages: pages!, state: state! }
+}
+
+export function wrongAnswer(text: string): KvxError {
+  return new KvxError('ERR_KVX_INTERNAL', text, { phase: 'complete' })
+}
