@@ -23,7 +23,7 @@ export const phaseTable = {
   parked: 'decode has reserved, and the prefill leg of the room is not there yet',
   paired: 'both legs are there, and decode is to give its pages',
   transfer: 'bytes move',
-  complete: 'everything was sent: manifest, checksums and acknowledgement',
+  complete: 'everything was sent: manifest, digests and acknowledgement',
   decode: 'tokens are generated from what has arrived',
 } as const satisfies Record<string, string>
 
@@ -289,7 +289,7 @@ export const errorTable = {
     advice: 'Try again; if it comes back, please report it.',
   },
   ERR_KVX_CHECKSUM_MISMATCH: {
-    summary: 'A page that landed differs from the page that was sent.',
+    summary: 'What landed differs from what was sent: digests (`verifyKV`) do not agree.',
     retryable: true,
     phases: ['complete'],
     advice: 'Try again; if it comes back, suspect the memory, the network card or the engine.',

@@ -128,7 +128,7 @@ test('what decode already holds is rounded down to whole pages and not sent', as
   expect((await receiver.done).report.pages).toBe(2)
 })
 
-test('a byte flipped after landing fails the request when checksums are on', async () => {
+test('a byte flipped after landing fails the request when verifyKV is on', async () => {
   const side = await pair({ decode: { verifyKV: true } })
   const { receiver, sender } = await openLegs(side, 1n, prompt(8), [11, 12])
   side.engine.faults.beforeSettled = () => {

@@ -31,7 +31,7 @@ export const success: readonly Mutant[] = [
   {
     name: 'mismatch-ignored',
     invariant: 2,
-    says: 'Decode succeeds although checksums differ.',
+    says: 'Decode succeeds although digests differ.',
     edits: inFile(request, [
       `if (event.error) failRequest(step, request, event.error)\n  else completeLeg(`,
       `completeLeg(`,

@@ -66,7 +66,7 @@ export const engineFlags = {
   },
   'verify-kv': {
     type: 'boolean',
-    description: 'Check every page that has landed against a checksum of what was sent',
+    description: 'Compare a digest of all that has landed with a digest of what was sent',
   },
   deadline: {
     type: 'string',

@@ -75,7 +75,7 @@ export const deadlineTable = {
     side: 'both',
     perRequest: true,
     summary:
-      'decode: paired, no further page has landed, and prefill does not say that the request is queued there; then the comparison of checksums. prefill: it has asked for pages that decode allocates late (the setting of the manager).',
+      'decode: paired, no further page has landed, and prefill does not say that the request is queued there; then the comparison of digests. prefill: it has asked for pages that decode allocates late (the setting of the manager).',
     end: 'The request fails, and is aborted at the other side.',
     codes: ['ERR_KVX_TIMEOUT'],
   },

@@ -62,7 +62,7 @@ export interface WorkerOptions {
   readonly maxQueuedRequests?: number | undefined
   /** Tokens. Default 512. */
   readonly chunkedPrefillSize?: number | undefined
-  /** Decode asks for checksums of all pages; another mode has no use for it. */
+  /** Decode asks for digests of all that moves; another mode has no use for it. */
   readonly verifyKV?: boolean | undefined
   /** Its name in errors and logs. Default: role, host and process id. */
   readonly instance?: string | undefined

@@ -39,7 +39,7 @@ export interface Armed {
   failingReopens: number
   /** Its next manifest is wrong: a defect of prefill that decode must notice. */
   wrongManifests: number
-  /** A byte of its next write flips on the way: what checksums are for. */
+  /** A byte of its next write flips on the way: what digests are for. */
   flippedBytes: number
 }
 
