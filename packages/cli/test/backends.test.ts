@@ -3,6 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { contractVersion } from '@kvx/contract'
 import { patience } from './support/cluster.ts'
 import { kvxWith } from './support/command.ts'
 
@@ -12,7 +13,7 @@ let cwd = ''
 const source = (name: string, install = '') => `
   const failure = (code, message) => Object.assign(new Error(message), { name: 'KvxError', code })
   export default {
-    [Symbol.for('@kvx/backend')]: 1,
+    [Symbol.for('@kvx/backend')]: ${String(contractVersion)},
     name: '${name}',
     probe: async () => ({ available: false, tried: [], remedy: 'no network card' }),
     open: async () => { throw failure('ERR_KVX_BACKEND_UNAVAILABLE', '${name} was opened') },

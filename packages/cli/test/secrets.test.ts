@@ -58,7 +58,7 @@ async function sessionOf(ask: (port: number) => Promise<unknown>, token: string,
       session = String(message.session)
       const { from: to, gen } = message
       const refusal = { k: 'refuse', code: 'ERR_KVX_SESSION_MISMATCH', text: 'not this one' }
-      connection.send({ v: 1, from: incarnation, to, gen, ...refusal })
+      connection.send({ v: message.v, from: incarnation, to, gen, ...refusal })
     },
   })
   const bootstrap = await BootstrapServer.open(where)
