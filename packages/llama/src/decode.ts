@@ -66,5 +66,5 @@ export async function loadPages(
   const blob = buildState(geometry, tokens, slot.place)
   loadRows(blob, rows, { cache, memory, pages, tokens: tokens.length })
   checkState(blob, geometry, tokens, slot.place, 'loaded')
-  await model.gate.exclusive(() => loadState(slot.sequence, blob))
+  await model.turns.exclusive(() => loadState(slot.sequence, blob))
 }

@@ -43,7 +43,7 @@ export async function evaluatePrompt(
     for (const end of chunkEnds(tokens.length, chunkTokens)) {
       throwIfAborted(signal)
       const chunk = tokens.slice(start, end)
-      first = await model.gate.exclusive(async () => {
+      first = await model.turns.exclusive(async () => {
         if (end === tokens.length) return slot.sampler.next(chunk, sampling, history)
         await slot.sampler.evaluate(chunk)
         return undefined
@@ -61,7 +61,7 @@ export async function evaluatePrompt(
 /** Empties the sequence and gives it to whoever waits. */
 export async function release(model: LlamaModel, slot: Slot): Promise<void> {
   try {
-    await model.gate.exclusive(() => slot.sequence.clearHistory())
+    await model.turns.exclusive(() => slot.sequence.clearHistory())
   } finally {
     model.slots.release(slot)
   }

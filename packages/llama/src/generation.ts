@@ -72,7 +72,7 @@ export async function* answer(
     if (last) return
     throwIfAborted(signal)
     const { sampler } = (slot ??= await open())
-    token = await model.gate.shared(() => sampler.next([token], sampling, history))
+    token = await model.turns.shared(() => sampler.next([token], sampling, history))
     progress.evaluatedTokens++
   }
 }

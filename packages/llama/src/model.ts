@@ -10,7 +10,7 @@ import {
 import { KvxError, isKvxError, silentLog, type Memory } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import { cacheOf, type ModelCache } from './cache.ts'
-import { Gate } from './gate.ts'
+import { Turns } from './turns.ts'
 import { refused } from './models/gguf.ts'
 import { identityOf } from './models/identity.ts'
 import { readModel, type ModelPart } from './models/parts.ts'
@@ -56,7 +56,7 @@ export class LlamaModel {
   readonly vocabulary: Vocabulary
   /** For `prefill`, `decode` and `generate`. */
   readonly slots: Slots<Slot>
-  readonly gate = new Gate()
+  readonly turns = new Turns()
   /** Held by the one request that is being prefilled. */
   readonly prefillTurn = new Slots<true>([true])
   readonly #llama: Llama
@@ -314,8 +314,8 @@ export class LlamaModel {
     this.#disposed ??= (async () => {
       this.slots.close()
       this.prefillTurn.close()
-      // The gate at once: what runs must not get another turn while the other process ends.
-      await Promise.all([this.gate.close(), this.#aside.close()])
+      // The turns at once: what runs must not get another turn while the other process ends.
+      await Promise.all([this.turns.close(), this.#aside.close()])
       for (const sampler of this.#samplers) sampler.dispose()
       await this.#llama.dispose()
       this.#pool?.free()

@@ -92,7 +92,7 @@ async function savePages(
 ): Promise<void> {
   const { geometry } = model
   const { bytes, rows } = describeState(geometry, held, slot.place, 'saved')
-  const blob = await model.gate.exclusive(() => saveState(slot.sequence, bytes))
+  const blob = await model.turns.exclusive(() => saveState(slot.sequence, bytes))
   checkState(blob, geometry, held, slot.place, 'saved')
   saveRows(blob, rows, prompt, [start, held.length])
 }

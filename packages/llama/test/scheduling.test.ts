@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { chunkEnds } from '../src/evaluate.ts'
-import { Gate } from '../src/gate.ts'
+import { Turns } from '../src/turns.ts'
 import { Slots } from '../src/queue.ts'
 import { resolveSampling, seedAt } from '../src/sampling.ts'
 
@@ -72,12 +72,12 @@ test('exclusive work is alone, shared work is together, and both start in the or
       fc.array(fc.boolean(), { maxLength: 12 }),
       fc.scheduler(),
       async (kinds, scheduler) => {
-        const gate = new Gate()
+        const turns = new Turns()
         const started: number[] = []
         let shared = 0
         let exclusive = 0
         const all = kinds.map((alone, number) =>
-          gate[alone ? 'exclusive' : 'shared'](async () => {
+          turns[alone ? 'exclusive' : 'shared'](async () => {
             started.push(number)
             if (alone) exclusive++
             else shared++
@@ -96,7 +96,7 @@ test('exclusive work is alone, shared work is together, and both start in the or
 })
 
 test('shared work runs at the same time', async () => {
-  const gate = new Gate()
+  const turns = new Turns()
   let arrived = 0
   let open: (() => void) | undefined
   const all = new Promise<void>((resolve) => {
@@ -106,31 +106,31 @@ test('shared work runs at the same time', async () => {
     if (++arrived === 3) open?.()
     await all
   }
-  await Promise.all([gate.shared(meet), gate.shared(meet), gate.shared(meet)])
+  await Promise.all([turns.shared(meet), turns.shared(meet), turns.shared(meet)])
 })
 
-test('closing a gate refuses what waits and resolves when what runs has ended', async () => {
-  const gate = new Gate()
+test('closing turns refuses what waits and resolves when what runs has ended', async () => {
+  const turns = new Turns()
   let end: (() => void) | undefined
-  const running = gate.exclusive(() => new Promise<void>((resolve) => (end = resolve)))
-  const waiting = gate.shared(() => Promise.resolve())
+  const running = turns.exclusive(() => new Promise<void>((resolve) => (end = resolve)))
+  const waiting = turns.shared(() => Promise.resolve())
   const events: string[] = []
   await Promise.resolve()
-  const closed = gate.close().then(() => events.push('closed'))
+  const closed = turns.close().then(() => events.push('closed'))
   await expect(waiting).rejects.toMatchObject({ code: 'ERR_KVX_CLOSED' })
   events.push('ending')
   end?.()
   await Promise.all([running, closed])
   expect(events).toEqual(['ending', 'closed'])
-  await expect(gate.shared(() => Promise.resolve())).rejects.toMatchObject({
+  await expect(turns.shared(() => Promise.resolve())).rejects.toMatchObject({
     code: 'ERR_KVX_CLOSED',
   })
 })
 
 test('work that fails lets the next one in', async () => {
-  const gate = new Gate()
-  const failed = gate.exclusive(() => Promise.reject(new Error('no')))
-  const next = gate.exclusive(() => Promise.resolve('yes'))
+  const turns = new Turns()
+  const failed = turns.exclusive(() => Promise.reject(new Error('no')))
+  const next = turns.exclusive(() => Promise.resolve('yes'))
   await expect(failed).rejects.toThrow('no')
   expect(await next).toBe('yes')
 })

@@ -10,7 +10,7 @@ import { bareHost, urlHost } from './address.ts'
 import { Bodies, bodyLimits, type BodyLimits } from './body.ts'
 import { connectionLimits, Connections, type ConnectionLimits } from './connections.ts'
 import { httpError, plainError, type HttpError } from './errors.ts'
-import { makeGate, type GateOptions, type Verdict } from './gate.ts'
+import { makeAdmission, type AdmissionOptions, type Verdict } from './admission.ts'
 
 interface Env {
   readonly Bindings: HttpBindings
@@ -23,7 +23,7 @@ export type App = Hono<Env>
 export type AppContext = Context<Env>
 
 /** What can be set about the HTTP side of a worker or router. */
-export interface HttpOptions extends GateOptions {
+export interface HttpOptions extends AdmissionOptions {
   /** Milliseconds for which a connection may wait for a further request. Default 95,000. */
   readonly keepAliveMs?: number | undefined
 }
@@ -153,11 +153,11 @@ export async function listen(
     log.error({ err: cause }, 'a connection could not be accepted')
   })
   const address = server.address() as AddressInfo
-  const gate = makeGate(http, host, address.address)
+  const admit = makeAdmission(http, host, address.address)
   const serve = (request: IncomingMessage, response: ServerResponse) => {
     connections.add(request, response)
     const { method = '', url = '', headers } = request
-    const verdict = gate({ method, url, headers })
+    const verdict = admit({ method, url, headers })
     for (const [name, value] of Object.entries(verdict.headers)) response.setHeader(name, value)
     if (verdict.answer === undefined) void listener(request, response)
     else answer(response, verdict.answer)

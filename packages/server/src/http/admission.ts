@@ -8,7 +8,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import { hostOf, isLoopback } from './address.ts'
 import { plainError, type HttpError } from './errors.ts'
 
-export interface GateOptions {
+export interface AdmissionOptions {
   /** Every request but GET /health must carry it as `authorization: Bearer …`. */
   readonly apiKey?: string | undefined
   /** Names under which the server is reached besides its own. Default, unless it listens on loopback: any. */
@@ -34,8 +34,8 @@ export interface Verdict {
  * @param host the server's own, as it was configured
  * @param address the address that it listens on
  */
-export function makeGate(
-  { apiKey, allowedHosts = [], allowedOrigins = [] }: GateOptions,
+export function makeAdmission(
+  { apiKey, allowedHosts = [], allowedOrigins = [] }: AdmissionOptions,
   host: string,
   address: string,
 ): (asked: Asked) => Verdict {

@@ -16,7 +16,7 @@ interface Entry {
  * States are handled alone because they need a lock that the batches hold for as long as one follows
  * the other without a break.
  */
-export class Gate {
+export class Turns {
   readonly #line: Entry[] = []
   #inside = 0
   #exclusive = false

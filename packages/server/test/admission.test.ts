@@ -1,7 +1,7 @@
 /** Who may ask a server: by which name, from which page, with which key? */
 import { afterEach, describe, expect, test } from 'vitest'
 import { silentLog } from '@kvx/contract'
-import { makeGate, type GateOptions } from '../src/http/gate.ts'
+import { makeAdmission, type AdmissionOptions } from '../src/http/admission.ts'
 import {
   asJson,
   closeAll,
@@ -20,11 +20,11 @@ const body = '{"prompt":[1,2],"max_tokens":2}'
 /** The status with which a server on this address refuses the headers; 200 when it does not. */
 function status(
   headers: Record<string, string>,
-  { address = '127.0.0.1', ...options }: GateOptions & { address?: string } = {},
+  { address = '127.0.0.1', ...options }: AdmissionOptions & { address?: string } = {},
   method = 'POST',
   url = '/v1/completions',
 ): number {
-  const { answer } = makeGate(options, address, address)({ method, url, headers })
+  const { answer } = makeAdmission(options, address, address)({ method, url, headers })
   return answer === undefined ? 200 : answer === 'preflight' ? 204 : answer.status
 }
 
@@ -95,7 +95,7 @@ test('a page of the address under which the server was asked is its own', () => 
 test.each([[['https://chat.example']], [['https://CHAT.example/']], [['*']]])(
   'an origin that is allowed (%j) is told so in every answer, and before it asks',
   (allowedOrigins) => {
-    const gate = makeGate({ allowedOrigins, apiKey: 'k' }, '127.0.0.1', '127.0.0.1')
+    const admit = makeAdmission({ allowedOrigins, apiKey: 'k' }, '127.0.0.1', '127.0.0.1')
     const headers = { host: '127.0.0.1', origin: 'https://chat.example' }
     const question = {
       ...headers,
@@ -103,7 +103,7 @@ test.each([[['https://chat.example']], [['https://CHAT.example/']], [['*']]])(
       'access-control-request-headers': 'authorization,content-type',
     }
     const url = '/v1/completions'
-    expect(gate({ method: 'OPTIONS', url, headers: question })).toMatchObject({
+    expect(admit({ method: 'OPTIONS', url, headers: question })).toMatchObject({
       answer: 'preflight',
       headers: {
         'access-control-allow-origin': 'https://chat.example',
@@ -112,12 +112,12 @@ test.each([[['https://chat.example']], [['https://CHAT.example/']], [['*']]])(
       },
     })
     // A page that may ask also reads why it was refused.
-    expect(gate({ method: 'POST', url, headers })).toMatchObject({
+    expect(admit({ method: 'POST', url, headers })).toMatchObject({
       answer: { status: 401 },
       headers: { 'access-control-allow-origin': 'https://chat.example' },
     })
     const other = { ...question, origin: 'https://evil.example' }
-    const { answer } = gate({ method: 'OPTIONS', url, headers: other })
+    const { answer } = admit({ method: 'OPTIONS', url, headers: other })
     if (!allowedOrigins.includes('*')) expect(answer).toMatchObject({ status: 403 })
   },
 )
@@ -150,7 +150,7 @@ test.each([
 
 describe.each([
   ['worker', startWorkerApp],
-  ['router', ({ http }: { http?: GateOptions }) => startRouterApp(http, http ? { http } : {})],
+  ['router', ({ http }: { http?: AdmissionOptions }) => startRouterApp(http, http ? { http } : {})],
 ])('a %s', (_, start) => {
   test('does nothing for a foreign page, whatever kind of body it sends', async () => {
     const { url } = await start({})
