@@ -18,7 +18,6 @@ export interface LoggedEvent {
   /** Milliseconds since 1970, by the clock of the machine. */
   readonly time: number
   readonly tokens?: unknown
-  readonly pages?: unknown
   readonly position?: unknown
 }
 
@@ -51,10 +50,10 @@ export function recordedPhase({ prefill, decode, greeted }: Recorded): Phase | u
   return prefillIsHere === true && decodeIsHere !== true ? 'parked' : undefined
 }
 
-/** Whether these events of a room's prefill leg end with the write of its last page. */
+/** Whether these events of a room's prefill leg end with the write of its last token. */
 export function lastChunk(prefill: readonly LoggedEvent[]): boolean {
-  const leased = prefill.find(({ name }) => name === 'pages.leased')?.pages
+  const prompt = prefill.find(({ name }) => name === 'request.received')?.tokens
   return prefill.some(
-    ({ name, pages }) => name === 'chunk.sent' && Array.isArray(pages) && pages[1] === leased,
+    ({ name, tokens }) => name === 'chunk.sent' && Array.isArray(tokens) && tokens[1] === prompt,
   )
 }

@@ -136,10 +136,10 @@ const event = (name: string, more: object = {}): LoggedEvent => ({
 })
 
 test('phases are told from what the workers logged', () => {
-  const received = event('request.received')
+  const received = event('request.received', { tokens: 32 })
   const reserved = event('room.reserved')
-  const leased = event('pages.leased', { pages: 2 })
-  const sent = (...pages: number[]) => event('chunk.sent', { pages })
+  const leased = event('pages.leased', { pages: { kv: 2 } })
+  const sent = (...tokens: number[]) => event('chunk.sent', { tokens })
   const phase = (prefill: LoggedEvent[], decode: LoggedEvent[], greeted = true) =>
     recordedPhase({ prefill, decode, greeted })
   const paired = [received, reserved]
@@ -147,8 +147,8 @@ test('phases are told from what the workers logged', () => {
   expect(phase([], [received, reserved])).toBe('parked')
   expect(phase([received], [])).toBe('parked')
   expect(phase(paired, paired)).toBe('reserved')
-  expect(phase([...paired, leased, sent(0, 1)], paired)).toBe('between chunks')
-  const written = [...paired, leased, sent(0, 1), sent(1, 2)]
+  expect(phase([...paired, leased, sent(0, 16)], paired)).toBe('between chunks')
+  const written = [...paired, leased, sent(0, 16), sent(16, 32)]
   expect(phase(written, paired)).toBe('after the last write')
   expect(phase(written, [...paired, event('transfer.complete')])).toBe('after complete')
   // Neither arrived at the other nor missing: it is not counted.

@@ -59,7 +59,7 @@ test('another model of the same shape, and a damaged copy, are refused with both
     expect(status).toBe(502)
     expect(text).toContain('ERR_KVX_LAYOUT_MISMATCH')
     expect(text).toMatch(
-      /The models differ: prefill has [0-9a-f]{12}…, decode has [0-9a-f]{12}…\. Load the same model on both sides/,
+      /The caches differ in the model: prefill has [0-9a-f]{12}…, decode has [0-9a-f]{12}…\. Load the same model on both sides/,
     )
   }
 })
@@ -74,7 +74,7 @@ test('context lengths that choose other RoPE factors are refused by name; others
   const [status, text] = await ask(prefill, long, 1)
   expect(status).toBe(502)
   expect(text).toContain(
-    "The setting 'RoPE factors' differs: prefill has short, as the context length is at most 511 tokens, decode has long, as the context length is above 511 tokens.",
+    "The caches differ in the setting 'RoPE factors': prefill has short, as the context length is at most 511 tokens, decode has long, as the context length is above 511 tokens.",
   )
   const [fine, answer] = await ask(prefill, short, 2)
   expect(fine).toBe(200)
