@@ -1,26 +1,34 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { defineConfig } from 'vitest/config'
 
-/** Their tests load the model or start many processes: two files at once would starve each other. */
+/** Packages whose tests load the model or start many processes: two files at once would starve each other. */
 const oneFileAtATime = new Set(['llama', 'server', 'cli'])
 
-const packages = readdirSync('packages').filter((name) =>
-  existsSync(`packages/${name}/package.json`),
-)
+/** A folder of such tests in a package whose other tests are quick: a project of its own. */
+const chaos = { name: 'chaos', root: 'packages/proofs', folder: 'test/chaos', slow: true }
+
+const packages = readdirSync('packages')
+  .filter((name) => existsSync(`packages/${name}/package.json`))
+  .map((name) => ({
+    name,
+    root: `packages/${name}`,
+    folder: 'test',
+    slow: oneFileAtATime.has(name),
+  }))
 
 export default defineConfig({
   test: {
     maxWorkers: 2,
-    projects: packages.map((name) => {
-      const slow = oneFileAtATime.has(name)
+    projects: [...packages, chaos].map(({ name, root, folder, slow }) => {
       const setup = 'test/global-setup.ts'
       return {
         extends: true,
         test: {
           name,
-          root: `packages/${name}`,
-          include: ['test/**/*.test.ts'],
-          globalSetup: existsSync(`packages/${name}/${setup}`) ? [setup] : [],
+          root,
+          include: [`${folder}/**/*.test.ts`],
+          exclude: root === chaos.root && name !== chaos.name ? [`${chaos.folder}/**`] : [],
+          globalSetup: existsSync(`${root}/${setup}`) ? [setup] : [],
           // A process per file: addons and their threads end with it.
           pool: 'forks',
           // The quick packages first, side by side; then the others, file after file.

@@ -77,19 +77,13 @@ for (const [path, manifest] of manifests) {
   }
 }
 
-// Programs that are built beside a package but are no part of it have a project of their own.
-const programs = filesBelow(packages)
-  .filter((file) => posix.basename(file) === 'tsconfig.json')
-  .map((file) => posix.dirname(file))
-  .filter((folder) => !packages.includes(folder))
-const projects = new Set([...packages, ...programs])
 for (const config of ['tsconfig.json', 'tsconfig.test.json']) {
   const { references } = readJson(config)
   const listed = new Set(
     references.map(({ path }) => path).filter((path) => path !== 'tsconfig.test.json'),
   )
-  if (!sameSet(listed, projects)) {
-    problems.push(`${config} refers to ${list(listed)}; the projects are ${list(projects)}`)
+  if (!sameSet(listed, new Set(packages))) {
+    problems.push(`${config} refers to ${list(listed)}; the packages are ${packages.join(', ')}`)
   }
 }
 

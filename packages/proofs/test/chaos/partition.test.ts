@@ -3,11 +3,11 @@ import { fork } from 'node:child_process'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { expect, onTestFinished, test } from 'vitest'
-import { whyNot } from '../chaos/namespaces.ts'
-import type { PartitionReport } from '../chaos/partition.ts'
-import { patience } from './support/cluster.ts'
+import { whyNot } from '../../src/chaos/namespaces.ts'
+import type { PartitionReport } from '../../src/chaos/partition.ts'
+import { patienceMs } from '../../src/chaos/settings.ts'
 
-const program = join(import.meta.dirname, '../chaos/dist/partition-main.js')
+const program = join(import.meta.dirname, '../../dist/chaos/partition-main.js')
 
 /** Milliseconds from the healing to a whole answer: far less than TCP by itself would take after 70 s. */
 const withinSeconds = 30_000
@@ -17,7 +17,7 @@ if (reason !== undefined) process.stderr.write(`The partition is skipped: ${reas
 
 test.skipIf(reason !== undefined)(
   'a network that is away for 3, 25 and 70 s costs requests, but no answer is wrong, no page is lost, and service is back at once',
-  { timeout: 5 * patience },
+  { timeout: 5 * patienceMs },
   async () => {
     const args = ['--engine', 'mooncake', '--seed', '20261128', '--json']
     const run = fork(program, args, {

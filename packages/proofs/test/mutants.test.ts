@@ -1,17 +1,17 @@
 /** Is every defect found that is put into core? */
 import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { changedFiles, coreSource, Laboratory } from '../mutants/build.ts'
-import { hunt } from '../mutants/hunt.ts'
-import { mutants } from '../mutants/list.ts'
-import { invariants, unchanged } from '../mutants/mutant.ts'
+import { changedFiles, coreSource, Laboratory } from '../src/mutants/build.ts'
+import { hunt } from '../src/mutants/hunt.ts'
+import { mutants } from '../src/mutants/list.ts'
+import { invariants, unchanged } from '../src/mutants/mutant.ts'
 
 /** Schedules within which a mutant must be found. */
 const most = 2_000
 
 /** Where each was found before: when core or simulator have changed, it may be elsewhere. */
 const seedOf = JSON.parse(
-  readFileSync(new URL('../mutants/seeds.json', import.meta.url), 'utf8'),
+  readFileSync(new URL('../src/mutants/seeds.json', import.meta.url), 'utf8'),
 ) as Record<string, number>
 
 test('every invariant has mutants, each with a name of its own', () => {

@@ -78,7 +78,7 @@ export class Laboratory {
     const simulator = 'node_modules/@kvx/simulator/dist'
     cpSync(join(packages, 'simulator/dist'), join(this.#folder, simulator), { recursive: true })
     for (const name of ['schedules', 'flood'] as const)
-      cpSync(join(packages, `simulator/mutants/dist/${name}.js`), this.#program(name))
+      cpSync(join(packages, `proofs/dist/mutants/${name}.js`), this.#program(name))
     this.#write(source)
   }
 

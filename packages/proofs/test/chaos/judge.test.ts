@@ -1,11 +1,11 @@
 /** Would chaos notice if something went wrong? */
 import { expect, test } from 'vitest'
-import type { Outcome } from '../chaos/client.ts'
-import { judge, type Window } from '../chaos/judge.ts'
-import type { Asked } from '../chaos/load.ts'
-import { phases, recordedPhase, type LoggedEvent } from '../chaos/phases.ts'
-import { drawPlan, everyFault, startsDecodeAgain, type Fault } from '../chaos/plan.ts'
-import { random } from '../chaos/random.ts'
+import type { Outcome } from '../../src/chaos/client.ts'
+import { judge, type Window } from '../../src/chaos/judge.ts'
+import type { Asked } from '../../src/chaos/load.ts'
+import { phases, recordedPhase, type LoggedEvent } from '../../src/chaos/phases.ts'
+import { drawPlan, everyFault, startsDecodeAgain, type Fault } from '../../src/chaos/plan.ts'
+import { random } from '../../src/chaos/random.ts'
 
 const expected = [11, 12, 13]
 const peerLost = {

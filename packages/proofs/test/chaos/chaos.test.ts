@@ -3,11 +3,10 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { phases } from '../chaos/phases.ts'
-import { reportText } from '../chaos/report.ts'
-import { runChaos } from '../chaos/run.ts'
-import { errorWithinMs } from '../chaos/settings.ts'
-import { patience } from './support/cluster.ts'
+import { phases } from '../../src/chaos/phases.ts'
+import { reportText } from '../../src/chaos/report.ts'
+import { runChaos } from '../../src/chaos/run.ts'
+import { errorWithinMs, patienceMs } from '../../src/chaos/settings.ts'
 
 const seed = 20_261_123
 
@@ -15,7 +14,7 @@ const noop = () => undefined
 
 test(
   'twenty faults in every phase affect only requests that they hit, and everything is as before afterwards',
-  { timeout: 15 * patience },
+  { timeout: 15 * patienceMs },
   async ({ signal }) => {
     const folder = await mkdtemp(join(tmpdir(), 'kvx-chaos-'))
     process.stderr.write(`chaos: seed ${String(seed)}, logs in ${folder}\n`)
@@ -32,7 +31,7 @@ test(
       signal,
     })
     // Also when the time of the test is up: the run ends its processes after the present round.
-    onTestFinished(() => run.then(noop, noop), 5 * patience)
+    onTestFinished(() => run.then(noop, noop), 5 * patienceMs)
     const report = await run
     process.stderr.write(reportText(report))
     expect(report.failures).toEqual([])

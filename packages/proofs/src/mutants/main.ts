@@ -10,13 +10,13 @@ import { markdown, table } from './report.ts'
 
 const help = `Puts one defect after another into a copy of @kvx/core, and has the simulator look for it.
 
-  npm run mutants --workspace @kvx/simulator -- [options]
+  npm run mutants -- [options]
 
   --schedules N    schedules after which a mutant counts as not found (default 4000)
   --from S         first seed (default 1)
   --only TEXT      only mutants whose name has this in it
   --markdown       print the table as markdown
-  --write-seeds    note for the tests where each mutant was found (mutants/seeds.json)
+  --write-seeds    note for the tests where each mutant was found (seeds.json)
   --help
 
 Each mutant is looked for in the first 200 schedules, and on until it is found for the first time.
@@ -102,7 +102,7 @@ function writeSeeds(rows: readonly { mutant: Mutant; quarry: Quarry }[]): void {
   const seeds = rows.flatMap(({ mutant, quarry }) =>
     quarry.first ? [[mutant.name, quarry.first.seed] as const] : [],
   )
-  const file = new URL('../seeds.json', import.meta.url)
+  const file = new URL('../../src/mutants/seeds.json', import.meta.url)
   const known = JSON.parse(readFileSync(file, 'utf8')) as Record<string, number>
   const all = new Map([...Object.entries(known), ...seeds])
   const kept = mutants.flatMap(({ name }) => (all.has(name) ? [[name, all.get(name)]] : []))
