@@ -13,7 +13,10 @@ const mayImport = {
   mooncake: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
   simulator: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/core/protocol'],
   bench: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/native'],
-  proofs: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/simulator'],
+  proofs: [
+    ...['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/core/protocol', '@kvx/core/wire'],
+    '@kvx/simulator',
+  ],
   llama: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/native', '@kvx/vendor'],
   server: ['@kvx/contract', '@kvx/core', '@kvx/native', '@kvx/llama'],
 }

@@ -4,7 +4,7 @@ import { extname, join } from 'node:path'
 import { router } from '../../packages/cli/dist/commands/router.js'
 import { serve } from '../../packages/cli/dist/commands/serve.js'
 import { up } from '../../packages/cli/dist/commands/up.js'
-import { filesBelow, packages, readJson, root } from '../lib/repository.mjs'
+import { filesBelow, published, root } from '../lib/repository.mjs'
 import { code, table } from './table.mjs'
 
 const flags =
@@ -30,7 +30,6 @@ export function environmentProblems(pages) {
   const inTypeScript = /\b(?:KVX|SGLANG|XDG)_[A-Z0-9_]*[A-Z0-9]\b|\benv\.([A-Z][A-Z0-9_]+)/g
   const inNative = /getenv\("([A-Z][A-Z0-9_]+)"\)/g
   const problems = new Set()
-  const published = packages.filter((path) => readJson(`${path}/package.json`).private !== true)
   for (const file of filesBelow(published.flatMap((path) => [`${path}/src`, `${path}/native`]))) {
     const text = readFileSync(join(root, file), 'utf8')
     const pattern = extname(file) === '.ts' ? inTypeScript : inNative

@@ -4,7 +4,7 @@ import { extname, join } from 'node:path'
 import ts from 'typescript'
 import { errorTable, KvxError, phaseTable } from '../../packages/contract/dist/errors.js'
 import { statusOf } from '../../packages/server/dist/http/errors.js'
-import { filesBelow, packages, root } from '../lib/repository.mjs'
+import { filesBelow, published, root } from '../lib/repository.mjs'
 import { code, codes, table } from './table.mjs'
 
 export const errorTables = {
@@ -33,7 +33,7 @@ const codePattern = /\bERR_KVX_[A-Z]+(?:_[A-Z]+)*\b/g
 export function errorCodeProblems() {
   const problems = []
   const raised = new Set()
-  const folders = packages.flatMap((path) =>
+  const folders = published.flatMap((path) =>
     ['src', 'native', 'include'].map((n) => `${path}/${n}`),
   )
   for (const file of filesBelow(folders)) {

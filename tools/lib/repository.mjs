@@ -19,6 +19,11 @@ export const kvxCommand = join(root, 'packages', 'cli', 'dist', 'main.js')
 
 export const readJson = (path) => JSON.parse(readFileSync(join(root, path), 'utf8'))
 
+/** Those of `packages` that others install. */
+export const published = packages.filter(
+  (path) => readJson(`${path}/package.json`).private !== true,
+)
+
 /**
  * Files below `paths` (files or folders, relative to the root; missing ones are left out), sorted.
  * Generated folders are not entered.

@@ -45,7 +45,7 @@ describe('of defects', () => {
         hunt(program, { from: 1, least: 100, most: 100 }),
       )
       expect(first).toBeUndefined()
-      expect(schedules).toBe(none.by === 'flood' ? 1 : 100)
+      expect(schedules).toBe((none.by ?? 'schedules') === 'schedules' ? 100 : 1)
     }
   })
 

@@ -8,7 +8,6 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs'
-import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import ts from 'typescript'
 import type { Edit, Mutant } from './mutant.ts'
@@ -16,11 +15,8 @@ import type { Edit, Mutant } from './mutant.ts'
 /** Texts of source files, by their path below packages/core/src. */
 export type Source = ReadonlyMap<string, string>
 
-/** Of this repository; this file runs from its source and from its build. */
-const packages = join(
-  createRequire(import.meta.url).resolve('@kvx/simulator/package.json'),
-  '../..',
-)
+/** Of this repository: as far away from the source of this file as from its build. */
+const packages = join(import.meta.dirname, '../../..')
 
 type Defect = Pick<Mutant, 'name' | 'edits' | 'by'>
 
@@ -58,8 +54,8 @@ function applied(text: string, { file, find, replace }: Edit, name: string): str
 }
 
 /**
- * A folder with a simulator and a core of its own, into which one mutant after another is put. It lies below
- * the repository, where both find what they depend on.
+ * A folder with these proofs, a simulator and a core of its own, into which one mutant after another is put. It lies
+ * below the repository, where they find what else they depend on.
  */
 export class Laboratory {
   readonly #folder: string
@@ -70,15 +66,13 @@ export class Laboratory {
     const cache = join(packages, '../node_modules/.cache/kvx')
     mkdirSync(cache, { recursive: true })
     this.#folder = mkdtempSync(join(cache, 'mutants-'))
-    for (const name of ['core', 'simulator']) {
+    for (const name of ['core', 'simulator', 'proofs']) {
       const copy = join(this.#folder, 'node_modules/@kvx', name)
       mkdirSync(copy, { recursive: true })
       cpSync(join(packages, name, 'package.json'), join(copy, 'package.json'))
+      if (name !== 'core')
+        cpSync(join(packages, name, 'dist'), join(copy, 'dist'), { recursive: true })
     }
-    const simulator = 'node_modules/@kvx/simulator/dist'
-    cpSync(join(packages, 'simulator/dist'), join(this.#folder, simulator), { recursive: true })
-    for (const name of ['schedules', 'flood'] as const)
-      cpSync(join(packages, `proofs/dist/mutants/${name}.js`), this.#program(name))
     this.#write(source)
   }
 
@@ -93,8 +87,8 @@ export class Laboratory {
     }
   }
 
-  #program(name: 'schedules' | 'flood'): string {
-    return join(this.#folder, `${name}.mjs`)
+  #program(by: Required<Mutant>['by']): string {
+    return join(this.#folder, `node_modules/@kvx/proofs/dist/mutants/${by}.js`)
   }
 
   remove(): void {

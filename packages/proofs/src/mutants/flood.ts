@@ -4,38 +4,33 @@
  */
 import { connect, type Socket } from 'node:net'
 import { once } from 'node:events'
+import { silentLog } from '@kvx/contract'
+import { ControlServer } from '@kvx/core/wire'
 import type { Quarry } from './hunt.ts'
 
 const maxStrangers = 512
 const signature = Buffer.from('ff00000000000000017f', 'hex')
 
-interface Server {
-  readonly port: number
-  close(): Promise<void>
-}
-interface Control {
-  readonly ControlServer: { bind(options: object): Promise<Server> }
-}
-
-// By its path: core does not offer its control server to other packages.
-const core = './node_modules/@kvx/core/dist/control/index.js'
-const { ControlServer } = (await import(core)) as Control
 const silent = () => undefined
 
 /** @param livenessMs what it gives a stranger to show the token */
-function serve(livenessMs: number): Promise<Server> {
+function serve(livenessMs: number): Promise<ControlServer> {
   return ControlServer.bind({
     host: '127.0.0.1',
     port: 0,
     token: 'a token for the flood',
     livenessMs,
-    log: { debug: silent, info: silent, warn: silent, error: silent },
+    log: silentLog,
     onMessage: silent,
   })
 }
 
 /** Those of `count` connections that stand. */
-async function strangers(server: Server, count: number, begin?: Buffer): Promise<Set<Socket>> {
+async function strangers(
+  server: ControlServer,
+  count: number,
+  begin?: Buffer,
+): Promise<Set<Socket>> {
   const open = new Set<Socket>()
   const made = Array.from({ length: count }, () => {
     const socket = connect(server.port, '127.0.0.1')

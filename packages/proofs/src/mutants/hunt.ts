@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import type { Filter } from '@kvx/simulator'
 
-/** Which schedules are run. */
+/** Which schedules are run. What does not look in schedules runs once, from this seed. */
 export interface Hunt {
   /** First seed. */
   readonly from: number

@@ -69,4 +69,44 @@ export const identity: readonly Mutant[] = [
       `  link.up = true\n  step.state.epoch = 0\n`,
     ]),
   },
+  {
+    name: 'connection-of-another',
+    invariant: 6,
+    by: 'frames',
+    says: 'A connection that has said hello for one decode rank may say it for another.',
+    edits: inFile('protocol/prefill/peer.ts', [
+      `if (spokenFor !== undefined && spokenFor !== hello.from) {`,
+      `if (spokenFor === '') {`,
+    ]),
+  },
+  {
+    name: 'speaks-for-anybody',
+    invariant: 6,
+    by: 'frames',
+    says: 'Prefill asks no message but a hello for whom its connection speaks.',
+    edits: inFile('protocol/prefill/peer.ts', [
+      `if (spokenFor !== undefined && spokenFor !== from) {`,
+      `if (spokenFor === '') {`,
+    ]),
+  },
+  {
+    name: 'session-not-asked',
+    invariant: 6,
+    by: 'frames',
+    says: 'Whoever names a decode incarnation is taken for it, without its secret.',
+    edits: inFile('protocol/prefill/peer.ts', [
+      `if (known && known.session !== hello.session) {`,
+      `if (known?.session === '') {`,
+    ]),
+  },
+  {
+    name: 'heard-from-anybody',
+    invariant: 6,
+    by: 'frames',
+    says: 'Decode takes a message from an address for one of the incarnation that it knows there.',
+    edits: inFile(decodeStep, [
+      `if (message.from !== link.incarnation) {`,
+      `if (message.from === '') {`,
+    ]),
+  },
 ]

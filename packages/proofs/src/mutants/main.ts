@@ -8,7 +8,8 @@ import { mutants } from './list.ts'
 import { unchanged, type Mutant } from './mutant.ts'
 import { markdown, table } from './report.ts'
 
-const help = `Puts one defect after another into a copy of @kvx/core, and has the simulator look for it.
+const help = `Puts one defect after another into a copy of @kvx/core, and has it looked for: by schedules of the simulator, by a
+flood of strangers at a control port, or by mutated frames.
 
   npm run mutants -- [options]
 
@@ -19,7 +20,7 @@ const help = `Puts one defect after another into a copy of @kvx/core, and has th
   --write-seeds    note for the tests where each mutant was found (seeds.json)
   --help
 
-Each mutant is looked for in the first 200 schedules, and on until it is found for the first time.
+In schedules a mutant is looked for in the first 200, and on until it is found for the first time.
 Exit code: 0 all were found, 1 one was not, or core as it is fails, 2 wrong flags.`
 
 interface Args {
@@ -69,7 +70,7 @@ async function main(): Promise<number> {
   const laboratory = new Laboratory(coreSource())
   const rows: { mutant: Mutant; quarry: Quarry }[] = []
   try {
-    for (const none of unchanged) {
+    for (const none of unchanged.filter(({ by }) => chosen.some((mutant) => mutant.by === by))) {
       const { first } = await laboratory.with(none, (program) =>
         hunt(program, { from, least, most: least }),
       )

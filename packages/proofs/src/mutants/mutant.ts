@@ -8,8 +8,8 @@ export interface Mutant {
   /** The defect, in a sentence. */
   readonly says: string
   readonly edits: readonly Edit[]
-  /** What looks for it: schedules of the simulator, unless said otherwise. */
-  readonly by?: 'flood'
+  /** What looks for it: the program of that name. Default: schedules of the simulator. */
+  readonly by?: 'schedules' | 'flood' | 'frames'
   /** Schedules in which it can show, where these are few: others are not run. */
   readonly among?: Filter
 }
@@ -18,6 +18,7 @@ export interface Mutant {
 export const unchanged: readonly Pick<Mutant, 'name' | 'edits' | 'by'>[] = [
   { name: 'unchanged', edits: [] },
   { name: 'unchanged', edits: [], by: 'flood' },
+  { name: 'unchanged', edits: [], by: 'frames' },
 ]
 
 /** Replaces a text that occurs exactly once in a source file of core. */

@@ -1,33 +1,39 @@
 /** A bootstrap service with instances that are registered, and what anybody with the token may ask it. */
 import * as v from 'valibot'
-import { packInstance, replySchema, requestSchema } from '../dist/bootstrap/messages.js'
-import { RankTable } from '../dist/bootstrap/table.js'
-import { Waits } from '../dist/bootstrap/waits.js'
-import { name128, rank } from './fixtures.mjs'
+import {
+  packInstance,
+  RankTable,
+  replySchema,
+  requestSchema,
+  Waits,
+  type RankRecord,
+} from '@kvx/core/wire'
+import type { FrameRandom } from '../random.ts'
+import { name128, rank } from './fixtures.ts'
+import type { Template, World } from './world.ts'
 
-const record = (number, change = {}) => ({
-  instance: `prefill-${number}`,
+const record = (number: number, change: Partial<RankRecord> = {}): RankRecord => ({
+  instance: `prefill-${String(number)}`,
   incarnation: name128('P', number),
-  endpoint: `tcp://10.0.0.${number}:4000`,
+  endpoint: `tcp://10.0.0.${String(number)}:4000`,
   rank,
   backend: 'fake',
   ...change,
 })
 
-export class BootstrapWorld {
-  name = 'bootstrap'
-  #random
-  #waits
-  #table
-  #askers
+export class BootstrapWorld implements World {
+  readonly name = 'bootstrap'
+  readonly #random: FrameRandom
+  readonly #table: RankTable
+  readonly #waits: Waits
+  readonly #askers = [{}, {}, {}]
 
-  constructor(random) {
+  constructor(random: FrameRandom) {
     this.#random = random
     this.#table = new RankTable(name128('B'), () => {
       this.#waits.look()
     })
     this.#waits = new Waits(this.#table)
-    this.#askers = [{}, {}, {}]
     for (const number of [1, 2]) this.#table.put(record(number), 600_000, 'register')
   }
 
@@ -35,12 +41,12 @@ export class BootstrapWorld {
   get state() {
     return {
       latest: this.#table.read(undefined),
-      known: [1, 2].map((number) => this.#table.read(`prefill-${number}`)),
+      known: [1, 2].map((number) => this.#table.read(`prefill-${String(number)}`)),
     }
   }
 
   /** As `BootstrapServer` does with a request, and a client with an answer. */
-  receive(message) {
+  receive(message: Template): 'taken' | 'refused' {
     v.safeParse(replySchema, message)
     const parsed = v.safeParse(requestSchema, message)
     if (!parsed.success) {
@@ -59,16 +65,19 @@ export class BootstrapWorld {
         return 'taken'
       case 'read':
         this.#waits.ask(request, {
-          connection: this.#random.pick(this.#askers),
+          connection: this.#random.one(this.#askers),
           answer: () => undefined,
         })
         return 'taken'
     }
   }
 
-  turn() {}
+  /** Nothing happens by itself. */
+  turn(): void {
+    return
+  }
 
-  templates() {
+  templates(): readonly Template[] {
     const found = this.#table.read(undefined)
     const since = { service: name128('B'), revision: found?.revision ?? 0 }
     return [1, 2, 3].flatMap((number) => [
@@ -81,14 +90,14 @@ export class BootstrapWorld {
         leaseMs: 600_000,
       },
       { v: 1, kind: 'deregister', record: record(number) },
-      { v: 1, kind: 'read', instance: `prefill-${number}` },
+      { v: 1, kind: 'read', instance: `prefill-${String(number)}` },
       { v: 1, kind: 'read', since, waitMs: 60_000 },
       { v: 1, kind: 'instance', ...(found ? { found: packInstance(found) } : {}) },
       { v: 1, kind: 'refused', reason: 'full', text: 'no room' },
     ])
   }
 
-  leftovers() {
+  leftovers(): string {
     this.#waits.clear()
     this.#table.clear()
     return this.#table.read(undefined) === undefined ? '' : 'records'

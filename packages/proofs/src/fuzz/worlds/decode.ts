@@ -1,5 +1,15 @@
 /** A decode side with requests in every phase, and what its prefill ranks and strangers may say to it. */
-import { createDecode, protocolVersion, roomKey, stepDecode } from '../dist/protocol/index.js'
+import {
+  createDecode,
+  protocolVersion,
+  roomKey,
+  stepDecode,
+  type DecodeEffect,
+  type DecodeEvent,
+  type DecodeState,
+  type Message,
+} from '@kvx/core/protocol'
+import type { FrameRandom } from '../random.ts'
 import {
   cache,
   deadlines,
@@ -12,32 +22,41 @@ import {
   packedCache,
   pageTokens,
   rank,
+  tokens,
   units,
-} from './fixtures.mjs'
-import { sizes } from './prefill-world.mjs'
+} from './fixtures.ts'
+import { sizes, type ProtocolWorld, type Said, type Template } from './world.ts'
 
-const tokens = 3 * pageTokens
 const named = { kv: Int32Array.of(5, 6, 7), mamba: new Int32Array() }
 
 /** 1 and 2 have said welcome, 3 is being greeted. */
-const prefillers = [1, 2, 3].map((number) => ({
+const prefillerOf = (number: number) => ({
   incarnation: name128('P', number),
-  endpoint: `tcp://prefill-${number}:4000`,
-  instance: `prefill-${number}`,
-  bootstrap: `tcp://prefill-${number}:8998`,
+  endpoint: `tcp://prefill-${String(number)}:4000`,
+  instance: `prefill-${String(number)}`,
+  bootstrap: `tcp://prefill-${String(number)}:8998`,
   writer: name128('W', number),
-}))
+})
+type Prefiller = ReturnType<typeof prefillerOf>
+const welcoming = [prefillerOf(1), prefillerOf(2)]
+const prefillers = [...welcoming, prefillerOf(3)]
 
-export class DecodeWorld {
-  name = 'decode'
-  state
-  #random
+/** Effects that this world answers. */
+const answered = ['watchSource', 'connect', 'verify', 'fence', 'recycle'] as const
+type Answered = Extract<DecodeEffect, { do: (typeof answered)[number] }>
+const isAnswered = (effect: DecodeEffect): effect is Answered =>
+  (answered as readonly string[]).includes(effect.do)
+
+export class DecodeWorld implements ProtocolWorld {
+  readonly name = 'decode'
+  readonly state: DecodeState
+  readonly #random: FrameRandom
   #now = 1_000
-  #effects = []
+  #effects: Answered[] = []
   #request = 0
   #generation = 1
 
-  constructor(random) {
+  constructor(random: FrameRandom) {
     this.#random = random
     this.state = createDecode(
       {
@@ -47,7 +66,7 @@ export class DecodeWorld {
         rank,
         backend: 'fake',
         version: '1',
-        fence: random.pick(['exit', 'engine']),
+        fence: random.one(['exit', 'engine'] as const),
         ...cache,
         packed: packedCache(),
         prefixBlock: pageTokens,
@@ -61,20 +80,19 @@ export class DecodeWorld {
       this.#receive(prefiller)
       this.#read(prefiller)
       this.#step({ type: 'link.up', endpoint: prefiller.endpoint })
-      if (prefiller !== prefillers[2]) this.#say(prefiller, this.#welcome(prefiller))
+      if (welcoming.includes(prefiller)) this.#say(prefiller, this.#welcome(prefiller))
     }
     for (let i = 0; i < 3; i++) this.turn()
   }
 
-  /** Where a message comes from: the rank that it names, or another one. */
-  from(message) {
+  /** The rank that it names, or another one. */
+  from(message: Message): string {
     const own = prefillers.find(({ incarnation }) => incarnation === message.from)
     if (own && this.#random.chance(0.6)) return own.endpoint
-    return this.#random.pick([...prefillers, { endpoint: 'tcp://nobody:1' }]).endpoint
+    return this.#random.one([...prefillers, { endpoint: 'tcp://nobody:1' }]).endpoint
   }
 
-  /** Whether a message must change nothing because of who sends it: judged by this world's own books. */
-  isForeign(endpoint, message) {
+  isForeign(endpoint: string, message: Message): boolean {
     const { self, engine } = this.state
     // The one answer of a stranger that counts: another process serves at this address now.
     if (message.k === 'refuse' && message.code === 'ERR_KVX_STALE' && message.ep === undefined)
@@ -82,27 +100,25 @@ export class DecodeWorld {
     if (message.to !== self.incarnation) return true
     const owner = prefillers.find((prefiller) => prefiller.endpoint === endpoint)
     if (owner?.incarnation !== message.from) return true
-    return message.gen !== undefined && message.gen !== engine.generation
+    return 'gen' in message && message.gen !== engine.generation
   }
 
-  step(endpoint, message) {
+  step(endpoint: string, message: Message): readonly DecodeEffect[] {
     return this.#step({ type: 'message', endpoint, message })
   }
 
-  #step(event) {
+  #step(event: DecodeEvent): readonly DecodeEffect[] {
     const effects = stepDecode(this.state, event, this.#now)
-    for (const effect of effects) {
-      if (['watchSource', 'connect', 'verify', 'fence', 'recycle'].includes(effect.do))
-        this.#effects.push(effect)
-    }
+    this.#effects.push(...effects.filter(isAnswered))
     return effects
   }
 
-  #envelope(prefiller) {
-    return { v: protocolVersion, from: prefiller.incarnation, to: this.state.self.incarnation }
+  #envelope(prefiller: Prefiller) {
+    const { incarnation } = this.state.self
+    return { v: protocolVersion, from: prefiller.incarnation, to: incarnation } as const
   }
 
-  #welcome(prefiller) {
+  #welcome(prefiller: Prefiller) {
     return {
       k: 'welcome',
       writer: prefiller.writer,
@@ -111,15 +127,18 @@ export class DecodeWorld {
       ...packedCache(),
       engine: { backend: 'fake', version: '1' },
       limits: { parked: 8, auxBytes: limits.auxBytes },
-    }
+    } as const
   }
 
-  #say(prefiller, body) {
-    const gen = this.state.engine.generation
-    return this.step(prefiller.endpoint, { ...this.#envelope(prefiller), gen, ...body })
+  #says(prefiller: Prefiller, body: Said): Message {
+    return { ...this.#envelope(prefiller), gen: this.state.engine.generation, ...body }
   }
 
-  #read({ bootstrap, endpoint, incarnation, instance }) {
+  #say(prefiller: Prefiller, body: Said): void {
+    this.step(prefiller.endpoint, this.#says(prefiller, body))
+  }
+
+  #read({ bootstrap, endpoint, incarnation, instance }: Prefiller): void {
     this.#step({
       type: 'source.read',
       from: bootstrap,
@@ -127,7 +146,7 @@ export class DecodeWorld {
     })
   }
 
-  #receive({ bootstrap }) {
+  #receive({ bootstrap }: Prefiller): number {
     const request = ++this.#request
     const room = BigInt(request)
     const of = { key: roomKey(room, 0), room, index: 0, from: bootstrap, tokens, digest: digest() }
@@ -135,11 +154,12 @@ export class DecodeWorld {
     return request
   }
 
-  #reserve(request, pages = named) {
-    this.#step({ type: 'host.reserve', request, prefixTokens: 0, pages: pages ?? undefined })
+  /** @param pages undefined: they are given later */
+  #reserve(request: number, pages: typeof named | undefined): void {
+    this.#step({ type: 'host.reserve', request, prefixTokens: 0, pages })
   }
 
-  #complete(ep) {
+  #complete(ep: number): Said<'complete'> {
     const parts = { kv: { units, bytes: 3 * kvBytes } }
     const made = { kv: new Uint8Array(16), mamba: new Uint8Array(16) }
     const digests = this.state.self.verify ? { digests: made } : {}
@@ -151,33 +171,24 @@ export class DecodeWorld {
     }
   }
 
-  #legs(prefiller) {
+  #legs(prefiller: Prefiller) {
     return [...(this.state.links.get(prefiller.endpoint)?.legs.values() ?? [])]
   }
 
-  /** Time passes: requests come and go on, peers answer, and there is something in every phase again. */
-  turn() {
+  turn(): void {
     const random = this.#random
     this.#now += random.below(1_000)
     for (const effect of this.#effects.splice(0)) this.#answer(effect)
-    for (const prefiller of prefillers.slice(0, 2)) {
+    for (const prefiller of welcoming) {
       const link = this.state.links.get(prefiller.endpoint)
       if (link?.status === 'greeting') this.#say(prefiller, this.#welcome(prefiller))
-      this.#step({
-        type: 'message',
-        endpoint: prefiller.endpoint,
-        message: { ...this.#envelope(prefiller), k: 'pong', live: 0 },
-      })
+      this.step(prefiller.endpoint, { ...this.#envelope(prefiller), k: 'pong', live: 0 })
       for (const { epoch, phase, request } of this.#legs(prefiller)) {
         if (phase === 'failed') {
           if (random.chance(0.5)) this.#say(prefiller, { k: 'drained', ep: epoch })
         } else if (phase === 'reserving') {
-          if (random.chance(0.5))
-            this.#say(prefiller, {
-              k: 'accept',
-              ep: epoch,
-              state: random.pick(['parked', 'paired']),
-            })
+          const state = random.one(['parked', 'paired'] as const)
+          if (random.chance(0.5)) this.#say(prefiller, { k: 'accept', ep: epoch, state })
         } else if (phase === 'paired' && random.chance(0.3)) {
           this.#say(
             prefiller,
@@ -190,16 +201,12 @@ export class DecodeWorld {
       if (this.state.requests.size > 16) continue
       // One that has told no pages yet, one that gives them late, and three that are on their way.
       this.#receive(prefiller)
-      this.#reserve(this.#receive(prefiller), null)
-      for (let i = 0; i < 3; i++) this.#reserve(this.#receive(prefiller))
+      this.#reserve(this.#receive(prefiller), undefined)
+      for (let i = 0; i < 3; i++) this.#reserve(this.#receive(prefiller), named)
     }
     for (const request of [...this.state.requests.values()]) {
       if (request.wantedTold && !request.destination?.pages && random.chance(0.3)) {
-        this.#step({
-          type: 'host.provide',
-          request: request.id,
-          pages: named,
-        })
+        this.#step({ type: 'host.provide', request: request.id, pages: named })
       } else if (request.phase === 'open' && random.chance(0.3)) {
         this.#step({ type: 'host.abort', request: request.id, reason: 'enough' })
       }
@@ -207,7 +214,7 @@ export class DecodeWorld {
     this.#step({ type: 'tick' })
   }
 
-  #answer(effect) {
+  #answer(effect: Answered): void {
     switch (effect.do) {
       case 'watchSource': {
         const prefiller = prefillers.find(({ bootstrap }) => bootstrap === effect.from)
@@ -217,14 +224,11 @@ export class DecodeWorld {
       case 'connect':
         this.#step({ type: 'link.up', endpoint: effect.endpoint })
         return
-      case 'verify':
-        this.#step({
-          type: 'verified',
-          request: effect.request,
-          epoch: effect.epoch,
-          error: undefined,
-        })
+      case 'verify': {
+        const { request, epoch } = effect
+        this.#step({ type: 'verified', request, epoch, error: undefined })
         return
+      }
       case 'fence':
         this.#step({ type: 'fenced', writer: effect.writer })
         return
@@ -236,44 +240,40 @@ export class DecodeWorld {
     }
   }
 
-  /** Messages that would be in order just now, from each prefill rank. */
-  templates() {
-    const made = []
-    const gen = this.state.engine.generation
+  templates(): readonly Template[] {
+    const made: Message[] = []
+    const failure = {
+      code: 'ERR_KVX_TRANSFER_FAILED',
+      text: 'broken',
+      phase: 'transfer',
+      peer: 'p',
+      rank: 'tp0',
+    } as const
     for (const prefiller of prefillers) {
-      const about = { ...this.#envelope(prefiller), gen }
-      const failure = {
-        code: 'ERR_KVX_TRANSFER_FAILED',
-        text: 'broken',
-        phase: 'transfer',
-        peer: 'p',
-        rank: 'tp0',
-      }
-      made.push({ ...about, ...this.#welcome(prefiller) })
-      made.push(
-        { ...about, k: 'refuse', ...failure },
-        { ...about, k: 'refuse', ...failure, code: 'ERR_KVX_STALE' },
-      )
+      const says = (body: Said) => made.push(this.#says(prefiller, body))
+      says(this.#welcome(prefiller))
+      says({ k: 'refuse', ...failure })
+      says({ k: 'refuse', ...failure, code: 'ERR_KVX_STALE' })
       made.push({ ...this.#envelope(prefiller), k: 'pong', live: 1 })
       for (const { epoch: ep } of this.#legs(prefiller)) {
-        const complete = { ...about, ...this.#complete(ep) }
-        const failed = { ...about, k: 'failed', ep, ...failure }
-        made.push(
-          ...['parked', 'paired'].map((state) => ({ ...about, k: 'accept', ep, state })),
-          { ...about, k: 'progress', ep, units: 2 },
-          { ...about, k: 'refuse', ep, ...failure },
-          { ...about, k: 'status', ep, state: 'over', units: 0 },
-          { ...about, k: 'status', ep, state: 'complete', units, outcome: complete },
-          ...['ready', 'drained'].map((k) => ({ ...about, k, ep })),
-          complete,
-          failed,
-        )
+        const about = { ...this.#envelope(prefiller), gen: this.state.engine.generation }
+        const outcome = { ...about, ...this.#complete(ep) }
+        says({ k: 'accept', ep, state: 'parked' })
+        says({ k: 'accept', ep, state: 'paired' })
+        says({ k: 'progress', ep, units: 2 })
+        says({ k: 'refuse', ep, ...failure })
+        says({ k: 'status', ep, state: 'over', units: 0 })
+        says({ k: 'status', ep, state: 'complete', units, outcome })
+        says({ k: 'ready', ep })
+        says({ k: 'drained', ep })
+        says({ k: 'failed', ep, ...failure })
+        made.push(outcome)
       }
     }
     return made
   }
 
-  leftovers() {
+  leftovers(): string {
     for (let i = 0; i < 8; i++) {
       this.#now += longTime
       this.#step({ type: 'tick' })

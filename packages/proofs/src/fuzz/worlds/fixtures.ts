@@ -1,6 +1,6 @@
 /** What the worlds are made of: a small cache, short deadlines, and names that are easy to tell apart. */
-import { packPlace, packShape } from '../dist/bytes.js'
-import { defaultDeadlines, defaultLimits, makeRank } from '../dist/protocol/index.js'
+import { makeRank, packPlace, packShape, type CacheShape, type Place } from '@kvx/core/bytes'
+import { defaultDeadlines, defaultLimits } from '@kvx/core/protocol'
 
 export const pageTokens = 4
 const layers = 1
@@ -12,12 +12,11 @@ export const kvBytes = layers * 2 * pageBytes
 
 const kv = ['k', 'v'].map((part) => ({ layer: 0, part, dtype: 'f16', units: 1, unitBytes: 2 }))
 const state = { layer: 0, part: 'state', dtype: 'f16', units: 1, unitBytes: 2, rows: 4 }
-const placed = (component, part, base) => ({
-  ...{ component, layer: 0, part, region: 0, base, pageBytes, order: 'NHD' },
-})
+const placed = (component: string, part: string, base: number) =>
+  ({ component, layer: 0, part, region: 0, base, pageBytes, order: 'NHD' }) as const
 
 /** A layer of K and V, and one state component. */
-export const cache = {
+export const cache: { readonly shape: CacheShape; readonly place: Place } = {
   shape: {
     model: 'small',
     layers,
@@ -44,17 +43,20 @@ export const packedCache = () => ({
 export const rank = makeRank(layers)
 
 /** 32 hex digits. */
-export function name128(kind, number = 0) {
-  const text = Buffer.from(`${kind}${number}`).toString('hex')
+export function name128(kind: string, number = 0): string {
+  const text = Buffer.from(`${kind}${String(number)}`).toString('hex')
   return text.padEnd(32, '0').slice(0, 32)
 }
 
-export const digest = (number = 1) => new Uint8Array(16).fill(number)
-export const packed = (...pages) => new Uint8Array(Int32Array.from(pages).buffer)
+/** Of the one prompt that there is. */
+export const digest = () => new Uint8Array(16).fill(1)
+const packed = (...pages: number[]) => new Uint8Array(Int32Array.from(pages).buffer)
 /** What each component gets of a request: pages 5, 6 and 7, and these slots. */
-export const pageLists = (...slots) => ({ kv: packed(5, 6, 7), mamba: packed(...slots) })
-/** Tokens times layers of a prompt of three pages. */
-export const units = 3 * pageTokens * layers
+export const pageLists = (...slots: number[]) => ({ kv: packed(5, 6, 7), mamba: packed(...slots) })
+/** Of the prompt: three pages. */
+export const tokens = 3 * pageTokens
+/** Tokens times layers of it. */
+export const units = tokens * layers
 
 export const deadlines = {
   ...defaultDeadlines,

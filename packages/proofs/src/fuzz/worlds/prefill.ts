@@ -1,5 +1,16 @@
 /** A prefill side with transfers in every phase, and what strangers and decode ranks may say to it. */
-import { createPrefill, protocolVersion, roomKey, stepPrefill } from '../dist/protocol/index.js'
+import {
+  createPrefill,
+  protocolVersion,
+  roomKey,
+  stepPrefill,
+  type Message,
+  type MessageOf,
+  type PrefillEffect,
+  type PrefillEvent,
+  type PrefillState,
+} from '@kvx/core/protocol'
+import type { FrameRandom } from '../random.ts'
 import {
   cache,
   deadlines,
@@ -10,41 +21,45 @@ import {
   name128,
   packedCache,
   pageLists,
-  pageTokens,
   rank,
-} from './fixtures.mjs'
-
-const tokens = 3 * pageTokens
+  tokens,
+} from './fixtures.ts'
+import { sizes, type ProtocolWorld, type Said, type Template } from './world.ts'
 
 /** Decode ranks 1 and 2 are connected; 3 may come; the connection `s0` has said nothing yet. */
-const decoders = [1, 2, 3].map((number) => ({
+const decoderOf = (number: number) => ({
   incarnation: name128('D', number),
   session: name128('S', number),
   gen: name128('G', number),
-  connection: `c${number}`,
-  instance: `decode-${number}`,
-}))
+  connection: `c${String(number)}`,
+  instance: `decode-${String(number)}`,
+})
+type Decoder = ReturnType<typeof decoderOf>
+const greeted = [decoderOf(1), decoderOf(2)]
+const decoders = [...greeted, decoderOf(3)]
 
-export class PrefillWorld {
-  name = 'prefill'
-  state
-  #random
+type Of<K extends PrefillEffect['do']> = Extract<PrefillEffect, { do: K }>
+
+export class PrefillWorld implements ProtocolWorld {
+  readonly name = 'prefill'
+  readonly state: PrefillState
+  readonly #random: FrameRandom
   #now = 1_000
-  #effects = []
+  #effects: (Of<'digest'> | Of<'recycle'>)[] = []
   /** Writes that have not settled. */
-  #writes = new Set()
-  #opening = []
+  readonly #writes = new Set<number>()
+  #opening: Pick<Of<'openLink'>, 'peer' | 'generation'>[] = []
   /** For whom each connection has said hello, and with what. */
-  #owners = new Map()
-  #peers = new Map()
+  readonly #owners = new Map<string, string>()
+  readonly #peers = new Map<string, Pick<MessageOf<'hello'>, 'session' | 'gen'>>()
   #room = 100n
   #sender = 0
   #write = 0
-  #epochs = new Map(decoders.map(({ incarnation }) => [incarnation, 0]))
+  readonly #epochs = new Map(decoders.map(({ incarnation }) => [incarnation, 0]))
 
-  constructor(random) {
+  constructor(random: FrameRandom) {
     this.#random = random
-    const fence = random.pick(['exit', 'engine'])
+    const fence = random.one(['exit', 'engine'] as const)
     this.state = createPrefill(
       {
         incarnation: name128('P'),
@@ -60,37 +75,37 @@ export class PrefillWorld {
       },
       name128('W'),
     )
-    for (const decoder of decoders.slice(0, 2)) {
-      this.#say(decoder, this.#hello(decoder))
+    for (const decoder of greeted) {
+      this.step(decoder.connection, this.#hello(decoder))
       this.#step({ type: 'link.open', peer: decoder.incarnation, generation: decoder.gen })
     }
     for (let i = 0; i < 3; i++) this.turn()
   }
 
-  /** Where a message comes from: the connection of whom it names, another's, or one that has not said hello. */
-  from(message) {
+  /** The connection of whom it names, another's, or one that has not said hello. */
+  from(message: Message): string {
     const own = decoders.find(({ incarnation }) => incarnation === message.from)
     if (own && this.#random.chance(0.6)) return own.connection
-    return this.#random.pick(['s0', 's1', 'c1', 'c2', 'c3'])
+    return this.#random.one(['s0', 's1', 'c1', 'c2', 'c3'])
   }
 
-  /** Whether a message must change nothing because of who sends it: judged by this world's own books. */
-  isForeign(connection, message) {
+  isForeign(connection: string, message: Message): boolean {
     const { state } = this
     const speaksFor = this.#owners.get(connection)
     if (message.to !== state.self.incarnation) return true
     if (message.k === 'hello') {
       // Who was lost and is forgotten leaves its connection free.
-      if (state.peers.has(speaksFor) && speaksFor !== message.from) return true
+      if (speaksFor !== undefined && state.peers.has(speaksFor) && speaksFor !== message.from)
+        return true
       return (
-        state.peers.has(message.from) && this.#peers.get(message.from).session !== message.session
+        state.peers.has(message.from) && this.#peers.get(message.from)!.session !== message.session
       )
     }
     if (speaksFor !== message.from) return true
-    return message.gen !== undefined && message.gen !== this.#peers.get(message.from).gen
+    return 'gen' in message && message.gen !== this.#peers.get(message.from)!.gen
   }
 
-  step(connection, message) {
+  step(connection: string, message: Message): readonly PrefillEffect[] {
     const effects = this.#step({ type: 'message', connection, message })
     const isRefused = effects.some(
       (effect) => effect.do === 'send' && effect.message.k === 'refuse',
@@ -105,7 +120,7 @@ export class PrefillWorld {
     return effects
   }
 
-  #step(event) {
+  #step(event: PrefillEvent): readonly PrefillEffect[] {
     const effects = stepPrefill(this.state, event, this.#now)
     for (const effect of effects) {
       if (effect.do === 'openLink') this.#opening.push(effect)
@@ -115,11 +130,12 @@ export class PrefillWorld {
     return effects
   }
 
-  #envelope(decoder) {
-    return { v: protocolVersion, from: decoder.incarnation, to: this.state.self.incarnation }
+  #envelope(decoder: Decoder) {
+    const { incarnation } = this.state.self
+    return { v: protocolVersion, from: decoder.incarnation, to: incarnation } as const
   }
 
-  #hello(decoder) {
+  #hello(decoder: Decoder): MessageOf<'hello'> {
     return {
       ...this.#envelope(decoder),
       k: 'hello',
@@ -129,21 +145,28 @@ export class PrefillWorld {
       instance: decoder.instance,
       rank,
       ...packedCache(),
-      epoch: this.#epochs.get(decoder.incarnation),
+      epoch: this.#epochs.get(decoder.incarnation) ?? 0,
       fences: 0,
       engine: engineOf(),
     }
   }
 
-  #say(decoder, body) {
-    return this.step(decoder.connection, { ...this.#envelope(decoder), gen: decoder.gen, ...body })
+  #says(decoder: Decoder, body: Said): Message {
+    return { ...this.#envelope(decoder), gen: decoder.gen, ...body }
   }
 
-  #reserve(decoder, room, pages = { pages: pageLists() }) {
-    const ep = (this.#epochs.get(decoder.incarnation) ?? 0) + 1
+  #say(decoder: Decoder, body: Said): void {
+    this.step(decoder.connection, this.#says(decoder, body))
+  }
+
+  #reserve(
+    decoder: Decoder,
+    room: bigint,
+    pages: Pick<MessageOf<'reserve'>, 'pages'> = { pages: pageLists() },
+  ) {
     return {
       k: 'reserve',
-      ep,
+      ep: (this.#epochs.get(decoder.incarnation) ?? 0) + 1,
       room,
       index: 0,
       tokens,
@@ -151,17 +174,17 @@ export class PrefillWorld {
       prefix: 0,
       digests: this.#random.chance(0.2),
       ...pages,
-    }
+    } as const
   }
 
-  #reserves(decoder, room, pages) {
+  #reserves(decoder: Decoder, room: bigint, pages?: Pick<MessageOf<'reserve'>, 'pages'>): number {
     const reserve = this.#reserve(decoder, room, pages)
     this.#epochs.set(decoder.incarnation, reserve.ep)
     this.#say(decoder, reserve)
     return reserve.ep
   }
 
-  #send(room) {
+  #send(room: bigint): number {
     const sender = ++this.#sender
     this.#step({
       type: 'host.send',
@@ -174,54 +197,38 @@ export class PrefillWorld {
     return sender
   }
 
-  #writeAll(sender) {
-    const pages = { kv: Int32Array.of(0, 1, 2) }
-    const write = ++this.#write
-    this.#step({ type: 'host.write', sender, write, tokens: [0, tokens], pages, state: {} })
+  #writeAll(sender: number): void {
+    this.#step({
+      type: 'host.write',
+      sender,
+      write: ++this.#write,
+      tokens: [0, tokens],
+      pages: { kv: Int32Array.of(0, 1, 2) },
+      state: {},
+      layers: undefined,
+    })
   }
 
-  #finish(sender) {
+  #finish(sender: number): void {
     const slots = this.state.senders.get(sender)?.targets[0]?.pages?.mamba?.length ?? 0
     const state = { mamba: Int32Array.from({ length: slots }, (_, slot) => slot) }
     this.#step({ type: 'host.finish', sender, state, aux: { firstToken: 1 } })
   }
 
-  /** Time passes: engines answer, hosts go on, and there is something in every phase again. */
-  turn() {
+  turn(): void {
     const random = this.#random
     this.#now += random.below(1_000)
-    for (const { peer, generation } of this.#opening.splice(0)) {
-      if (random.chance(0.8)) this.#step({ type: 'link.open', peer, generation })
-      else this.#opening.push({ peer, generation })
+    for (const opening of this.#opening.splice(0)) {
+      if (random.chance(0.8)) this.#open(opening)
+      else this.#opening.push(opening)
     }
     for (const effect of this.#effects.splice(0)) this.#answer(effect)
     for (const piece of [...this.#writes]) if (random.chance(0.6)) this.#settle(piece)
-    for (const decoder of decoders.slice(0, 2)) {
+    for (const decoder of greeted) {
       this.step(decoder.connection, { ...this.#envelope(decoder), k: 'ping', live: 0 })
-      // A leg that waits, a reserve that waits, one that moves, one that waits for its pages, one that is complete, and
-      // one that has failed while bytes are on their way.
-      if (this.state.senders.size < 16) {
-        this.#send(++this.#room)
-        this.#reserves(decoder, ++this.#room)
-        const moving = ++this.#room
-        this.#reserves(decoder, moving)
-        this.#writeAll(this.#send(moving))
-        const late = ++this.#room
-        this.#reserves(decoder, late, {})
-        this.#writeAll(this.#send(late))
-        const complete = ++this.#room
-        this.#reserves(decoder, complete)
-        const sender = this.#send(complete)
-        this.#writeAll(sender)
-        this.#finish(sender)
-        for (const piece of [...this.#writes].slice(-1)) this.#settle(piece)
-        const failed = ++this.#room
-        const ep = this.#reserves(decoder, failed)
-        this.#writeAll(this.#send(failed))
-        this.#say(decoder, { k: 'abort', ep, code: 'ERR_KVX_ABORTED', text: 'enough' })
-      }
-      const live = this.state.peers.get(decoder.incarnation)?.transfers ?? new Map()
-      for (const { epoch, phase } of live.values()) {
+      if (this.state.senders.size < 16) this.#begin(decoder)
+      const live = this.state.peers.get(decoder.incarnation)?.transfers.values() ?? []
+      for (const { epoch, phase } of live) {
         if (phase === 'complete' && random.chance(0.5)) this.#say(decoder, { k: 'ack', ep: epoch })
         else if (random.chance(0.2))
           this.#say(decoder, { k: 'abort', ep: epoch, code: 'ERR_KVX_ABORTED', text: '' })
@@ -235,7 +242,36 @@ export class PrefillWorld {
     this.#step({ type: 'tick' })
   }
 
-  #answer(effect) {
+  /**
+   * A leg that waits, a reserve that waits, one that moves, one that waits for its pages, one that is complete, and
+   * one that has failed while bytes are on their way.
+   */
+  #begin(decoder: Decoder): void {
+    this.#send(++this.#room)
+    this.#reserves(decoder, ++this.#room)
+    const moving = ++this.#room
+    this.#reserves(decoder, moving)
+    this.#writeAll(this.#send(moving))
+    const late = ++this.#room
+    this.#reserves(decoder, late, {})
+    this.#writeAll(this.#send(late))
+    const complete = ++this.#room
+    this.#reserves(decoder, complete)
+    const sender = this.#send(complete)
+    this.#writeAll(sender)
+    this.#finish(sender)
+    for (const piece of [...this.#writes].slice(-1)) this.#settle(piece)
+    const failed = ++this.#room
+    const ep = this.#reserves(decoder, failed)
+    this.#writeAll(this.#send(failed))
+    this.#say(decoder, { k: 'abort', ep, code: 'ERR_KVX_ABORTED', text: 'enough' })
+  }
+
+  #open({ peer, generation }: Pick<Of<'openLink'>, 'peer' | 'generation'>): void {
+    this.#step({ type: 'link.open', peer, generation })
+  }
+
+  #answer(effect: Of<'digest'> | Of<'recycle'>): void {
     if (effect.do === 'recycle') {
       // An engine that is closed settles what was written with it.
       for (const piece of [...this.#writes]) this.#settle(piece)
@@ -247,63 +283,52 @@ export class PrefillWorld {
     }
   }
 
-  #settle(piece) {
+  #settle(piece: number): void {
     this.#writes.delete(piece)
     this.#step({ type: 'piece.done', piece })
     this.#step({ type: 'piece.settled', piece })
   }
 
-  /** Messages that would be in order just now, from each decode rank. */
-  templates() {
-    const made = []
+  templates(): readonly Template[] {
+    const made: Message[] = []
     for (const decoder of decoders) {
-      const hello = this.#hello(decoder)
-      const about = { ...this.#envelope(decoder), gen: decoder.gen }
-      const variant = this.#random.pick([
+      const variant = this.#random.one([
         {},
         { gen: name128('G', this.#random.below(100)) },
         { session: name128('S', 9) },
       ])
-      made.push({ ...hello, ...variant })
-      const peer = this.state.peers.get(decoder.incarnation)
-      const epochs = [...(peer?.transfers.values() ?? [])]
+      made.push({ ...this.#hello(decoder), ...variant })
       made.push({ ...this.#envelope(decoder), k: 'ping', live: 1 })
+      const says = (body: Said) => made.push(this.#says(decoder, body))
       for (const room of this.state.rooms.values()) {
         if (!room.sender || !this.#random.chance(0.3)) continue
         const number = BigInt(room.key.slice(0, room.key.indexOf('/')))
-        made.push({ ...about, ...this.#reserve(decoder, number) })
-        made.push({ ...about, k: 'queued', rooms: [[number, 0]] })
+        says(this.#reserve(decoder, number))
+        says({ k: 'queued', rooms: [[number, 0]] })
       }
-      made.push({ ...about, ...this.#reserve(decoder, this.#room + 50n) })
-      made.push({
-        ...about,
-        ...this.#reserve(decoder, this.#room + 51n, {
-          pages: pageLists(1),
-        }),
-      })
-      for (const { epoch, pages } of epochs) {
-        made.push({ ...about, k: 'query', ep: epoch }, { ...about, k: 'ack', ep: epoch })
-        if (this.#random.chance(0.3))
-          made.push({ ...about, k: 'abort', ep: epoch, code: 'ERR_KVX_ABORTED', text: 'no' })
-        if (!pages) made.push({ ...about, k: 'pages', ep: epoch, pages: pageLists() })
+      says(this.#reserve(decoder, this.#room + 50n))
+      says(this.#reserve(decoder, this.#room + 51n, { pages: pageLists(1) }))
+      const live = this.state.peers.get(decoder.incarnation)?.transfers.values() ?? []
+      for (const { epoch: ep, pages } of live) {
+        says({ k: 'query', ep })
+        says({ k: 'ack', ep })
+        if (this.#random.chance(0.3)) says({ k: 'abort', ep, code: 'ERR_KVX_ABORTED', text: 'no' })
+        if (!pages) says({ k: 'pages', ep, pages: pageLists() })
       }
     }
     // Other way round: what only prefill may say.
-    const [decoder] = decoders
-    const about = { ...this.#envelope(decoder), gen: decoder.gen, ep: 1 }
-    made.push(
-      { ...about, k: 'drained' },
-      { ...about, k: 'ready' },
-      { ...about, k: 'accept', state: 'paired' },
-    )
+    for (const body of [
+      { k: 'drained', ep: 1 },
+      { k: 'ready', ep: 1 },
+      { k: 'accept', ep: 1, state: 'paired' },
+    ] as const)
+      made.push(this.#says(decoders[0]!, body))
     return made
   }
 
-  /** After all has settled and every deadline has passed, nothing may be left. */
-  leftovers() {
+  leftovers(): string {
     for (let i = 0; i < 8; i++) {
-      for (const { peer, generation } of this.#opening.splice(0))
-        this.#step({ type: 'link.open', peer, generation })
+      for (const opening of this.#opening.splice(0)) this.#open(opening)
       for (const effect of this.#effects.splice(0)) this.#answer(effect)
       for (const piece of [...this.#writes]) this.#settle(piece)
       this.#now += longTime
@@ -312,11 +337,4 @@ export class PrefillWorld {
     const { peers, rooms, ended, senders, pieces } = this.state
     return sizes({ peers, rooms, ended, senders, pieces })
   }
-}
-
-export function sizes(tables) {
-  return Object.entries(tables)
-    .filter(([, table]) => table.size > 0)
-    .map(([name, table]) => `${name}: ${table.size}`)
-    .join(', ')
 }

@@ -1,0 +1,9 @@
+/**
+ * What comes in from outside and what reads it first, for what proves it: hosts have no need of it.
+ *
+ * @packageDocumentation
+ */
+export { packInstance, replySchema, requestSchema, type RankRecord } from './bootstrap/messages.ts'
+export { RankTable } from './bootstrap/table.ts'
+export { Waits } from './bootstrap/waits.ts'
+export * from './control/index.ts'
