@@ -17,6 +17,8 @@ import {
   type TensorPlace,
   type TensorShape,
 } from '@kvx/core/bytes'
+import { Random } from '@kvx/simulator'
+import { lcm } from './lcm.ts'
 
 /** A rank with its place, and the pages that it has for the request: of each component, in the order of the prompt. */
 export interface RankCase {
@@ -254,13 +256,11 @@ function rankCase(
 /** Numbers below `count`: half of the seeds leave them in order, with a swap. */
 function shuffled(count: number, seed: number): number[] {
   const numbers = Array.from({ length: count }, (_, i) => i)
-  let state = seed >>> 0
-  const swaps = seed % 2 === 0 ? 1 : count
-  for (let i = count - 1; i > count - 1 - swaps && i > 0; i--) {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
-    const j = state % (i + 1)
-    ;[numbers[i], numbers[j]] = [numbers[j] ?? 0, numbers[i] ?? 0]
-  }
+  const random = new Random(seed)
+  if (seed % 2 !== 0) return random.shuffle(numbers)
+  const last = count - 1
+  const other = random.between(0, last)
+  ;[numbers[last], numbers[other]] = [other, last]
   return numbers
 }
 
@@ -283,14 +283,6 @@ function writesOf(tokens: number, layers: number): fc.Arbitrary<WriteCase[]> {
       )
       .map((lists) => lists.flat()),
   )
-}
-
-function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b)
-}
-
-function lcm(a: number, b: number): number {
-  return (a / gcd(a, b)) * b
 }
 
 /** One line for a report. */

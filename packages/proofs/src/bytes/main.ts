@@ -1,7 +1,7 @@
 /** `npm run prop`: which bytes go where, by random cases against the reference, on all cores. */
 import { fork } from 'node:child_process'
 import { availableParallelism } from 'node:os'
-import { parseArgs } from 'node:util'
+import { anySeed, exitCode, readFlags, usageError, whole } from '../command.ts'
 import { promises, tryPromise, type Outcome } from './property.ts'
 
 const help = `npm run prop -- [--promise P] [--cases N] [--seed S] [--jobs J]
@@ -16,6 +16,9 @@ nothing of how kvx finds it.
   --seed S    of the random cases (default: one that is told)
   --jobs J    processes (default: one per core)
   --path P    replays one counterexample of a seed`
+
+/** Each process adds its number; what fast-check tells for a replay must not be negative. */
+const mostSeed = 2 ** 30
 
 /** What this program tells itself: no option of a user. */
 const jobFlag = '--job'
@@ -32,13 +35,7 @@ type Told = { readonly tried: number } | { readonly outcome: Outcome }
 const print = (text: string) => process.stdout.write(`${text}\n`)
 
 async function main(): Promise<number> {
-  let options
-  try {
-    options = readOptions()
-  } catch (error) {
-    process.stderr.write(`${(error as Error).message}\nTry --help.\n`)
-    return 2
-  }
+  const options = readOptions()
   if (options.help) {
     print(help)
     return 0
@@ -69,33 +66,25 @@ async function main(): Promise<number> {
 }
 
 function readOptions() {
-  const { values } = parseArgs({
-    options: {
-      promise: { type: 'string', default: 'bytes' },
-      cases: { type: 'string', default: '200000' },
-      seed: { type: 'string', default: String(Date.now() % 1_000_000_000) },
-      jobs: { type: 'string', default: String(availableParallelism()) },
-      path: { type: 'string' },
-      help: { type: 'boolean', default: false },
-    },
+  const values = readFlags({
+    promise: { type: 'string', default: 'bytes' },
+    cases: { type: 'string', default: '200000' },
+    seed: { type: 'string', default: String(anySeed(mostSeed)) },
+    jobs: { type: 'string', default: String(availableParallelism()) },
+    path: { type: 'string' },
   })
-  const positive = (name: 'cases' | 'seed' | 'jobs') => {
-    const number = Number(values[name])
-    if (Number.isSafeInteger(number) && number > 0) return number
-    throw new Error(`--${name} must be a positive integer, got ${values[name]}`)
-  }
   const { promise, path, help } = values
   if (!isPromise(promise)) {
-    throw new Error(`--promise must be ${Object.keys(promises).join(' or ')}, got ${promise}`)
+    throw usageError(`--promise must be ${Object.keys(promises).join(' or ')}, got ${promise}`)
   }
   if (path !== undefined && !/^\d+(:\d+)*$/.test(path)) {
-    throw new Error(`--path must be numbers with colons between them, got ${path}`)
+    throw usageError(`--path must be numbers with colons between them, got ${path}`)
   }
   return {
     promise,
-    cases: positive('cases'),
-    seed: positive('seed'),
-    jobs: positive('jobs'),
+    cases: whole('cases', values.cases, { least: 1 }),
+    seed: whole('seed', values.seed, { most: mostSeed }),
+    jobs: whole('jobs', values.jobs, { least: 1 }),
     path,
     help,
   }
@@ -156,4 +145,4 @@ function work(job: Job): void {
 
 const [flag, job] = process.argv.slice(2)
 if (flag === jobFlag && job !== undefined) work(JSON.parse(job) as Job)
-else process.exitCode = await main()
+else process.exitCode = await exitCode(main)

@@ -1,6 +1,7 @@
 /** One completion, asked for over a connection of its own, and everything that can become of it. */
 import { get, request } from 'node:http'
 import { text as textOf } from 'node:stream/consumers'
+import { createParser } from 'eventsource-parser'
 
 export interface ErrorBody {
   readonly code: string
@@ -76,16 +77,16 @@ export function ask(
         failure ??= event.error
         tokens.push(...(event.choices?.[0]?.token_ids ?? []))
       }
-      response.setEncoding('utf8').on('data', (part: string) => {
-        timer.refresh()
-        text += part
-        if (!streamed) return
-        for (let at = text.indexOf('\n\n'); at >= 0; at = text.indexOf('\n\n')) {
-          const data = text.slice('data: '.length, at)
-          text = text.slice(at + 2)
+      const events = createParser({
+        onEvent: ({ data }) => {
           if (data === '[DONE]') done = true
           else take(JSON.parse(data) as Event)
-        }
+        },
+      })
+      response.setEncoding('utf8').on('data', (part: string) => {
+        timer.refresh()
+        if (streamed) events.feed(part)
+        else text += part
       })
       response.on('error', broken)
       response.on('end', () => {

@@ -2,11 +2,11 @@
 import { spawnSync } from 'node:child_process'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
+import type { Random } from '@kvx/simulator'
 import { read } from './client.ts'
 import type { Machine } from './namespaces.ts'
 import type { LoggedEvent } from './phases.ts'
 import { command, KvxProcess } from './process.ts'
-import type { Random } from './random.ts'
 import { patientWorkerArgs, routerArgs, workerArgs } from './settings.ts'
 
 export const roles = ['prefill', 'decode', 'router'] as const
@@ -77,7 +77,7 @@ export class Cluster {
     const ports: number[] = []
     while (ports.length < 4) {
       // Below the ports that systems choose for connections: no stranger takes one between two lives.
-      const port = random.integer(18_000, 31_000)
+      const port = random.between(18_000, 31_000)
       if (!ports.includes(port) && (await isFree(port))) ports.push(port)
     }
     const four = ports as [number, number, number, number]

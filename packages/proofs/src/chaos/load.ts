@@ -1,9 +1,9 @@
 /** Requests that run all the time, and what became of each. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Random } from '@kvx/simulator'
 import { ask, type Outcome } from './client.ts'
 import type { Question } from './questions.ts'
-import type { Random } from './random.ts'
-import { patienceMs } from './settings.ts'
+import { patienceMs, recoveryMs } from './settings.ts'
 
 export interface Asked {
   readonly number: number
@@ -92,7 +92,7 @@ export class Load {
     const busy = new Set(
       this.asked.filter(({ endedAt }) => endedAt === undefined).map(({ question }) => question),
     )
-    return this.#random.pick(this.#questions.filter((question) => !busy.has(question)))
+    return this.#random.one(this.#questions.filter((question) => !busy.has(question)))
   }
 
   /** Asks one worker for its half of a request. */
@@ -105,19 +105,23 @@ export class Load {
     return this.#ask(url, question, expected, bootstrap)
   }
 
-  /** Resolves with the first request that ends and fits; rejects with the signal's reason. */
-  next(fits: (asked: Asked) => boolean, signal: AbortSignal): Promise<Asked> {
+  /**
+   * Milliseconds from `since` to the first whole answer to a request through the router that began after it.
+   * @throws Error when there is none for too long
+   */
+  success(since: number): Promise<number> {
     return new Promise((resolve, reject) => {
-      const listener = (asked: Asked) => {
-        if (!fits(asked)) return
+      const late = setTimeout(() => {
         this.#listeners.delete(listener)
-        resolve(asked)
+        reject(new Error(`no request succeeded within ${String(recoveryMs)} ms`))
+      }, recoveryMs)
+      const listener = ({ startedAt, direct, outcome }: Asked) => {
+        if (startedAt < since || direct || outcome?.kind !== 'ok') return
+        this.#listeners.delete(listener)
+        clearTimeout(late)
+        resolve(Date.now() - since)
       }
       this.#listeners.add(listener)
-      signal.addEventListener('abort', () => {
-        this.#listeners.delete(listener)
-        reject(signal.reason as Error)
-      })
     })
   }
 
@@ -143,7 +147,7 @@ export class Load {
       abort,
     }
     this.asked.push(asked)
-    const stream = this.#random.next() < 0.75
+    const stream = this.#random.chance(0.75)
     const body = { prompt, max_tokens: maxTokens, stream, ...bootstrap }
     const ended = ask(url, body, { signal: abort.signal, patienceMs }).then((outcome) => {
       asked.outcome = outcome

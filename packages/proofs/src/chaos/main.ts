@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { anySeed, exitCode, mostSeed, readFlags, whole } from '../command.ts'
 import { reportText } from './report.ts'
 import { runChaos } from './run.ts'
 import { afterRound, lanes } from './settings.ts'
@@ -35,14 +35,18 @@ a wrong command line.
 const faultsForLeast = 100
 
 async function main(): Promise<number> {
-  const values = parse()
+  const values = readFlags({
+    engine: { type: 'string', multiple: true, default: ['shm', 'mooncake'] },
+    faults: { type: 'string', default: '200' },
+    seed: { type: 'string', default: String(anySeed()) },
+    keep: { type: 'boolean', default: false },
+  })
   if (values.help) {
     process.stdout.write(help)
     return 0
   }
-  const engines = values.engine ?? ['shm', 'mooncake']
-  const faults = integer('faults', values.faults) ?? 200
-  const seed = integer('seed', values.seed) ?? Math.floor(Math.random() * 2 ** 32)
+  const faults = whole('faults', values.faults)
+  const seed = whole('seed', values.seed, { most: mostSeed })
   const stop = new AbortController()
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.on(signal, () => {
@@ -54,7 +58,7 @@ async function main(): Promise<number> {
   const folder = await mkdtemp(join(tmpdir(), 'kvx-chaos-'))
   process.stderr.write(`seed ${String(seed)}, logs in ${folder}\n`)
   const report = await runChaos({
-    engines,
+    engines: values.engine,
     faults,
     seed,
     leastPerPhase: faults >= faultsForLeast ? 10 : 0,
@@ -75,35 +79,4 @@ async function main(): Promise<number> {
   return stop.signal.aborted ? 130 : 0
 }
 
-class UsageError extends Error {}
-
-function parse() {
-  try {
-    return parseArgs({
-      options: {
-        engine: { type: 'string', multiple: true },
-        faults: { type: 'string' },
-        seed: { type: 'string' },
-        keep: { type: 'boolean' },
-        help: { type: 'boolean' },
-      },
-    }).values
-  } catch (cause) {
-    throw new UsageError((cause as Error).message, { cause })
-  }
-}
-
-function integer(name: string, text: string | undefined): number | undefined {
-  if (text === undefined) return undefined
-  if (/^\d+$/.test(text) && Number(text) < 2 ** 32) return Number(text)
-  throw new UsageError(`--${name} must be an integer below 2^32, not '${text}'.`)
-}
-
-try {
-  process.exitCode = await main()
-} catch (cause) {
-  const isUsage = cause instanceof UsageError
-  const text = isUsage || !(cause instanceof Error) ? cause : (cause.stack ?? cause)
-  process.stderr.write(`chaos: ${String(text).replace(/^Error: /, '')}\n`)
-  process.exitCode = isUsage ? 2 : 1
-}
+process.exitCode = await exitCode(main)

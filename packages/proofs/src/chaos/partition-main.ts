@@ -5,7 +5,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
+import { anySeed, exitCode, mostSeed, readFlags, whole } from '../command.ts'
 import { install } from './cluster.ts'
 import { inRouter, whyNot } from './namespaces.ts'
 import { runPartition, type PartitionReport } from './partition.ts'
@@ -35,12 +35,22 @@ command line, 3 when network namespaces cannot be made here.
 const inside = 'KVX_PARTITION'
 
 async function main(): Promise<number> {
-  const values = parse()
+  const values = readFlags({
+    engine: { type: 'string', default: 'mooncake' },
+    cut: { type: 'string', multiple: true, default: ['3', '25', '70'] },
+    lanes: { type: 'string', default: '4' },
+    seed: { type: 'string', default: String(anySeed()) },
+    json: { type: 'boolean', default: false },
+    keep: { type: 'boolean', default: false },
+  })
   if (values.help) {
     process.stdout.write(help)
     return 0
   }
-  const engine = values.engine ?? 'mooncake'
+  const { engine } = values
+  const cuts = values.cut.map((text) => whole('cut', text))
+  const lanes = whole('lanes', values.lanes, { least: 1 })
+  const seed = whole('seed', values.seed, { most: mostSeed })
   if (process.env[inside] === undefined) {
     const reason = whyNot()
     if (reason !== undefined) {
@@ -50,14 +60,13 @@ async function main(): Promise<number> {
     install(engine)
     return runInRouter()
   }
-  const seed = integer('seed', values.seed) ?? Math.floor(Math.random() * 2 ** 32)
   const folder = await mkdtemp(join(tmpdir(), 'kvx-partition-'))
   process.stderr.write(`seed ${String(seed)}, logs in ${folder}\n`)
   const report = await runPartition({
     engine,
-    cuts: values.cut?.map((text) => integer('cut', text)!) ?? [3, 25, 70],
+    cuts,
     seed,
-    lanes: integer('lanes', values.lanes) ?? 4,
+    lanes,
     folder,
     progress: (line) => process.stderr.write(`${line}\n`),
   })
@@ -95,42 +104,8 @@ function reportText({ verdicts, recoveries, failures }: PartitionReport): string
   ].join('\n')
 }
 
-class UsageError extends Error {}
-
-function parse() {
-  try {
-    return parseArgs({
-      options: {
-        engine: { type: 'string' },
-        cut: { type: 'string', multiple: true },
-        lanes: { type: 'string' },
-        seed: { type: 'string' },
-        json: { type: 'boolean' },
-        keep: { type: 'boolean' },
-        help: { type: 'boolean' },
-      },
-    }).values
-  } catch (cause) {
-    throw new UsageError((cause as Error).message, { cause })
-  }
-}
-
-function integer(name: string, text: string | undefined): number | undefined {
-  if (text === undefined) return undefined
-  if (/^\d+$/.test(text) && Number(text) < 2 ** 32) return Number(text)
-  throw new UsageError(`--${name} must be an integer below 2^32, got '${text}'.`)
-}
-
 // Whoever started it has gone.
 process.once('disconnect', () => process.exit(1))
 
-try {
-  process.exitCode = await main()
-} catch (cause) {
-  const isUsage = cause instanceof UsageError
-  const text = isUsage || !(cause instanceof Error) ? cause : (cause.stack ?? cause)
-  process.stderr.write(`partition: ${String(text).replace(/^Error: /, '')}\n`)
-  process.exitCode = isUsage ? 2 : 1
-} finally {
-  if (process.connected) process.disconnect()
-}
+process.exitCode = await exitCode(main)
+if (process.connected) process.disconnect()

@@ -5,14 +5,15 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Random } from '@kvx/simulator'
 import { Cluster } from './cluster.ts'
 import { describe, evidenceText } from './evidence.ts'
 import { judge, type Verdict, type Window } from './judge.ts'
 import { Load, type Asked } from './load.ts'
 import { Machines } from './namespaces.ts'
-import { random } from './random.ts'
 import { answerAlone } from './questions.ts'
-import { afterRound, drainMs, gaugesMs, patienceMs, recoveryMs } from './settings.ts'
+import { differenceAtRest, pagesOf } from './rest.ts'
+import { afterRound, drainMs, patienceMs } from './settings.ts'
 import { endSurvivors } from './survivors.ts'
 
 export interface PartitionOptions {
@@ -47,17 +48,17 @@ export async function runPartition(options: PartitionOptions): Promise<Partition
   try {
     progress('asking a standalone worker every question once')
     const questions = await answerAlone(seed, env, folder)
-    const chance = random(seed)
+    const chance = new Random(seed)
     const cluster = await Cluster.open(chance, engine, env, folder, machines.machines)
     const load = new Load(cluster.routerUrl, questions, chance, options.lanes)
     const windows: Window[] = []
     const wrong: Asked[] = []
     try {
-      const atRest = await gauges(cluster)
+      const atRest = await pagesOf(cluster)
       for (const seconds of options.cuts) {
         const [first, firstWindow] = [load.asked.length, windows.length]
         load.start()
-        await succeed(load, Date.now())
+        await load.success(Date.now())
         await sleep(leadSeconds * 1_000)
         const fault = { kind: 'cut', victim: 'network', seconds } as const
         const window = { fault, from: Date.now(), until: Infinity, spared: new Set<Asked>() }
@@ -66,7 +67,7 @@ export async function runPartition(options: PartitionOptions): Promise<Partition
         await sleep(seconds * 1_000)
         machines.heal()
         const healed = Date.now()
-        report.recoveries.push(await succeed(load, healed))
+        report.recoveries.push(await load.success(healed))
         windows.at(-1)!.until = Date.now()
         await load.stop()
         await load.askSome(afterRound)
@@ -78,8 +79,7 @@ export async function runPartition(options: PartitionOptions): Promise<Partition
           wrong.push(one)
           report.failures.push(`cut of ${String(seconds)} s: ${describe(one, verdict.why)}`)
         }
-        const difference = await differenceAtRest(cluster, atRest)
-        if (difference !== undefined)
+        for (const difference of await differenceAtRest(cluster, atRest))
           report.failures.push(`cut of ${String(seconds)} s: ${difference}`)
         progress(
           `${String(seconds)} s without a network: ${String(asked.length)} requests; served ${String(report.recoveries.at(-1))} ms after the healing`,
@@ -104,35 +104,6 @@ export async function runPartition(options: PartitionOptions): Promise<Partition
   }
   return report
 }
-
-/**
- * Milliseconds until the first whole answer to a request that began after `since`.
- * @throws Error when there is none for too long
- */
-async function succeed(load: Load, since: number): Promise<number> {
-  const fits = ({ startedAt, outcome }: Asked) => startedAt >= since && outcome?.kind === 'ok'
-  await load.next(fits, AbortSignal.timeout(recoveryMs)).catch(() => {
-    throw new Error(`no request succeeded within ${String(recoveryMs)} ms`)
-  })
-  return Date.now() - since
-}
-
-async function differenceAtRest(
-  cluster: Cluster,
-  atRest: readonly Record<string, number>[],
-): Promise<string | undefined> {
-  const wanted = JSON.stringify(atRest)
-  const end = Date.now() + gaugesMs
-  for (;;) {
-    const now = JSON.stringify(await gauges(cluster))
-    if (now === wanted) return undefined
-    if (Date.now() > end) return `pages are ${now} without load, but were ${wanted}`
-    await sleep(50)
-  }
-}
-
-const gauges = (cluster: Cluster) =>
-  Promise.all([cluster.pages('prefill'), cluster.pages('decode')])
 
 /** Ends every process by SIGTERM, and tells which did not exit with 0. */
 async function endInOrder(cluster: Cluster): Promise<string[]> {

@@ -1,6 +1,6 @@
 /** Which faults a run makes, in which order: drawn from the seed. */
+import type { Random } from '@kvx/simulator'
 import { phases, type Phase } from './phases.ts'
-import type { Random } from './random.ts'
 
 export const kinds = [
   'kill',
@@ -54,7 +54,7 @@ export function drawPlan(random: Random, count: number): Fault[][] {
   const rounds: Fault[][] = []
   let left = count
   while (left > 0) {
-    const all = random.shuffled(everyFault())
+    const all = random.shuffle(everyFault())
     const early = all.filter(({ aim }) => aim === 'before hello')
     const openings = all.filter((fault) => !early.includes(fault) && startsDecodeAgain(fault))
     const piles = new Map(
@@ -70,9 +70,9 @@ export function drawPlan(random: Random, count: number): Fault[][] {
       const others = [...piles]
         .filter(([phase]) => phase !== opening?.aim)
         .flatMap(([, pile]) => pile.splice(0, 1))
-      const round = random.shuffled(others)
+      const round = random.shuffle(others)
       const pair = opening === undefined ? [] : [opening, ...early.splice(0, 1)]
-      round.splice(random.integer(0, round.length), 0, ...pair)
+      round.splice(random.between(0, round.length), 0, ...pair)
       rounds.push(round.slice(0, left))
       left -= Math.min(left, round.length)
     }

@@ -1,8 +1,8 @@
 /** What is asked, and what one process answers to it. */
 import { join } from 'node:path'
+import { Random } from '@kvx/simulator'
 import { ask } from './client.ts'
 import { KvxProcess } from './process.ts'
-import { random, type Random } from './random.ts'
 import { patienceMs, workerArgs } from './settings.ts'
 
 export interface Question {
@@ -19,8 +19,8 @@ const shortest = 20
 /** Prompts of as many tokens as no other has, so that a worker's events tell which one it is. */
 function drawPrompts(random: Random): Omit<Question, 'answer'>[] {
   return Array.from({ length: count }, (_, i) => ({
-    prompt: Array.from({ length: shortest + i }, () => random.integer(300, 40_000)),
-    maxTokens: random.integer(5, 12),
+    prompt: Array.from({ length: shortest + i }, () => random.between(300, 40_000)),
+    maxTokens: random.between(5, 12),
   }))
 }
 
@@ -43,7 +43,7 @@ export async function answerAlone(
   try {
     const { url } = await alone.ready
     const questions: Question[] = []
-    for (const { prompt, maxTokens } of drawPrompts(random(seed))) {
+    for (const { prompt, maxTokens } of drawPrompts(new Random(seed))) {
       const body = { prompt, max_tokens: maxTokens, stream: false }
       const outcome = await ask(url, body, { signal: new AbortController().signal, patienceMs })
       if (outcome.kind !== 'ok') {

@@ -1,16 +1,16 @@
 /** A run: rounds of faults under load, and after each round everything as it was. */
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { Random } from '@kvx/simulator'
 import { Cluster, install } from './cluster.ts'
 import { describe, evidenceText } from './evidence.ts'
 import { judge, type Verdict, type Window } from './judge.ts'
 import { Load, type Asked } from './load.ts'
 import { phases, type Phase } from './phases.ts'
 import { drawPlan, everyFault, type Fault } from './plan.ts'
-import { random, type Random } from './random.ts'
 import { answerAlone, type Question } from './questions.ts'
-import { afterRound, gaugesMs, lanes, recoveryMs } from './settings.ts'
+import { differenceAtRest, pagesOf } from './rest.ts'
+import { afterRound, lanes } from './settings.ts'
 import { Striker, type Struck } from './strike.ts'
 import { endSurvivors } from './survivors.ts'
 
@@ -119,7 +119,7 @@ class EngineRun {
     this.#questions = questions
     this.#env = env
     this.#report = report
-    this.#chance = random(seed)
+    this.#chance = new Random(seed)
     this.#plan = drawPlan(this.#chance, count)
   }
 
@@ -161,7 +161,7 @@ class EngineRun {
     return phases
       .filter((phase) => hits(phase) < least)
       .flatMap((aim) => {
-        const fault = this.#chance.pick(everyFault().filter((one) => one.aim === aim))
+        const fault = this.#chance.one(everyFault().filter((one) => one.aim === aim))
         const opening: Fault = { kind: 'kill', victim: 'decode', aim: 'reserved' }
         return aim === 'before hello' ? [opening, fault] : [fault]
       })
@@ -180,7 +180,7 @@ class EngineRun {
       this.#options.lanes ?? lanes,
     )
     this.#striker = new Striker(cluster, this.#load, this.#chance)
-    this.#atRest = await pages(cluster)
+    this.#atRest = await pagesOf(cluster)
   }
 
   /** Whether the deployment can be used for the next. */
@@ -236,20 +236,8 @@ class EngineRun {
   /** Until all processes run and a request that began after that has succeeded. */
   async #recover(struck: readonly Struck[]): Promise<void> {
     await Promise.all(struck.map(({ repaired }) => repaired))
-    const now = Date.now()
     const harmless = struck.every(({ window }) => window.mayAffect !== 'all')
-    if (!harmless) {
-      const signal = AbortSignal.timeout(recoveryMs)
-      await this.#load
-        .next(
-          ({ startedAt, direct, outcome }) => startedAt >= now && !direct && outcome?.kind === 'ok',
-          signal,
-        )
-        .catch(() => {
-          throw new Error(`no request succeeded within ${String(recoveryMs)} ms after the repair`)
-        })
-      this.#report.recoveries.push(Date.now() - now)
-    }
+    if (!harmless) this.#report.recoveries.push(await this.#load.success(Date.now()))
     for (const { window } of struck) window.until = Date.now()
   }
 
@@ -280,25 +268,15 @@ class EngineRun {
   /** What is not as it was before the round. */
   async #aftermath(): Promise<string[]> {
     try {
-      const before = await this.#differenceAtRest()
+      const cluster = this.#cluster!
+      const before = await differenceAtRest(cluster, this.#atRest)
       const first = this.#load.asked.length
       this.#windows = []
       await this.#load.askSome(afterRound)
       const problems = this.#judgeSince(first).map((problem) => `after the round: ${problem}`)
-      return [...before, ...problems, ...(await this.#differenceAtRest())]
+      return [...before, ...problems, ...(await differenceAtRest(cluster, this.#atRest))]
     } catch (cause) {
       return [`a worker does not tell its pages: ${String(cause)}`]
-    }
-  }
-
-  async #differenceAtRest(): Promise<string[]> {
-    const wanted = JSON.stringify(this.#atRest)
-    const end = Date.now() + gaugesMs
-    for (;;) {
-      const now = JSON.stringify(await pages(this.#cluster!))
-      if (now === wanted) return []
-      if (Date.now() > end) return [`pages are ${now} without load, but were ${wanted}`]
-      await sleep(50)
     }
   }
 
@@ -320,8 +298,4 @@ class EngineRun {
       `${this.#engine}, ${round}: ${problems[0]!}${problems.length > 1 ? ` and ${String(problems.length - 1)} more` : ''} (${name})`,
     )
   }
-}
-
-function pages(cluster: Cluster): Promise<Record<string, number>[]> {
-  return Promise.all([cluster.pages('prefill'), cluster.pages('decode')])
 }

@@ -1,6 +1,7 @@
 /** One fault: choose the moment, do it, and set everything going again. */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Random } from '@kvx/simulator'
 import type { Cluster, Role } from './cluster.ts'
 import type { Window } from './judge.ts'
 import type { Asked, Load } from './load.ts'
@@ -8,7 +9,6 @@ import { lastChunk, recordedPhase, type LoggedEvent, type Phase } from './phases
 import type { Fault } from './plan.ts'
 import type { KvxProcess } from './process.ts'
 import type { Question } from './questions.ts'
-import type { Random } from './random.ts'
 import { drainMs, longFreezeMs, patienceMs, shortFreezeMs } from './settings.ts'
 
 /** A fault that was made. */
@@ -269,7 +269,7 @@ export class Striker {
         return undefined
       }
       case 'stop, kill':
-        await sleep(this.#random.integer(200, longFreezeMs))
+        await sleep(this.#random.between(200, longFreezeMs))
         old.signal('SIGKILL')
         break
       case 'term': {

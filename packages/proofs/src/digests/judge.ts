@@ -13,6 +13,7 @@ import {
   type TensorPlace,
 } from '@kvx/core/bytes'
 import type { BytesCase, RankCase } from '../bytes/case.ts'
+import { lcm } from '../bytes/lcm.ts'
 import {
   expectedCopies,
   type Address,
@@ -241,12 +242,4 @@ function wholeCache(shape: CacheShape, tokens: number): RankCase {
   }
   const place = { components, tensors }
   return { rank: makeRank(shape.layers), place, regionBytes: [base], pages }
-}
-
-function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b)
-}
-
-function lcm(a: number, b: number): number {
-  return (a / gcd(a, b)) * b
 }

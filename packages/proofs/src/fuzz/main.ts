@@ -2,7 +2,8 @@
  * `npm run fuzz`: mutated and random frames against the real code, before and after the handshake.
  * Ends with 0 when nothing was found.
  */
-import { inspect, parseArgs } from 'node:util'
+import { inspect } from 'node:util'
+import { anySeed, exitCode, mostSeed, readFlags, whole } from '../command.ts'
 import { MemoryWatch } from './memory.ts'
 import { fuzzReducers } from './reducers.ts'
 import { fuzzSockets } from './sockets/sockets.ts'
@@ -17,48 +18,25 @@ const help = `npm run fuzz [-- OPTIONS]
 
 const print = (text: string) => process.stdout.write(`${text}\n`)
 
-function readOptions() {
-  const { values } = parseArgs({
-    options: {
-      frames: { type: 'string', default: '10000000' },
-      seed: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 32)) },
-      sockets: { type: 'string' },
-      hash: { type: 'string' },
-      stack: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  })
-  const whole = (name: 'frames' | 'seed' | 'sockets' | 'hash', otherwise?: number) => {
-    const value = values[name] === undefined ? otherwise : Number(values[name])
-    if (value !== undefined && Number.isSafeInteger(value) && value >= 0) return value
-    throw new Error(`--${name} must be a whole number, got ${String(values[name])}`)
-  }
-  const frames = whole('frames')
-  return {
-    frames,
-    seed: whole('seed'),
-    sockets: Math.min(frames, whole('sockets', Math.ceil(frames / 200))),
-    everyHash: Math.max(1, whole('hash', frames <= 200_000 ? 1 : 64)),
-    stack: values.stack,
-    help: values.help,
-  }
-}
-
 async function main(): Promise<number> {
-  let options
-  try {
-    options = readOptions()
-  } catch (error) {
-    process.stderr.write(`${(error as Error).message}\nTry --help.\n`)
-    return 2
-  }
-  const { frames, seed, sockets, everyHash, stack } = options
-  if (options.help) {
+  const values = readFlags({
+    frames: { type: 'string', default: '10000000' },
+    seed: { type: 'string', default: String(anySeed()) },
+    sockets: { type: 'string' },
+    hash: { type: 'string' },
+    stack: { type: 'boolean', default: false },
+  })
+  if (values.help) {
     print(help)
     return 0
   }
+  const frames = whole('frames', values.frames)
+  const seed = whole('seed', values.seed, { most: mostSeed })
+  const mostSockets = whole('sockets', values.sockets ?? String(Math.ceil(frames / 200)))
+  const sockets = Math.min(frames, mostSockets)
+  const everyHash = whole('hash', values.hash ?? (frames <= 200_000 ? '1' : '64'), { least: 1 })
   // Millions of refusals are made; where each was made is of no interest.
-  Error.stackTraceLimit = stack ? 50 : 0
+  Error.stackTraceLimit = values.stack ? 50 : 0
   const started = performance.now()
   const seconds = () => ((performance.now() - started) / 1_000).toFixed(0)
   const defects: unknown[] = []
@@ -95,4 +73,4 @@ async function main(): Promise<number> {
 }
 
 // Sockets and timers of what was fuzzed may still be there.
-process.exit(await main())
+process.exit(await exitCode(main))

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** `npm run mutants`. */
 import { readFileSync, writeFileSync } from 'node:fs'
-import { parseArgs } from 'node:util'
+import { exitCode, readFlags, usageError, whole } from '../command.ts'
 import { coreSource, Laboratory } from './build.ts'
 import { hunt, type Quarry } from './hunt.ts'
 import { mutants } from './list.ts'
@@ -23,49 +23,22 @@ flood of strangers at a control port, or by mutated frames.
 In schedules a mutant is looked for in the first 200, and on until it is found for the first time.
 Exit code: 0 all were found, 1 one was not, or core as it is fails, 2 wrong flags.`
 
-interface Args {
-  readonly chosen: readonly Mutant[]
-  readonly most: number
-  readonly from: number
-  readonly asMarkdown: boolean
-  readonly keepSeeds: boolean
-}
-
-/** Undefined: help was asked for. Throws with a sentence for the user. */
-function readArgs(): Args | undefined {
-  const { values } = parseArgs({
-    options: {
-      schedules: { type: 'string', default: '4000' },
-      from: { type: 'string', default: '1' },
-      only: { type: 'string', default: '' },
-      markdown: { type: 'boolean', default: false },
-      'write-seeds': { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  })
-  if (values.help) return undefined
-  const most = Number(values.schedules)
-  const from = Number(values.from)
-  if (!Number.isInteger(most) || most < 1 || !Number.isInteger(from) || from < 0)
-    throw new Error('--schedules and --from must be whole numbers.')
-  const chosen = mutants.filter(({ name }) => name.includes(values.only))
-  if (chosen.length === 0) throw new Error(`No mutant has '${values.only}' in its name.`)
-  return { chosen, most, from, asMarkdown: values.markdown, keepSeeds: values['write-seeds'] }
-}
-
 async function main(): Promise<number> {
-  let args: Args | undefined
-  try {
-    args = readArgs()
-  } catch (error) {
-    process.stderr.write(`${(error as Error).message}\nTry --help.\n`)
-    return 2
-  }
-  if (!args) {
+  const values = readFlags({
+    schedules: { type: 'string', default: '4000' },
+    from: { type: 'string', default: '1' },
+    only: { type: 'string', default: '' },
+    markdown: { type: 'boolean', default: false },
+    'write-seeds': { type: 'boolean', default: false },
+  })
+  if (values.help) {
     process.stdout.write(`${help}\n`)
     return 0
   }
-  const { chosen, most, from } = args
+  const most = whole('schedules', values.schedules, { least: 1 })
+  const from = whole('from', values.from)
+  const chosen = mutants.filter(({ name }) => name.includes(values.only))
+  if (chosen.length === 0) throw usageError(`no mutant has '${values.only}' in its name`)
   const least = Math.min(200, most)
   const laboratory = new Laboratory(coreSource())
   const rows: { mutant: Mutant; quarry: Quarry }[] = []
@@ -91,8 +64,8 @@ async function main(): Promise<number> {
   } finally {
     laboratory.remove()
   }
-  if (args.asMarkdown) process.stdout.write(`${markdown(rows)}\n`)
-  if (args.keepSeeds) writeSeeds(rows)
+  if (values.markdown) process.stdout.write(`${markdown(rows)}\n`)
+  if (values['write-seeds']) writeSeeds(rows)
   const lost = rows.filter(({ quarry }) => quarry.found === 0).map(({ mutant }) => mutant.name)
   process.stderr.write(`${rows.length - lost.length} of ${rows.length} mutants found\n`)
   if (lost.length > 0) process.stderr.write(`Not found: ${lost.join(', ')}\n`)
@@ -110,4 +83,4 @@ function writeSeeds(rows: readonly { mutant: Mutant; quarry: Quarry }[]): void {
   writeFileSync(file, `${JSON.stringify(Object.fromEntries(kept), undefined, 2)}\n`)
 }
 
-process.exitCode = await main()
+process.exitCode = await exitCode(main)

@@ -1,11 +1,11 @@
 /** Would chaos notice if something went wrong? */
+import { Random } from '@kvx/simulator'
 import { expect, test } from 'vitest'
 import type { Outcome } from '../../src/chaos/client.ts'
 import { judge, type Window } from '../../src/chaos/judge.ts'
 import type { Asked } from '../../src/chaos/load.ts'
 import { phases, recordedPhase, type LoggedEvent } from '../../src/chaos/phases.ts'
 import { drawPlan, everyFault, startsDecodeAgain, type Fault } from '../../src/chaos/plan.ts'
-import { random } from '../../src/chaos/random.ts'
 
 const expected = [11, 12, 13]
 const peerLost = {
@@ -157,9 +157,9 @@ test('phases are told from what the workers logged', () => {
 })
 
 test('a seed draws the same plan each time, with every phase, kind and victim in it', () => {
-  const plan = drawPlan(random(1), 100).flat()
-  expect(drawPlan(random(1), 100).flat()).toEqual(plan)
-  expect(drawPlan(random(2), 100).flat()).not.toEqual(plan)
+  const plan = drawPlan(new Random(1), 100).flat()
+  expect(drawPlan(new Random(1), 100).flat()).toEqual(plan)
+  expect(drawPlan(new Random(2), 100).flat()).not.toEqual(plan)
   expect(plan).toHaveLength(100)
   for (const aim of phases) {
     expect(plan.filter((fault) => fault.aim === aim).length, aim).toBeGreaterThan(9)
@@ -171,7 +171,7 @@ test('a seed draws the same plan each time, with every phase, kind and victim in
 
 test('a fault before hello follows one that starts decode again', () => {
   for (let seed = 0; seed < 50; seed++) {
-    for (const round of drawPlan(random(seed), 100)) {
+    for (const round of drawPlan(new Random(seed), 100)) {
       const at = round.findIndex(({ aim }) => aim === 'before hello')
       if (at >= 0) expect(startsDecodeAgain(round[at - 1]!)).toBe(true)
     }
