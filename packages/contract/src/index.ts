@@ -4,5 +4,6 @@
  * @packageDocumentation
  */
 export * from './contract.ts'
+export { eachCopy } from './copies.ts'
 export * from './digest.ts'
 export * from './errors.ts'

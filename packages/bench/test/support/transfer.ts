@@ -1,5 +1,5 @@
 /** Two instances in one process, between which plans are carried out by plain copies. */
-import { blockWidth, groupWidth, laneWidth, type TransferPlan } from '@kvx/contract'
+import { eachCopy, type TransferPlan } from '@kvx/contract'
 import {
   countHeld,
   heldTokens,
@@ -95,32 +95,16 @@ function partsOf(
   })
 }
 
-/** What the contract says that a plan means. */
 function copy(
-  { lanes, groups, blocks }: TransferPlan,
+  plan: TransferPlan,
   source: readonly Uint8Array[],
   target: readonly Uint8Array[],
 ): number {
   let bytes = 0
-  for (let block = 0; block < blocks.length; block += blockWidth) {
-    const [firstGroup = 0, endGroup = 0, firstLane = 0, endLane = 0] = blocks.subarray(block)
-    for (let lane = firstLane; lane < endLane; lane++) {
-      const [from = 0, to = 0, fromBase = 0, toBase = 0, fromPage = 0, toPage = 0, ...run] =
-        lanes.subarray(lane * laneWidth, (lane + 1) * laneWidth)
-      const [length = 0, runs = 0, fromStride = 0, toStride = 0] = run
-      for (let group = firstGroup; group < endGroup; group++) {
-        const [mine = 0, theirs = 0, count = 0] = groups.subarray(group * groupWidth)
-        for (let page = 0; page < count; page++) {
-          for (let i = 0; i < runs; i++) {
-            const at = fromBase + (mine + page) * fromPage + i * fromStride
-            const piece = source[from]!.subarray(at, at + length)
-            target[to]!.set(piece, toBase + (theirs + page) * toPage + i * toStride)
-            bytes += length
-          }
-        }
-      }
-    }
-  }
+  eachCopy(plan, (from, at, to, there, length) => {
+    target[to]!.set(source[from]!.subarray(at, at + length), there)
+    bytes += length
+  })
   return bytes
 }
 
