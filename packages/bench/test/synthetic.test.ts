@@ -108,6 +108,27 @@ const cases: [string, Case][] = [
     },
   ],
   [
+    'DP3 with TP2 to TP4, of which prefill publishes which one it chose',
+    {
+      ...{ model: 'llama-3.1-8b', requests: 6, dpRouting: 'published' },
+      ...{ prefill: { dpSize: 3, tpSize: 2 }, decode: { tpSize: 4 } },
+    },
+  ],
+  [
+    'DP2 to DP2 with TP2, as both sides are told',
+    {
+      ...{ model: 'llama-3.1-8b', requests: 4, dpRouting: 'given' },
+      ...{ prefill: { dpSize: 2 }, decode: { dpSize: 2, tpSize: 2 } },
+    },
+  ],
+  [
+    'DP2 with PP2 to DP2 with PP2, published',
+    {
+      ...{ model: 'llama-3.1-8b', layers: 4, requests: 4, dpRouting: 'published' },
+      ...{ prefill: { dpSize: 2, stages: [0, 1, 4] }, decode: { dpSize: 2, ppSize: 2 } },
+    },
+  ],
+  [
     'a prefix that decode has, TP2 to TP4',
     {
       ...{ model: 'gpt-oss-120b', layers: 4, tokens: 300, prefix: 208 },

@@ -34,7 +34,7 @@ export const errorTable = {
   ERR_KVX_INVALID_ARGUMENT: {
     summary: 'A value given by the caller is out of range or malformed.',
     retryable: false,
-    phases: ['open', 'reserve', 'complete'],
+    phases: ['open', 'bootstrap', 'reserve', 'parked', 'complete'],
     advice: 'Correct the value that the message names.',
   },
   ERR_KVX_INVALID_OPTION: {
@@ -248,7 +248,7 @@ export const errorTable = {
   ERR_KVX_ROOM_UNKNOWN: {
     summary: 'Decode asked for a room of which prefill was not sent its leg in time.',
     retryable: true,
-    phases: ['parked'],
+    phases: ['bootstrap', 'parked'],
     advice:
       'Send both legs of a room at the same time, and decode to the prefill worker that has the room; the deadline `pairing` can be raised.',
   },

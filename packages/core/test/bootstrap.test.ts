@@ -12,6 +12,7 @@ import {
 } from '../src/bootstrap/messages.ts'
 import { readInstance } from '../src/bootstrap/read.ts'
 import { registerRank, type RegisterOptions } from '../src/bootstrap/register.ts'
+import { Published } from '../src/bootstrap/published.ts'
 import { RankTable } from '../src/bootstrap/table.ts'
 import { Waits } from '../src/bootstrap/waits.ts'
 import { watchInstance, type WatchOptions } from '../src/bootstrap/watch.ts'
@@ -265,6 +266,131 @@ test('a bootstrap service that restarts fills again', async () => {
   const after = await read(second.address)
   expect(after.ranks).toEqual([rank])
   expect(after.service).not.toBe(before.service)
+})
+
+const sample = (room: bigint, index = 0) => ({ room, index })
+const dpRecord = (dp: number, changes: Partial<RankRecord> = {}) =>
+  record({ rank: { ...single, dp, dpSize: 3 }, ...changes })
+
+/** What a watch is told of what it asks. */
+function asker(bootstrap: string, instance?: string) {
+  const told = new Journal<string>()
+  const opened = watchInstance({
+    ...{ bootstrap, token, log: silentLog, onRead: () => undefined, onFailed: () => undefined },
+    ...(instance !== undefined && { instance }),
+    onPublished: ({ room, index }, dp) => {
+      told.add(`${String(room)}/${String(index)} dp${String(dp)}`)
+    },
+  })
+  cleanup(() => {
+    opened.close()
+  })
+  return { told, ...opened }
+}
+
+test('who asks is told which data-parallel rank was published, before and after, and once', async () => {
+  const server = await openBootstrap()
+  const [one, two] = [
+    await register(server.address, dpRecord(1)),
+    await register(server.address, dpRecord(2)),
+  ]
+  const { told, ask } = asker(server.address)
+  ask(sample(5n))
+  ask(sample(5n, 1))
+  one.publish(sample(5n))
+  expect(await told.count(1)).toEqual(['5/0 dp1'])
+  two.publish(sample(5n, 1))
+  expect(await told.count(2)).toEqual(['5/0 dp1', '5/1 dp2'])
+  // The room is used again: the last one counts, and what an older one withdraws is not that. Only what one process
+  // says arrives in order.
+  two.publish(sample(5n))
+  two.publish(sample(6n))
+  ask(sample(6n))
+  await told.count(3)
+  one.withdraw(sample(5n))
+  one.publish(sample(7n))
+  ask(sample(7n))
+  await told.count(4)
+  ask(sample(5n))
+  expect((await told.count(5)).slice(2)).toEqual(['6/0 dp2', '7/0 dp1', '5/0 dp2'])
+})
+
+test('what was withdrawn, or published by a process that has ended, is not told', async () => {
+  const server = await openBootstrap()
+  const [one, two] = [
+    await register(server.address, dpRecord(1)),
+    await register(server.address, dpRecord(2)),
+  ]
+  one.publish(sample(1n))
+  one.withdraw(sample(1n))
+  one.publish(sample(9n))
+  two.publish(sample(2n))
+  two.publish(sample(3n))
+  const before = asker(server.address)
+  before.ask(sample(3n))
+  before.ask(sample(9n))
+  await before.told.count(2)
+  await two.close()
+  one.publish(sample(4n))
+  const { told, ask } = asker(server.address)
+  for (const room of [1n, 2n, 3n, 4n]) ask(sample(room))
+  expect(await told.count(1)).toEqual(['4/0 dp1'])
+})
+
+test('a room is asked for at the instance that is named, or at the one that changed last', async () => {
+  const server = await openBootstrap()
+  const [a, b] = [
+    await register(server.address, dpRecord(1, { instance: 'a' })),
+    await register(server.address, dpRecord(2, { instance: 'b' })),
+  ]
+  a.publish(sample(5n))
+  const [named, latest] = [asker(server.address, 'a'), asker(server.address)]
+  named.ask(sample(5n))
+  latest.ask(sample(5n))
+  expect(await named.told.count(1)).toEqual(['5/0 dp1'])
+  b.publish(sample(5n))
+  expect(await latest.told.count(1)).toEqual(['5/0 dp2'])
+})
+
+test('a service that restarts learns again what was published and what is asked', async () => {
+  const first = await openBootstrap({ port: await lastingPort() })
+  const registration = await register(first.address, dpRecord(1), { leaseMs: 300 })
+  registration.publish(sample(2n))
+  registration.withdraw(sample(2n))
+  registration.publish(sample(1n))
+  const { told, ask } = asker(first.address)
+  ask(sample(1n))
+  expect(await told.count(1)).toEqual(['1/0 dp1'])
+  ask(sample(2n))
+  ask(sample(3n))
+  await first.close()
+  const second = await openBootstrap({ port: first.port })
+  const after = asker(second.address)
+  after.ask(sample(1n))
+  expect(await after.told.count(1)).toEqual(['1/0 dp1'])
+  registration.publish(sample(3n))
+  expect(await told.count(2)).toEqual(['1/0 dp1', '3/0 dp1'])
+})
+
+test('more publications than the service holds are refused, and questions beyond are not kept', () => {
+  const held = new Published(() => 'a')
+  const [owner, other] = [{}, {}]
+  const many = Array.from({ length: 65_536 }, (_, room) => sample(BigInt(room)))
+  expect(held.publish('a', 1, many, owner)).toBe(true)
+  expect(held.publish('a', 1, [sample(70_000n)], other)).toBe(false)
+  expect(held.publish('a', 2, many.slice(0, 1), other)).toBe(true)
+  held.drop(owner)
+  expect(held.publish('a', 1, [sample(70_000n)], other)).toBe(true)
+  const told: string[] = []
+  const answer = ({ room }: { room: bigint }, dp: number) =>
+    told.push(`${String(room)} dp${String(dp)}`)
+  const asked = Array.from({ length: 65_537 }, (_, room) => sample(BigInt(100_000 + room)))
+  for (const one of asked) held.ask(owner, { instance: undefined, sample: one, answer })
+  held.publish('a', 0, asked.slice(-2), other)
+  expect(told).toEqual(['165535 dp0'])
+  held.drop(owner)
+  held.publish('a', 0, asked.slice(0, 2), other)
+  expect(told).toHaveLength(1)
 })
 
 test('a topology that contradicts the live ranks is refused until they are gone', async () => {

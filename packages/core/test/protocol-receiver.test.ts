@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { KvxError } from '@kvx/contract'
 import {
   makeRank,
@@ -20,7 +20,7 @@ import {
   unitsOf,
 } from './protocol/fixtures.ts'
 import type { CacheShape } from '../src/shape/index.ts'
-import { completeBody, DecodeSide, prefiller } from './protocol/decode-side.ts'
+import { bootstrap, completeBody, DecodeSide, prefiller } from './protocol/decode-side.ts'
 import { opaqueParts } from './protocol/plain.ts'
 
 const p1 = prefiller(1)
@@ -1318,4 +1318,138 @@ test('with an engine that can revoke one peer, a lost prefill is greeted only af
   const { told, messages } = d.take()
   expect(told).toEqual(['settled'])
   expect(messages).toMatchObject([{ k: 'hello', fences: 1 }])
+})
+
+/** Two data-parallel ranks of prefill, each one process. */
+const dpRanks = [0, 1].map((dp) => {
+  const at = prefiller(dp + 1, { endpoint: `tcp://prefill:400${String(dp)}` })
+  return { ...at, rank: makeRank(layers, { dp, dpSize: 2 }) }
+})
+const [dp0, dp1] = dpRanks as [(typeof dpRanks)[0], (typeof dpRanks)[0]]
+const readBoth = (d: DecodeSide) => d.step({ type: 'source.read', from: bootstrap, ranks: dpRanks })
+const published = (d: DecodeSide, dp: number, room = 9n) =>
+  d.step({ type: 'source.published', from: bootstrap, room, index: 0, dp })
+const asking = (deadline: Partial<typeof deadlines> = {}) =>
+  readBoth(new DecodeSide().receive(1, { dpRank: 'published', deadlines: deadline }))
+const endpoints = (d: DecodeSide) =>
+  d.take().effects.flatMap((effect) => (effect.do === 'connect' ? [effect.endpoint] : []))
+const reasons = (d: DecodeSide) =>
+  d.take().effects.flatMap((effect) => (effect.do === 'receiver.failed' ? [effect.error] : []))
+
+describe('a data-parallel rank of prefill', () => {
+  test.each([
+    [undefined, 9n, dp1],
+    [undefined, 10n, dp0],
+    [0, 9n, dp0],
+    [1, 10n, dp1],
+  ])('dpRank %s of room %s: decode connects at once', (dpRank, room, { endpoint }) => {
+    const d = readBoth(new DecodeSide().receive(1, { room, dpRank }))
+    expect(endpoints(d)).toEqual([endpoint])
+  })
+
+  test('that is to be published is asked for, and connected when it is', () => {
+    const d = asking()
+    expect(d.where()).toBe('routing')
+    expect(d.take().world).toEqual(['watchSource', 'askPublished'])
+    published(d, 0)
+    expect(endpoints(d)).toEqual([dp0.endpoint])
+    d.up(dp0).welcome(dp0, { rank: dp0.rank })
+    expect(d.where()).toBe('open')
+    expect(d.reserve().take().sent).toEqual(['hello', 'reserve'])
+  })
+
+  test('that was published for another room, or elsewhere, does not count', () => {
+    const d = asking().clear()
+    published(d, 0, 10n)
+    d.step({ type: 'source.published', from: 'tcp://other:1', room: 9n, index: 0, dp: 0 })
+    expect(d.where()).toBe('routing')
+    expect(endpoints(d)).toEqual([])
+  })
+
+  test('that is not published in time ends the request, which is not asked for any more', () => {
+    const d = asking().clear().pass(deadlines.pairing)
+    expect(d.take()).toMatchObject({
+      told: ['failed(ROOM_UNKNOWN)', 'settled'],
+      world: ['unaskPublished', 'unwatchSource'],
+    })
+    expect(d.left()).toBe('')
+  })
+
+  test('is not asked for any more when the host aborts', () => {
+    const d = asking().clear().hostAbort()
+    expect(d.take()).toMatchObject({
+      told: ['failed(ABORTED)', 'settled'],
+      world: ['unaskPublished'],
+    })
+  })
+
+  test('of prefill processes that were replaced is asked for again', () => {
+    const d = asking()
+    published(d, 0)
+    readBoth(d.clear())
+    expect(d.where()).toBe('routing')
+    expect(d.take().world).toContain('askPublished')
+  })
+
+  test('is waited for as long as the probe once nobody can be asked, and to the end when the service is back', () => {
+    const d = asking().clear().sourceFailed()
+    expect(d.pass(deadlines.probe - 1).take().told).toEqual([])
+    readBoth(d)
+    expect(d.pass(deadlines.pairing - 1).take().told).toEqual([])
+    d.sourceFailed().pass(deadlines.probe)
+    expect(d.take().told).toEqual(['failed(BOOTSTRAP_UNREACHABLE)', 'settled'])
+  })
+
+  test('is not waited for longer than a request may be queued, however often the service is read', () => {
+    const queue = 3 * deadlines.pairing
+    const d = asking({ queue }).clear()
+    for (let i = 0; i < 5; i++) readBoth(d.pass(deadlines.pairing - 1))
+    expect(d.take().told).toEqual(['failed(ROOM_UNKNOWN)', 'settled'])
+  })
+
+  test.each([
+    ['given as dpRank', { dpRank: 1, room: 10n }],
+    ['given by room mod dpSize', { room: 9n }],
+  ])('%s, while prefill has published another one: the request fails with both', (_, change) => {
+    const d = readBoth(new DecodeSide().receive(1, change))
+    d.up(dp1).welcome(dp1, { rank: dp1.rank }).reserve()
+    d.message(dp1, { k: 'accept', ep: 1, state: 'parked' }).clear()
+    d.pass(deadlines.peerSilent / 2, dp1)
+    expect(d.take().world).toEqual(['askPublished'])
+    published(d, 1, change.room)
+    expect(d.take().told).toEqual([])
+    published(d, 0, change.room)
+    expect(reasons(d)).toMatchObject([
+      {
+        ...{ code: 'ERR_KVX_INVALID_ARGUMENT', phase: 'parked', peer: 'prefill-a' },
+        message: expect.stringMatching(
+          /was sent to data-parallel rank 1 of prefill, given .*, and prefill has published rank 0 for it: state the same dpRank on both sides\.$/,
+        ) as string,
+      },
+    ])
+  })
+
+  test('that was asked for is not any more once prefill has paired', () => {
+    const d = readBoth(new DecodeSide().receive(1, { dpRank: 1 }))
+    d.up(dp1).welcome(dp1, { rank: dp1.rank }).reserve()
+    d.message(dp1, { k: 'accept', ep: 1, state: 'parked' })
+    d.pass(deadlines.peerSilent / 2, dp1).clear()
+    d.message(dp1, { k: 'accept', ep: 1, state: 'paired' })
+    expect(d.take().world).toEqual(['unaskPublished'])
+  })
+
+  test('beyond those of prefill is refused, whoever named it', () => {
+    const given = readBoth(new DecodeSide().receive(1, { dpRank: 2 }))
+    const told = asking()
+    published(told.clear(), 2)
+    for (const d of [given, told]) {
+      expect(reasons(d)).toMatchObject([
+        {
+          code: 'ERR_KVX_INVALID_ARGUMENT',
+          message:
+            'dpRank of room 9/0 must be from 0 to 1, as prefill-a has 2 data-parallel ranks, got 2.',
+        },
+      ])
+    }
+  })
 })

@@ -1,6 +1,6 @@
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { KvxError } from '@kvx/contract'
-import { sendObjection } from '../src/protocol/index.ts'
+import { makeRank, sendObjection } from '../src/protocol/index.ts'
 import {
   deadlines,
   digest,
@@ -1604,4 +1604,41 @@ test('a write over a link that its target has closed holds no credit of the next
     .clear()
     .write(0, int32(3, 4, 5), 2, undefined, 2)
   expect(p.take().engine).toEqual(['post'])
+})
+
+describe('a request that is published', () => {
+  const first = makeRank(layers, { dp: 1, dpSize: 2 })
+  const publications = (p: PrefillSide) =>
+    p
+      .take()
+      .effects.flatMap((effect) =>
+        effect.do === 'publish' || effect.do === 'withdraw'
+          ? [`${effect.do} ${String(effect.room)}/${String(effect.index)}`]
+          : [],
+      )
+
+  test('is withdrawn when it is forgotten, so that decode can learn how it ended until then', () => {
+    const p = new PrefillSide({ rank: first }).send(1, { isPublished: true, index: 2 })
+    expect(publications(p)).toEqual(['publish 9/2'])
+    p.step({ type: 'host.abort', sender: 1, reason: 'not wanted' })
+    p.tick(deadlines.linger - 1)
+    expect(publications(p)).toEqual([])
+    expect(publications(p.tick(1))).toEqual(['withdraw 9/2'])
+    expect(publications(p.tick(deadlines.linger))).toEqual([])
+  })
+
+  test('and whose room is used again at once is not withdrawn after the first linger', () => {
+    const p = new PrefillSide({ rank: first }).send(1, { isPublished: true })
+    p.step({ type: 'host.abort', sender: 1, reason: 'not wanted' })
+    p.tick(deadlines.linger - 1).clear()
+    expect(publications(p.send(2, { isPublished: true }))).toEqual(['withdraw 9/0', 'publish 9/0'])
+    expect(publications(p.tick(1))).toEqual([])
+  })
+
+  test.each([
+    ['where there are no others', makeRank(layers)],
+    ['by another rank of its group', makeRank(layers, { tp: 1, tpSize: 2, dpSize: 2 })],
+  ])('is not %s', (_, rank) => {
+    expect(publications(new PrefillSide({ rank }).send(1, { isPublished: true }))).toEqual([])
+  })
 })

@@ -1,4 +1,5 @@
 /** Instances of several ranks: real managers, sockets and bootstrap; the engine copies within the process. */
+import { setTimeout } from 'node:timers/promises'
 import { afterEach, expect, test } from 'vitest'
 import { silentLog } from '@kvx/contract'
 import { BootstrapServer } from '../src/bootstrap/index.ts'
@@ -103,6 +104,12 @@ interface Case {
   readonly prefix?: number
   /** Where the chunks end; the last one at the end of the prompt. */
   readonly cuts?: readonly number[]
+  /** The data-parallel rank of prefill that computes it, and how each side states that. */
+  readonly at?: {
+    readonly dp: number
+    readonly sent?: number | 'published'
+    readonly asked?: number | 'published'
+  }
   /** In which order the layers of each chunk are written. */
   readonly layers?: readonly (readonly [number, number])[]
 }
@@ -197,17 +204,25 @@ function split(shape: CacheShape, lists: Record<string, number[]>) {
   }
 }
 
-/** Both sides of a request; decode has reserved. */
-function legs(sides: Sides, room: bigint, { tokens = 12, prefix = 0 }: Case = {}, dp = 0) {
-  const { shape, prefills, decodes, from } = sides
-  const prompt = promptOf(tokens)
-  const senders = prefills
+/** The sending legs of a request. */
+function sendLegs({ shape, prefills }: Sides, room: bigint, { tokens = 12, at }: Case = {}) {
+  const { dp = 0, sent } = at ?? {}
+  const prompt = { ...promptOf(tokens), ...(sent !== undefined && { dpRank: sent }) }
+  return prefills
     .filter(({ rank }) => rank.dp === dp)
     .map((side) => {
       const lists = listsOf(shape, side, tokens, () => 0)
       fillCache(shape, side.rank, side, lists, tokens)
       return { sender: side.manager.send(room, prompt), side, lists }
     })
+}
+
+/** Both sides of a request; decode has reserved. */
+function legs(sides: Sides, room: bigint, given: Case = {}) {
+  const { shape, decodes, from } = sides
+  const { tokens = 12, prefix = 0, at: { asked } = {} } = given
+  const prompt = { ...promptOf(tokens), ...(asked !== undefined && { dpRank: asked }) }
+  const senders = sendLegs(sides, room, given)
   const receivers = decodes.map((side) => {
     const lists = listsOf(shape, side, tokens, firstOf(tokens, prefix))
     return { receiver: side.manager.receive(room, { ...prompt, from }), side, lists }
@@ -568,12 +583,132 @@ test('what one of many ranks breaks off ends the others, and the pages serve the
 test('a room belongs to the data-parallel rank of prefill that the room names', async () => {
   const sides = await instances({ prefill: { dpSize: 2 } })
   for (const room of [6n, 7n]) {
-    const { senders, receivers, reserve } = legs(sides, room, {}, Number(room % 2n))
-    await reserve()
-    await sendAll(plain, { senders })
-    await receivers[0]?.receiver.done
+    await exchange(sides, { at: { dp: Number(room % 2n) } }, room)
   }
 })
+
+const routed = {
+  dp2: { prefill: { dpSize: 2 } },
+  dp3: { prefill: { dpSize: 3, tpSize: 2 }, decode: { tpSize: 4 } },
+}
+
+test.each<[string, Case, bigint, NonNullable<Case['at']>]>([
+  ['given to both sides', routed.dp2, 6n, { dp: 1, sent: 1, asked: 1 }],
+  [
+    'given to decode, published for it all the same',
+    routed.dp2,
+    6n,
+    { dp: 1, sent: 'published', asked: 1 },
+  ],
+  ['published', routed.dp2, 6n, { dp: 1, sent: 'published', asked: 'published' }],
+  [
+    'published, and where the room would have it',
+    routed.dp2,
+    7n,
+    { dp: 1, sent: 'published', asked: 'published' },
+  ],
+  [
+    'published, of 3 with 2 tensor-parallel ranks each',
+    routed.dp3,
+    6n,
+    { dp: 2, sent: 'published', asked: 'published' },
+  ],
+  ['given, of 3 with 2 tensor-parallel ranks each', routed.dp3, 6n, { dp: 1, sent: 1, asked: 1 }],
+  [
+    'published, with stages on both sides',
+    { prefill: { dpSize: 2, ppSize: 2 }, decode: { ppSize: 2 } },
+    2n,
+    { dp: 1, sent: 'published', asked: 'published' },
+  ],
+  ['published, where there is only one', {}, 5n, { dp: 0, sent: 'published', asked: 'published' }],
+])('the data-parallel rank is %s: every byte comes from it', async (_, given, room, at) => {
+  const sides = await instances(given)
+  await exchange(sides, { ...given, at }, room)
+  // The room is published anew for the next request.
+  await exchange(sides, { ...given, at }, room + 100n)
+})
+
+test('decode that asked before prefill chose waits for it, and takes no pages meanwhile', async () => {
+  const sides = await instances(routed.dp3)
+  const [decode] = sides.decodes
+  const at = { dp: 2, sent: 'published', asked: 'published' } as const
+  const early = decode!.manager.receive(6n, {
+    ...promptOf(12),
+    from: sides.from,
+    dpRank: 'published',
+  })
+  const first = await Promise.race([early.reached.then(() => 'reached'), setTimeout(50, 'waits')])
+  expect(first).toBe('waits')
+  sendLegs(sides, 6n, { at })
+  await early.reached
+  early.abort('enough')
+  await early.settled
+})
+
+test('decode that asks after prefill has failed learns why', async () => {
+  const sides = await instances(routed.dp2)
+  const at = { dp: 1, sent: 'published', asked: 'published' } as const
+  const { sender } = sendLegs(sides, 6n, { at })[0]!
+  sender.abort('no memory left')
+  await sender.settled
+  const receiver = sides.decodes[0]!.manager.receive(6n, {
+    ...promptOf(12),
+    from: sides.from,
+    dpRank: 'published',
+  })
+  await expect(receiver.reserve({ pages: [1, 2, 4] })).rejects.toMatchObject({
+    message: 'no memory left',
+  })
+  await receiver.settled
+})
+
+test('a data-parallel rank that nobody publishes is not waited for beyond the deadline', async () => {
+  const sides = await instances(routed.dp2)
+  const receiver = sides.decodes[0]!.manager.receive(6n, {
+    ...{ ...promptOf(12), from: sides.from, dpRank: 'published', deadlines: { pairing: 60 } },
+  })
+  await expect(receiver.done).rejects.toMatchObject({
+    ...{ code: 'ERR_KVX_ROOM_UNKNOWN', phase: 'bootstrap', peer: 'prefill-a' },
+    message:
+      "prefill-a has published no data-parallel rank for room 6/0 within 60 ms: its leg did not come, or was sent without dpRank 'published'.",
+  })
+  await receiver.settled
+})
+
+test('a data-parallel rank that prefill does not have fails the request at decode', async () => {
+  const sides = await instances(routed.dp2)
+  const receiver = sides.decodes[0]!.manager.receive(6n, {
+    ...promptOf(12),
+    from: sides.from,
+    dpRank: 2,
+  })
+  await expect(receiver.done).rejects.toMatchObject({
+    ...{ code: 'ERR_KVX_INVALID_ARGUMENT', phase: 'bootstrap', peer: 'prefill-a' },
+    message:
+      'dpRank of room 6/0 must be from 0 to 1, as prefill-a has 2 data-parallel ranks, got 2.',
+  })
+  await receiver.settled
+})
+
+test.each([
+  [
+    6n,
+    1,
+    undefined,
+    'request: room 6 belongs to data-parallel rank 0 (room mod 2), and this is data-parallel rank 1 of 2; send it there, or state dpRank on both sides.',
+  ],
+  [6n, 1, 0, 'request: dpRank must be 1, as this is data-parallel rank 1 of 2, got 0.'],
+  [7n, 0, 5, 'request: dpRank must be 0, as this is data-parallel rank 0 of 2, got 5.'],
+])(
+  'room %s is not sent by data-parallel rank %s when dpRank is %s',
+  async (room, dp, dpRank, message) => {
+    const sides = await instances(routed.dp2)
+    const { manager } = sides.prefills.find(({ rank }) => rank.dp === dp)!
+    expect(() =>
+      manager.send(room, { ...promptOf(12), ...(dpRank !== undefined && { dpRank }) }),
+    ).toThrow(expect.objectContaining({ code: 'ERR_KVX_INVALID_ARGUMENT', message }))
+  },
+)
 
 test('the failure of one prefill rank reaches the decode rank and its other prefill ranks', async () => {
   const sides = await instances({ prefill: { ppSize: 2 } })

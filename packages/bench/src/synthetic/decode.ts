@@ -19,6 +19,7 @@ export async function receiveRequest(host: SyntheticRank, job: Job): Promise<Ran
   if (manager.role !== 'decode') throw new TypeError('a prefill rank receives nothing')
   const receiver = manager.receive(BigInt(job.room), {
     ...{ from: bootstrap, tokens, digest: digestOf(job) },
+    ...job.dpRank,
   })
   receiver.done.catch(() => undefined)
   host.onAbort(job.room, () => {

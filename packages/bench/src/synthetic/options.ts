@@ -18,6 +18,8 @@ import { placeOf } from '../place.ts'
 import { ranksOf, type Topology } from '../ranks.ts'
 import { shapeOf, type ShapeOptions } from '../shape.ts'
 
+export type DpRouting = 'room' | 'given' | 'published'
+
 /** One instance: its ranks, and how each of them keeps its pages. */
 export interface SideOptions extends Topology {
   /** Tokens of a page. Default: 16. */
@@ -54,6 +56,11 @@ export interface SyntheticOptions extends ShapeOptions {
   readonly from?: string | undefined
   /** Digests of what was sent are compared with what arrived, beside the bytes. */
   readonly verifyKV?: boolean | undefined
+  /**
+   * How decode learns which of prefill's data-parallel ranks computes a request: `room` (by its number), `given` (both sides are
+   * told), `published` (prefill tells at its bootstrap service). Default: `room`.
+   */
+  readonly dpRouting?: DpRouting | undefined
   /** Only to measure: prefill sends the random bytes that its memory begins with, and decode looks at none. */
   readonly unverified?: boolean | undefined
   /** Every so many requests one is aborted once all prefill ranks have written something of it. */
@@ -99,6 +106,9 @@ export interface Job {
   readonly layersPerWrite: number | undefined
   readonly outOfOrder: boolean
   readonly isFake: boolean
+  /** Prefill's data-parallel rank that computes it, and what decode and prefill are told of it. */
+  readonly prefillDp: number
+  readonly dpRank: { readonly dpRank?: number | 'published' }
   /** Prefill stops after its first write, until the request is aborted. */
   readonly isAborted: boolean
 }

@@ -20,7 +20,10 @@ export async function sendRequest(
   const { rank, place } = host.options
   const { manager } = host
   if (manager.role !== 'prefill') throw new TypeError('a decode rank sends nothing')
-  const sender = manager.send(BigInt(job.room), { tokens, digest: digestOf(job) })
+  const sender = manager.send(BigInt(job.room), {
+    ...{ tokens, digest: digestOf(job) },
+    ...job.dpRank,
+  })
   host.onAbort(job.room, () => {
     sender.abort()
   })

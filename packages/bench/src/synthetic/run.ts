@@ -102,13 +102,34 @@ async function runOver(
 }
 
 function jobOf(
-  { tokens, layersPerWrite, outOfOrder = false, fake: isFake = false, abort }: SyntheticOptions,
-  { prefix, chunk }: Plan,
+  options: SyntheticOptions,
+  { prefix, chunk, ranks }: Plan,
   { number, seed }: { number: number; seed: number },
 ): Job {
+  const { tokens, layersPerWrite, outOfOrder = false, fake: isFake = false, abort } = options
+  const { dpRouting = 'room' } = options
   const room = String(BigInt(number) + 1n)
+  const { dpSize = 1 } = ranks.find(({ role }) => role === 'prefill')?.rank ?? {}
+  // Whoever chooses does not choose as the room would.
+  const prefillDp = dpRankOf(BigInt(room) + (dpRouting === 'room' ? 0n : 1n), dpSize)
+  const dpRank = {
+    ...(dpRouting === 'given' && { dpRank: prefillDp }),
+    ...(dpRouting === 'published' && { dpRank: 'published' as const }),
+  }
   const isAborted = abort !== undefined && number % abort.every === abort.every - 1
-  return { room, seed, tokens, prefix, chunk, layersPerWrite, outOfOrder, isFake, isAborted }
+  return {
+    room,
+    seed,
+    tokens,
+    prefix,
+    chunk,
+    layersPerWrite,
+    outOfOrder,
+    isFake,
+    isAborted,
+    prefillDp,
+    dpRank,
+  }
 }
 
 function modelName({ model }: SyntheticOptions): string {
@@ -121,7 +142,7 @@ async function runRequest(
   job: Job,
   abortBy: 'prefill' | 'decode' | undefined,
 ): Promise<RequestReport> {
-  const taking = ranks.filter((rank) => isOf(rank, BigInt(job.room)))
+  const taking = ranks.filter((rank) => isOf(rank, job))
   const senders = taking.filter(({ options }) => options.role === 'prefill')
   let silent = senders.length
   const onWritten = () => {
@@ -140,6 +161,6 @@ async function runRequest(
 }
 
 /** Data-parallel groups take turns, on both sides. */
-function isOf({ options: { rank } }: RankProcess, room: bigint): boolean {
-  return rank.dp === dpRankOf(room, rank.dpSize)
+function isOf({ options: { role, rank } }: RankProcess, { room, prefillDp }: Job): boolean {
+  return rank.dp === (role === 'prefill' ? prefillDp : dpRankOf(BigInt(room), rank.dpSize))
 }

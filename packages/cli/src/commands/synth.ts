@@ -38,6 +38,12 @@ const args = {
     description: `Ranks and pages of prefill: ${sideText}. Default: tp=1,page=16`,
   },
   decode: { type: 'string', valueHint: 'KEY=VALUE,…', description: 'The same of decode' },
+  'dp-routing': {
+    type: 'string',
+    valueHint: 'HOW',
+    description:
+      'How decode learns which data-parallel rank of prefill computes a request: room (default), given, or published by prefill',
+  },
   tokens: { type: 'string', valueHint: 'N', description: 'Of each prompt. Default: 1024' },
   prefix: {
     type: 'string',
@@ -133,6 +139,9 @@ EXAMPLES
     kvx synth --layers 4 --prefill stages=0/1/4 --decode tp=2
     kvx synth --layers 4 --prefill cp=4,context=interleave:16 --decode cp=2,context=contiguous
 
+  Data parallelism: prefill chooses one of its three, and publishes which one it was:
+    kvx synth --layers 4 --prefill dp=3,tp=2 --decode tp=4 --requests 6 --dp-routing published
+
   Load: 200 requests, 4 at once, in chunks, every 10th aborted by decode:
     kvx synth --layers 4 --requests 200 --concurrency 4 --chunk 256 --abort-every 10 --abort-by decode
 
@@ -196,6 +205,7 @@ export function synthOptions(flags: Flags, modelNames: readonly ModelName[]): Sy
     ...(dtype !== undefined && { dtype }),
     ...{ index: flags.has('index'), draft: draftOf(flags.string('draft')) },
     ...{ prefill: side('prefill', flags), decode: side('decode', flags) },
+    dpRouting: flags.choice('dp-routing', ['room', 'given', 'published']),
     tokens: natural('tokens') ?? 1024,
     prefix: natural('prefix', 0),
     chunk: natural('chunk'),

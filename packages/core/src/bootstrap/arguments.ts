@@ -58,6 +58,7 @@ export const checkWatch = taking({
   ...source,
   onRead: callback,
   onFailed: callback,
+  onPublished: v.optional(callback),
   log: logger,
   waitMs: v.optional(integer(1, longestWaitMs)),
   silentMs: v.optional(milliseconds),

@@ -1,7 +1,7 @@
 import * as v from 'valibot'
 import { parseEndpoint } from '../control/index.ts'
 import { maxNameLength } from '../shape/index.ts'
-import { rankObject, rankSchema } from '../protocol/messages.ts'
+import { rankObject, rankSchema, roomNumber, samples } from '../protocol/messages.ts'
 import { makeRank, maxRanks, rankObjection } from '../share/index.ts'
 
 /** Version of the messages below. */
@@ -47,6 +47,12 @@ export const requestSchema = v.variant('kind', [
   /** Keeps a registration alive, or makes it again when the service has lost it. */
   v.object({ v: version, kind: v.literal('renew'), record: recordSchema, leaseMs }),
   v.object({ v: version, kind: v.literal('deregister'), record: recordSchema }),
+  /** The data-parallel rank of the record computes these requests. It holds as long as the connection. */
+  v.object({ v: version, kind: v.literal('publish'), record: recordSchema, samples }),
+  v.object({ v: version, kind: v.literal('withdraw'), record: recordSchema, samples }),
+  /** Which data-parallel rank computes these requests? Each is answered once, when it is published. */
+  v.object({ v: version, kind: v.literal('ask'), instance: v.optional(name), samples }),
+  v.object({ v: version, kind: v.literal('unask'), samples }),
   /** Without a name: the instance that changed last. */
   v.object({
     v: version,
@@ -74,6 +80,7 @@ export interface InstanceRecord {
 }
 
 const coordinate = rankObject.entries.tp
+const index = v.pipe(v.number(), v.integer(), v.minValue(0))
 
 /**
  * An instance as it travels: the topology once, and of each rank only what is its own, so that the most ranks with
@@ -132,6 +139,12 @@ export function packInstance({
 export const replySchema = v.variant('kind', [
   v.object({ v: version, kind: v.literal('registered') }),
   v.object({ v: version, kind: v.literal('deregistered') }),
+  /** Room, index, and the data-parallel rank of prefill that computes it. */
+  v.object({
+    v: version,
+    kind: v.literal('published'),
+    found: v.tuple([roomNumber, index, coordinate]),
+  }),
   /** Without `found`: nobody has registered. */
   v.object({ v: version, kind: v.literal('instance'), found: v.optional(instanceSchema) }),
   v.object({

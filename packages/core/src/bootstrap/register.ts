@@ -3,7 +3,8 @@ import { silentLog, type Log } from '@kvx/contract'
 import { KvxError } from '@kvx/contract'
 import { checkRegister } from './arguments.ts'
 import { bootstrapVersion, type BootstrapReply, type RankRecord } from './messages.ts'
-import { connect, Wait } from './session.ts'
+import { roomKey, type Sample } from '../protocol/keys.ts'
+import { batches, connect, Wait } from './session.ts'
 
 /** For the first registration. */
 const firstMs = 30_000
@@ -28,6 +29,12 @@ export interface RegisterOptions {
 export interface Registration {
   /** Withdraws the registration. Idempotent. */
   close(): Promise<void>
+  /**
+   * Decode learns from the service that the data-parallel rank of the record computes this request, until it is
+   * withdrawn; also when the service restarts.
+   */
+  publish(sample: Sample): void
+  withdraw(sample: Sample): void
 }
 
 /**
@@ -44,9 +51,14 @@ export async function registerRank(options: RegisterOptions): Promise<Registrati
   let registered = false
   let closed = false
   let withdrawn: (() => void) | undefined
+  const published = new Map<string, Sample>()
 
   const announce = () => {
     client.send({ v: bootstrapVersion, kind: registered ? 'renew' : 'register', record, leaseMs })
+  }
+  const tell = (kind: 'publish' | 'withdraw', samples: readonly Sample[]) => {
+    for (const some of batches(samples))
+      client.send({ v: bootstrapVersion, kind, record, samples: some })
   }
   const stop = () => {
     closed = true
@@ -80,7 +92,10 @@ export async function registerRank(options: RegisterOptions): Promise<Registrati
         bootstrap,
         token: options.token,
         log,
-        onUp: announce,
+        onUp: () => {
+          announce()
+          tell('publish', [...published.values()])
+        },
         onDown: (reason) => {
           log.warn({ bootstrap, reason: reason.message }, 'the bootstrap service is not reachable')
           first.failedAttempt(reason)
@@ -122,6 +137,14 @@ export async function registerRank(options: RegisterOptions): Promise<Registrati
         await Promise.race([answered, delay(500, undefined, { ref: false })])
       }
       client.close()
+    },
+    publish(sample) {
+      published.set(roomKey(sample.room, sample.index), sample)
+      if (!closed) tell('publish', [sample])
+    },
+    withdraw(sample) {
+      published.delete(roomKey(sample.room, sample.index))
+      if (!closed) tell('withdraw', [sample])
     },
   }
 }

@@ -9,7 +9,9 @@ import {
   type BootstrapRequest,
   type PackedReply,
 } from './messages.ts'
+import type { Sample } from '../protocol/keys.ts'
 import { checkServer } from './arguments.ts'
+import { Published } from './published.ts'
 import { RankTable } from './table.ts'
 import { Waits } from './waits.ts'
 
@@ -47,12 +49,13 @@ export class BootstrapServer {
       waits.look()
     })
     const waits = new Waits(table)
+    const published = new Published(() => table.latest())
     const server = await ControlServer.bind({
       ...options,
       onMessage: (connection, message) => {
         const parsed = v.safeParse(requestSchema, message)
         if (parsed.success) {
-          serve(table, waits, connection, parsed.output)
+          serve({ table, waits, published }, connection, parsed.output)
         } else {
           const text = `The request does not fit: ${v.summarize(parsed.issues)}`
           reply(connection, malformed(text))
@@ -63,6 +66,7 @@ export class BootstrapServer {
       },
       onClose: (connection) => {
         waits.drop(connection)
+        published.drop(connection)
       },
     })
     return new BootstrapServer(server, table, waits)
@@ -79,8 +83,7 @@ export class BootstrapServer {
 type Reply = PackedReply extends infer R ? (R extends unknown ? Omit<R, 'v'> : never) : never
 
 function serve(
-  table: RankTable,
-  waits: Waits,
+  { table, waits, published }: { table: RankTable; waits: Waits; published: Published },
   connection: Connection,
   request: BootstrapRequest,
 ): void {
@@ -93,6 +96,7 @@ function serve(
     }
     case 'deregister':
       table.remove(request.record)
+      published.drop(connection)
       reply(connection, { kind: 'deregistered' })
       return
     case 'read':
@@ -102,7 +106,35 @@ function serve(
           reply(connection, { kind: 'instance', ...(found && { found: packInstance(found) }) })
         },
       })
+      return
+    case 'publish': {
+      const { instance, rank } = request.record
+      if (published.publish(instance, rank.dp, samplesOf(request), connection)) return
+      const text = 'The bootstrap service knows of too many requests who computes them.'
+      reply(connection, { kind: 'refused', reason: 'full', text })
+      return
+    }
+    case 'withdraw':
+      published.withdraw(request.record.instance, samplesOf(request), connection)
+      return
+    case 'ask':
+      for (const sample of samplesOf(request)) {
+        published.ask(connection, {
+          instance: request.instance,
+          sample,
+          answer: ({ room, index }, dp) => {
+            reply(connection, { kind: 'published', found: [room, index, dp] })
+          },
+        })
+      }
+      return
+    case 'unask':
+      published.unask(connection, samplesOf(request))
   }
+}
+
+function samplesOf({ samples }: { samples: [bigint, number][] }): Sample[] {
+  return samples.map(([room, index]) => ({ room, index }))
 }
 
 function reply(connection: Connection, message: Reply): void {

@@ -3,6 +3,8 @@ import { type Log } from '@kvx/contract'
 import { isKvxError, KvxError } from '@kvx/contract'
 import { ControlClient, type ControlClientOptions } from '../control/index.ts'
 import { Deferred, longestMs } from '../deferred.ts'
+import type { Sample } from '../protocol/keys.ts'
+import { maxSamples } from '../protocol/messages.ts'
 import { replySchema, type BootstrapReply } from './messages.ts'
 
 /**
@@ -43,6 +45,16 @@ export function connect(options: {
     if (!isKvxError(error) || error.code !== 'ERR_KVX_CONNECT_FAILED') throw error
     throw unreachable(options.bootstrap, error)
   }
+}
+
+/** Of a message each. */
+export function batches(samples: readonly Sample[]): [bigint, number][][] {
+  const all: [bigint, number][][] = []
+  for (let first = 0; first < samples.length; first += maxSamples) {
+    const some = samples.slice(first, first + maxSamples)
+    all.push(some.map(({ room, index }): [bigint, number] => [room, index]))
+  }
+  return all
 }
 
 /**

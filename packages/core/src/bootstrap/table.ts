@@ -76,11 +76,14 @@ export class RankTable {
     this.#remove(record)
   }
 
+  /** Name of the instance that changed last. */
+  latest(): string | undefined {
+    return [...this.#instances].sort(([, a], [, b]) => b.revision - a.revision)[0]?.[0]
+  }
+
   /** One instance; without a name, the one that changed last. */
   read(name: string | undefined): InstanceRecord | undefined {
-    const latest = () =>
-      [...this.#instances].sort(([, a], [, b]) => b.revision - a.revision)[0]?.[0]
-    const found = name ?? latest()
+    const found = name ?? this.latest()
     const instance = found === undefined ? undefined : this.#instances.get(found)
     if (found === undefined || instance === undefined) return undefined
     const ranks = [...instance.ranks.values()].map(({ record }) => record)

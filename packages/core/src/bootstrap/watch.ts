@@ -4,7 +4,8 @@ import { longestMs } from '../deferred.ts'
 import { rankCount } from '../share/index.ts'
 import { checkWatch } from './arguments.ts'
 import { bootstrapVersion, type BootstrapReply, type InstanceRecord } from './messages.ts'
-import { connect, unreachable } from './session.ts'
+import { roomKey, type Sample } from '../protocol/keys.ts'
+import { batches, connect, unreachable } from './session.ts'
 
 export interface WatchOptions {
   /** `tcp://host:port` */
@@ -24,6 +25,8 @@ export interface WatchOptions {
    * on after each of them.
    */
   onFailed: (error: KvxError) => void
+  /** What was asked: the data-parallel rank of prefill that computes this request. */
+  onPublished?: (sample: Sample, dp: number) => void
   log: Log
   /** How long the service may let a question wait for news. Default 10,000. */
   waitMs?: number
@@ -34,6 +37,9 @@ export interface WatchOptions {
 export interface Watch {
   /** No callback is called any more. Idempotent. */
   close(): void
+  /** Asks which data-parallel rank computes a request: `onPublished` tells it once, when it is published. */
+  ask(sample: Sample): void
+  unask(sample: Sample): void
 }
 
 /** Between two questions that were answered too early without news: grows, with jitter. */
@@ -56,6 +62,7 @@ export function watchInstance(options: WatchOptions): Watch {
   let held = false
   let timer: NodeJS.Timeout | undefined
   let closed = false
+  const asked = new Map<string, Sample>()
 
   const ask = (mayWait: boolean) => {
     // A callback may have closed the watch.
@@ -76,6 +83,11 @@ export function watchInstance(options: WatchOptions): Watch {
       failed(unreachable(bootstrap, silent(bootstrap, patience)))
       ask(false)
     })
+  }
+  const askPublished = (samples: readonly Sample[]) => {
+    const named = instance === undefined ? {} : { instance }
+    for (const some of batches(samples))
+      client.send({ v: bootstrapVersion, kind: 'ask', ...named, samples: some })
   }
   const after = (ms: number, then: () => void) => {
     clearTimeout(timer)
@@ -111,7 +123,10 @@ export function watchInstance(options: WatchOptions): Watch {
     }
   }
   const onReply = (reply: BootstrapReply) => {
-    if (reply.kind === 'instance') {
+    if (reply.kind === 'published') {
+      const [room, index, dp] = reply.found
+      if (asked.delete(roomKey(room, index))) options.onPublished?.({ room, index }, dp)
+    } else if (reply.kind === 'instance') {
       answered(reply.found)
     } else if (reply.kind === 'refused') {
       early += 1
@@ -128,6 +143,7 @@ export function watchInstance(options: WatchOptions): Watch {
     onUp: () => {
       // The first answer of a connection comes at once, so that the present state is known at once.
       ask(false)
+      askPublished([...asked.values()])
     },
     onDown: (reason) => {
       clearTimeout(timer)
@@ -140,6 +156,15 @@ export function watchInstance(options: WatchOptions): Watch {
       closed = true
       clearTimeout(timer)
       client.close()
+    },
+    ask(sample) {
+      asked.set(roomKey(sample.room, sample.index), sample)
+      askPublished([sample])
+    },
+    unask(sample) {
+      if (!asked.delete(roomKey(sample.room, sample.index)) || closed) return
+      const [samples = []] = batches([sample])
+      client.send({ v: bootstrapVersion, kind: 'unask', samples })
     },
   }
 }

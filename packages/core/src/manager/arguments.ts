@@ -27,7 +27,7 @@ import { checkToken } from '../control/keys.ts'
 import { KvxError } from '@kvx/contract'
 import type { Place } from '../place/index.ts'
 import type { CacheShape } from '../shape/index.ts'
-import { statedRank } from '../share/given.ts'
+import { statedDpRank, statedRank } from '../share/given.ts'
 import type { KVManagerOptions, ReceiveRequest, SendRequest } from './types.ts'
 
 const natural = integer(0)
@@ -92,6 +92,7 @@ const sendEntries = {
     v.check((digest) => digest.length === 16, '16 bytes, as promptDigest(tokenIds) makes them'),
   ),
   index: v.optional(natural),
+  dpRank: v.optional(statedDpRank),
   deadlines: settings,
 }
 const requestOf = {

@@ -8,6 +8,7 @@ import {
   type Draining,
   type Itself,
 } from '../protocol/index.ts'
+import { sendingObjection, type DpRank, type Rank } from '../share/index.ts'
 import { KVPoll, type KVReceiver, type KVSender, type SendRequest } from './types.ts'
 
 /** @throws KvxError `ERR_KVX_CLOSED`, `ERR_KVX_DRAINING` */
@@ -38,6 +39,16 @@ export function checkSize({ tokens }: SendRequest, self: Itself): void {
   const wrong = sizeObjection(self, tokens)
   if (wrong !== undefined)
     throw new KvxError('ERR_KVX_INVALID_ARGUMENT', wrong, { phase: 'reserve' })
+}
+
+/**
+ * Whether a request is for this data-parallel rank.
+ * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
+ */
+export function checkDpRank(rank: Rank, room: bigint, dpRank: DpRank): void {
+  const wrong = sendingObjection(rank, room, dpRank)
+  if (wrong === undefined) return
+  throw new KvxError('ERR_KVX_INVALID_ARGUMENT', `request: ${wrong}.`, { phase: 'reserve' })
 }
 
 /** Waits for `work`, but not longer than `ms`. */

@@ -87,7 +87,7 @@ export class DecodeManager implements DecodeManagerType {
       isRequest: true,
     })
     const id = this.#nextReceiver++
-    const { from, tokens, digest } = request
+    const { from, tokens, digest, dpRank } = request
     const receiver = new Receiver(
       room,
       index,
@@ -107,6 +107,7 @@ export class DecodeManager implements DecodeManagerType {
       from,
       tokens,
       digest,
+      dpRank,
       deadlines,
     })
     return receiver

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { KvxError, toKvxError, type Log } from '@kvx/contract'
+import type { Registration } from '../bootstrap/index.ts'
 import { type ControlServer } from '../control/index.ts'
 import {
   createPrefill,
@@ -15,7 +16,7 @@ import {
   type PrefillState,
 } from '../protocol/index.ts'
 import { checkLeg, takeChunk, namedPages, takeDrain, takeLast, takeWait } from './arguments.ts'
-import { checkLive, checkOpen, checkSize, until } from './check.ts'
+import { checkDpRank, checkLive, checkOpen, checkSize, until } from './check.ts'
 import { Deferred, orAborted } from '../deferred.ts'
 import { PrefillEffects, type SenderEffect } from './effects/prefill.ts'
 import type { Engine } from './engine.ts'
@@ -42,7 +43,7 @@ export class PrefillManager implements PrefillManagerType {
   readonly #effects: PrefillEffects
   readonly #loop: Loop<PrefillEvent, PrefillEffect>
   readonly #senders = new Map<number, Sender>()
-  #server: { control: ControlServer; registration: { close(): Promise<void> | void } } | undefined
+  #server: { control: ControlServer; registration: Registration } | undefined
   #nextSender = 1
   #draining: Draining | undefined
   #closing: Promise<void> | undefined
@@ -72,8 +73,9 @@ export class PrefillManager implements PrefillManagerType {
     return this.#effects
   }
 
-  serve(control: ControlServer, registration: { close(): Promise<void> | void }): void {
+  serve(control: ControlServer, registration: Registration): void {
     this.#server = { control, registration }
+    this.#effects.registration = registration
   }
 
   /** Another process is registered as this rank: decode goes there. */
@@ -85,6 +87,7 @@ export class PrefillManager implements PrefillManagerType {
   send(room: bigint, request: SendRequest): KVSender {
     checkLeg('send', { room, request })
     checkSize(request, this.state.self)
+    checkDpRank(this.state.self.rank, room, request.dpRank)
     const index = request.index ?? 0
     checkOpen(this.#draining, this.#closing !== undefined)
     const key = roomKey(room, index)
@@ -105,6 +108,7 @@ export class PrefillManager implements PrefillManagerType {
       key,
       tokens: request.tokens,
       digest: request.digest,
+      published: request.dpRank === 'published' ? { room, index } : undefined,
       deadlines,
     })
     return sender

@@ -166,6 +166,17 @@ export interface SendRequest {
   digest: Uint8Array
   /** Sample number when one room carries several (n > 1). Default 0. */
   index?: number
+  /**
+   * Which of prefill's data-parallel ranks computes the request; the same on both sides. Default: `room mod dpSize`.
+   *
+   * - a number: whoever sends the request out has chosen it.
+   * - `'published'`: the prefill host has. It calls `send` at its ranks, which publish that at their bootstrap service; decode
+   *   asks there, and `reached` waits for the answer as long as the deadline `pairing`.
+   *
+   * `send` throws for a rank that is not its own. A request fails with `ERR_KVX_INVALID_ARGUMENT` at decode for a rank that
+   * prefill does not have, or when another one has been published.
+   */
+  dpRank?: number | 'published'
   /** Those of this role that a request may have of its own. */
   deadlines?: Partial<Deadlines>
 }

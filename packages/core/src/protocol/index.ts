@@ -4,7 +4,7 @@
  */
 export { sizeObjection, type Itself } from './fit.ts'
 export { helloOf, welcomeOf } from './greeting.ts'
-export { noNewRequests, roomKey, type Draining, type PeerGone } from './keys.ts'
+export { noNewRequests, roomKey, type Draining, type PeerGone, type Sample } from './keys.ts'
 export * from './messages.ts'
 export * from '../share/index.ts'
 export * from './settings.ts'

@@ -7,6 +7,12 @@ export function roomKey(room: bigint, index: number): string {
   return `${String(room)}/${String(index)}`
 }
 
+/** What a key is made of: the room, and the number of the sample in it. */
+export interface Sample {
+  readonly room: bigint
+  readonly index: number
+}
+
 export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && a.every((byte, i) => byte === b[i])
 }

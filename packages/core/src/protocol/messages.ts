@@ -37,9 +37,10 @@ const pageLists = v.record(shortText, int32s)
 const code = v.custom<ErrorCode>(isErrorCode)
 const phase = v.custom<Phase>((x) => typeof x === 'string' && x.length < 40)
 
-const roomNumber = v.pipe(v.bigint(), v.minValue(0n), v.maxValue((1n << 64n) - 1n))
-/** Rooms that one `queued` names. */
-export const maxQueuedRooms = 4_096
+export const roomNumber = v.pipe(v.bigint(), v.minValue(0n), v.maxValue((1n << 64n) - 1n))
+/** Samples, each a room and an index, that one message names. */
+export const maxSamples = 4_096
+export const samples = v.pipe(v.array(v.tuple([roomNumber, natural])), v.maxLength(maxSamples))
 
 const size = v.pipe(natural, v.minValue(1), v.maxValue(maxRanks))
 
@@ -244,7 +245,7 @@ const schemas = {
     ...envelope,
     k: v.literal('queued'),
     gen: hex128,
-    rooms: v.pipe(v.array(v.tuple([roomNumber, natural])), v.maxLength(maxQueuedRooms)),
+    rooms: samples,
   }),
   /** D→P. */
   reserve: v.object({

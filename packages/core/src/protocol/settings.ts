@@ -65,9 +65,9 @@ export const deadlineTable = {
     side: 'both',
     perRequest: true,
     summary:
-      'A leg that waits for the other side, which does not say that the request is queued there. prefill: `reserved()`, and a reserve that is parked because its prefill leg is not there (for this one the setting of the manager counts). decode: from the first answer until all legs are paired.',
+      'A leg that waits for the other side, which does not say that the request is queued there. prefill: `reserved()`, and a reserve that is parked because its prefill leg is not there (for this one the setting of the manager counts). decode: from the first answer until all legs are paired; before that, where prefill publishes which of its data-parallel ranks computes the request, until it has.',
     end: 'The leg that waits fails.',
-    codes: ['ERR_KVX_TIMEOUT'],
+    codes: ['ERR_KVX_TIMEOUT', 'ERR_KVX_ROOM_UNKNOWN', 'ERR_KVX_ROOM_CONSUMED'],
   },
   progress: {
     default: 300_000,

@@ -3,7 +3,7 @@ import * as v from 'valibot'
 import { KvxError } from '@kvx/contract'
 import { checked, context, exactly, integer, such } from '../arguments.ts'
 import { makeRank as rankOf, maxRanks, rankObjection, type Rank } from './rank.ts'
-import { dpRankOf as dpRankFor } from './served.ts'
+import { dpRankOf as dpRankFor } from './data-parallel.ts'
 
 const natural = integer(0)
 const size = integer(1, maxRanks)
@@ -44,6 +44,12 @@ export const statedRank = exactly({
   stages: optional(entries.stages),
 })
 
+/** A data-parallel rank of prefill, as a request states it. */
+export const statedDpRank = such<number | 'published'>(
+  "an integer from 0 on, or 'published'",
+  (value) => value === 'published' || (Number.isSafeInteger(value) && Number(value) >= 0),
+)
+
 const argument = { code: 'ERR_KVX_INVALID_ARGUMENT', phase: 'open' } as const
 const layerCount = integer(1)
 const room = such<bigint>(
@@ -68,8 +74,8 @@ export function makeRank(layers: number, given: Partial<Rank> = {}): Rank {
 }
 
 /**
- * Prefill's data-parallel rank that computes a request, unless the request names one: both sides and the router know it
- * from the room alone, as in SGLang.
+ * Prefill's data-parallel rank of a request that does not state `dpRank`: both sides and the router know it from the room
+ * alone, as in SGLang.
  *
  * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
  */

@@ -7,6 +7,13 @@ export {
   type Coverage,
   type Rectangle,
 } from './coverage.ts'
+export {
+  chosenDpRank,
+  dpRankOf,
+  isPublisher,
+  sendingObjection,
+  type DpRank,
+} from './data-parallel.ts'
 export { electedUnits } from './elect.ts'
 export { heldUnits, stageOf, unitsOf, type Range } from './holdings.ts'
 export { divisionObjection, topologyObjection } from './objection.ts'
@@ -21,5 +28,5 @@ export {
   type Context,
   type Rank,
 } from './rank.ts'
-export { dpRankOf, requiredPrefillRanks, servedDecodeRanks } from './served.ts'
+export { requiredPrefillRanks, servedDecodeRanks } from './served.ts'
 export { countHeld, heldTokens, position, tokenAt, type Held } from './tokens.ts'

@@ -8,14 +8,6 @@ import { topologyObjection } from './objection.ts'
 import { rankName, sameRank, type Rank } from './rank.ts'
 
 /**
- * Prefill's data-parallel rank that computes a request, unless the request names one: both sides and the router know it
- * from the room alone, as in SGLang.
- */
-export function dpRankOf(room: bigint, dpSize: number): number {
-  return Number(room % BigInt(dpSize))
-}
-
-/**
  * The ranks of one decode instance that a prefill rank sends to, given one of them; a room pairs when all of them have
  * reserved. A prefill rank of whose copies nobody takes anything has nothing to send, and still has to learn when its
  * request is over: one decode rank visits it.

@@ -10,6 +10,7 @@ import {
   type DecodeEffect,
   type DecodeEvent,
   type DecodeState,
+  type DpRank,
   type Message,
   type MessageOf,
   type Rank,
@@ -111,12 +112,14 @@ export class DecodeSide {
       room?: bigint
       from?: string
       tokens?: number
+      dpRank?: DpRank
       deadlines?: Partial<Deadlines>
     } = {},
   ): this {
     const { room = 9n, from = bootstrap, tokens = 12 } = change
     return this.step({
       type: 'host.receive',
+      dpRank: change.dpRank,
       request,
       key: roomKey(room, 0),
       room,
@@ -259,6 +262,8 @@ export class DecodeSide {
         [
           'watchSource',
           'unwatchSource',
+          'askPublished',
+          'unaskPublished',
           'connect',
           'disconnect',
           'verify',

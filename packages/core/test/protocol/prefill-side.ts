@@ -171,12 +171,14 @@ export class PrefillSide {
       index?: number
       tokens?: number
       digest?: Uint8Array
+      isPublished?: boolean
       deadlines?: Partial<Deadlines>
     } = {},
   ): this {
     const { room = 9n, index = 0, tokens = 12 } = change
     return this.step({
       type: 'host.send',
+      published: change.isPublished === true ? { room, index } : undefined,
       sender,
       key: roomKey(room, index),
       tokens,

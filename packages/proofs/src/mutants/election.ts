@@ -78,6 +78,25 @@ export const election: readonly Mutant[] = [
     ),
   },
   {
+    name: 'published-rank-ignored',
+    invariant: 9,
+    says: 'Decode goes by the room, although prefill has published which data-parallel rank computes it.',
+    among: { mode: 'liveness' },
+    edits: inFile('share/data-parallel.ts', [
+      `if (dpRank === undefined) return dpRankOf(room, dpSize)`,
+      `if (typeof dpRank !== 'number') return dpRankOf(room, dpSize)`,
+    ]),
+  },
+  {
+    name: 'never-published-waits-for-ever',
+    invariant: 5,
+    says: 'What waits for prefill to publish who computes it has no deadline.',
+    edits: inFile('protocol/decode/route.ts', [
+      `request.deadline = Math.min(step.now + deadlines.pairing, since + deadlines.queue)`,
+      `request.deadline = deadlines.pairing + since > 0 ? Infinity : 0`,
+    ]),
+  },
+  {
     name: 'visitor-never-told',
     invariant: 9,
     says: 'Decode does not visit a prefill rank that has nothing to send, which waits for it.',

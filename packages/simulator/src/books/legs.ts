@@ -91,6 +91,8 @@ export interface Reserve {
 
 export interface ReceiveLeg extends LegBase {
   readonly side: 'decode'
+  /** It is sent by the data-parallel rank that prefill publishes. */
+  readonly isPublished: boolean
   phase: 'new' | 'reserving' | 'accepted' | 'success' | 'failed'
   provided: boolean
   wanted: boolean

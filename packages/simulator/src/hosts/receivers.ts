@@ -1,5 +1,5 @@
 /** The hosts of decode: they lease pages, reserve, and generate from what arrives. */
-import { receiveObjection } from '@kvx/core/protocol'
+import { receiveObjection, type DpRank } from '@kvx/core/protocol'
 import { listsOf, type Job, type ReceiveLeg } from '../books/legs.ts'
 import type { ReceiverNews } from '../checks/news.ts'
 import { violate } from '../machine/violation.ts'
@@ -18,7 +18,7 @@ export class Receivers {
   }
 
   /** @param from the bootstrap service of the prefill instance */
-  start(rank: DecodeRank, job: Job, from: string): void {
+  start(rank: DecodeRank, job: Job, { from, dpRank }: { from: string; dpRank: DpRank }): void {
     const { context } = this.#site
     const { clock, random, shape } = context
     if (rank.draining || receiveObjection(rank.state, job.key)) {
@@ -41,6 +41,7 @@ export class Receivers {
           rank.step({ type: 'host.abort', request: leg.id, reason })
         })
       },
+      isPublished: dpRank === 'published',
       provided: false,
       wanted: false,
       reserves: [],
@@ -62,6 +63,7 @@ export class Receivers {
       from,
       tokens: job.tokens,
       digest: job.digest,
+      dpRank,
       deadlines: shape.deadlines,
     })
     if (random.chance(0.7)) this.#reserve(rank, leg, clock.now)
@@ -89,8 +91,9 @@ export class Receivers {
       return
     }
     leg.phase = 'reserving'
-    const { hello, reserve } = shape.deadlines
-    checks.deadlines.expectEnd(leg, 'reserving', hello + reserve)
+    const { hello, reserve, queue } = shape.deadlines
+    const published = leg.isPublished ? queue : 0
+    checks.deadlines.expectEnd(leg, 'reserving', published + hello + reserve)
     rank.step({
       type: 'host.reserve',
       request: leg.id,

@@ -18,7 +18,7 @@ export class Senders {
     this.#site = site
   }
 
-  start(rank: PrefillRank, job: Job): void {
+  start(rank: PrefillRank, job: Job, isPublished: boolean): void {
     const { context, checks } = this.#site
     const { random, shape } = context
     if (rank.draining || sendObjection(rank.state, job.key)) {
@@ -57,6 +57,7 @@ export class Senders {
     checks.deadlines.expectEnd(leg, 'waiting', shape.deadlines.pairing)
     rank.step({
       type: 'host.send',
+      published: isPublished ? { room: job.room, index: 0 } : undefined,
       sender: leg.id,
       key: job.key,
       tokens: job.tokens,

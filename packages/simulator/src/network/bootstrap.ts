@@ -4,7 +4,7 @@
  * be unreachable by itself.
  */
 import { KvxError } from '@kvx/contract'
-import { rankName, type Rank } from '@kvx/core/protocol'
+import { rankName, roomKey, type Rank, type Sample } from '@kvx/core/protocol'
 import type { Context } from '../machine/context.ts'
 import type { Cast } from '../ranks/cast.ts'
 import type { DecodeRank } from '../ranks/decode.ts'
@@ -47,6 +47,10 @@ export class Bootstraps {
     this.#watches.set(decode, watches.set(from, service.watch(decode)))
   }
 
+  watchOf(decode: DecodeRank, from: string): Watch | undefined {
+    return this.#watches.get(decode)?.get(from)
+  }
+
   unwatch(decode: DecodeRank, from: string): void {
     const watches = this.#watches.get(decode)
     watches?.get(from)?.close()
@@ -65,6 +69,7 @@ export class Bootstraps {
     if (process.side === 'prefill') {
       const service = this.of(process.slot.instance)
       service.lapse(process)
+      service.forget(process)
       if (service.host === process) this.lose(service)
       return
     }
@@ -82,6 +87,8 @@ export class Bootstrap {
   revision = 0
   readonly #records = new Map<string, { record: Record; of: PrefillRank }>()
   readonly #watches = new Set<Watch>()
+  /** Who computes a request, by its key. */
+  readonly #published = new Map<string, PrefillRank>()
 
   constructor(context: Context, from: string, slots: readonly PrefillSlot[]) {
     this.context = context
@@ -110,6 +117,7 @@ export class Bootstrap {
     if (this.#records.get(key)?.record.incarnation === incarnation) return
     this.#records.set(key, { record: { endpoint: of.endpoint, incarnation, instance, rank }, of })
     this.#changed()
+    if (of.published.size > 0) this.announce(of)
   }
 
   /** Its process does not renew any more: after the lease the record goes. */
@@ -124,9 +132,34 @@ export class Bootstrap {
     })
   }
 
+  /** A rank says which requests it computes: all of them, as after a reconnect. */
+  announce(of: PrefillRank): void {
+    const { clock, random } = this.context
+    clock.after(random.between(1, 40), () => {
+      if (!of.alive) return
+      if (!this.answers() || of.frozen) {
+        this.announce(of)
+        return
+      }
+      this.forget(of)
+      for (const key of of.published.keys()) this.#published.set(key, of)
+    })
+  }
+
+  /** Its connection has ended, or it withdraws what it does not say again. */
+  forget(of: PrefillRank): void {
+    for (const [key, by] of this.#published) if (by === of) this.#published.delete(key)
+  }
+
+  /** The data-parallel rank that computes a request, as far as it is known here. */
+  publishedFor({ room, index }: Sample): number | undefined {
+    return this.#published.get(roomKey(room, index))?.slot.rank.dp
+  }
+
   /** A new service: empty, until the ranks renew. */
   restart(): void {
     this.#records.clear()
+    this.#published.clear()
     this.#changed()
     for (const { process } of this.slots)
       this.context.clock.after(this.context.random.between(10, 250), () => this.register(process))
@@ -155,12 +188,14 @@ export class Bootstrap {
 }
 
 /** A decode rank's watch: asks, waits long for another revision, tries again with growing pauses. */
-class Watch {
+export class Watch {
   readonly #bootstrap: Bootstrap
   readonly #decode: DecodeRank
   #seen = -1
   #open = true
   #asking = false
+  readonly #samples = new Map<string, Sample>()
+  #polling = false
 
   constructor(bootstrap: Bootstrap, decode: DecodeRank) {
     this.#bootstrap = bootstrap
@@ -171,6 +206,35 @@ class Watch {
   close(): void {
     this.#open = false
     this.#bootstrap.unwatch(this)
+  }
+
+  /** Tells once which data-parallel rank computes a request, when that is known. */
+  ask({ room, index }: Sample): void {
+    this.#samples.set(roomKey(room, index), { room, index })
+    if (!this.#polling) this.#poll()
+  }
+
+  unask({ room, index }: Sample): void {
+    this.#samples.delete(roomKey(room, index))
+  }
+
+  #poll(): void {
+    const bootstrap = this.#bootstrap
+    const { clock, random } = bootstrap.context
+    this.#polling = this.#samples.size > 0
+    if (!this.#polling) return
+    clock.after(random.between(2, 60), () => {
+      if (!this.#open || !this.#decode.alive) return
+      for (const [key, sample] of this.#samples) {
+        const dp = bootstrap.answers() ? bootstrap.publishedFor(sample) : undefined
+        if (dp === undefined) continue
+        this.#decode.later(random.between(1, 30), () => {
+          if (this.#open && this.#samples.delete(key))
+            this.#decode.onPublished(bootstrap.from, sample, dp)
+        })
+      }
+      this.#poll()
+    })
   }
 
   /** There is news. */

@@ -6,6 +6,7 @@ import {
   type DecodeEffect,
   type DecodeEvent,
   type DecodeState,
+  type Sample,
 } from '@kvx/core/protocol'
 import type { Books } from '../books/books.ts'
 import type { ReceiveLeg, Reserve } from '../books/legs.ts'
@@ -95,6 +96,11 @@ export class DecodeRank extends RankProcess {
   onSourceFailed(from: string, error: KvxError): void {
     this.context.log(() => `${this.name} cannot read ${from}`)
     this.step({ type: 'source.failed', from, error })
+  }
+
+  onPublished(from: string, sample: Sample, dp: number): void {
+    this.context.log(() => `${this.name} reads that room ${sample.room} is computed by dp${dp}`)
+    this.step({ type: 'source.published', from, dp, ...sample })
   }
 
   protected tick(): void {

@@ -5,6 +5,7 @@ import {
   type PrefillEffect,
   type PrefillEvent,
   type PrefillState,
+  type Sample,
 } from '@kvx/core/protocol'
 import type { Books } from '../books/books.ts'
 import type { SendLeg } from '../books/legs.ts'
@@ -26,6 +27,8 @@ export class PrefillRank extends RankProcess {
   readonly links = new Map<string, EngineLink>()
   /** Attempts to connect that have not ended; each ends at once when called. */
   readonly opening = new Set<() => void>()
+  /** What it has at the bootstrap service beside its rank. */
+  readonly published = new Map<string, Sample>()
   /** Of its engine; empty while there is none. */
   generation: string
   readonly #perform: (rank: PrefillRank, effect: PrefillEffect) => void

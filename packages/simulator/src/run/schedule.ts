@@ -3,6 +3,7 @@ import type { FenceKind } from '@kvx/contract'
 import type { Job } from '../books/legs.ts'
 import { Coverage } from '../checks/coverage.ts'
 import { leftover } from '../checks/end.ts'
+import type { Routing } from '../hosts/hosts.ts'
 import { violate, Violation } from '../machine/violation.ts'
 import type { AnySlot } from '../ranks/cast.ts'
 import { mostSlots } from '../shape/model.ts'
@@ -135,7 +136,8 @@ function recover(world: World): Job[] {
 function healthyJob(world: World, prefill: number, decode: number): Job {
   const { context, parts } = world
   const { random } = context
-  const { model } = context.shape
+  const { model, prefills } = context.shape
+  const isDataParallel = (prefills[prefill]?.ranks[0]?.dpSize ?? 1) > 1
   const serial = context.serial()
   const tokens = random.between(1, Math.min(4, model.mostTokens))
   return parts.hosts.startJob({
@@ -151,6 +153,12 @@ function healthyJob(world: World, prefill: number, decode: number): Job {
     sides: 'both',
     sendAfter: random.between(0, 60),
     receiveAfter: random.between(0, 60),
+    ...(isDataParallel
+      ? {
+          routing: random.one<Routing>(['by room', 'given', 'published']),
+          prefillDp: random.between(0, 1),
+        }
+      : { routing: 'by room', prefillDp: 0 }),
   })
 }
 

@@ -3,6 +3,7 @@
  * runs, each with a seed of its own, so that a part of the list can be replayed alone.
  */
 import { occupier } from '../books/pages.ts'
+import type { Routing } from '../hosts/hosts.ts'
 import type { Fate } from '../machine/process.ts'
 import type { AnyRank, AnySlot } from '../ranks/cast.ts'
 import { fault } from '../shape/faults.ts'
@@ -241,7 +242,17 @@ function request(world: World, random: Random): void {
       sides: random.chance(0.9) ? 'both' : random.one(['prefill', 'decode'] as const),
       sendAfter: lag(),
       receiveAfter: lag(),
+      ...drawRouting(random),
     })
+  }
+}
+
+/** Drawn last, so that schedules without data parallelism stay what they were. */
+export function drawRouting(random: Random): { routing: Routing; prefillDp: number } {
+  const routing = random.one<Routing>(['by room', 'by room', 'given', 'published', 'published'])
+  return {
+    routing: random.chance(0.05) ? 'disagreeing' : routing,
+    prefillDp: random.between(0, 1),
   }
 }
 

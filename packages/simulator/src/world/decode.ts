@@ -36,6 +36,12 @@ export function performAtDecode(parts: Parts, rank: DecodeRank, effect: DecodeEf
     case 'unwatchSource':
       bootstraps.unwatch(rank, effect.from)
       return
+    case 'askPublished':
+      bootstraps.watchOf(rank, effect.from)?.ask(effect)
+      return
+    case 'unaskPublished':
+      bootstraps.watchOf(rank, effect.from)?.unask(effect)
+      return
     case 'connect':
       network.connect(rank, effect.endpoint)
       return

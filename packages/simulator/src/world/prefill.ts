@@ -1,5 +1,5 @@
 /** What a prefill rank hears, and what its reducer orders: between network, engine and host. */
-import type { Message, PrefillEffect } from '@kvx/core/protocol'
+import { roomKey, type Message, type PrefillEffect } from '@kvx/core/protocol'
 import { spoil } from '../books/legs.ts'
 import { onRecycle } from '../checks/engines.ts'
 import { mustChangeNothing } from '../checks/identity.ts'
@@ -24,11 +24,20 @@ export function hearAtPrefill(parts: Parts, rank: PrefillRank, wire: Wire, messa
 }
 
 export function performAtPrefill(parts: Parts, rank: PrefillRank, effect: PrefillEffect): void {
-  const { engines, hosts, links, writes } = parts
+  const { bootstraps, engines, hosts, links, writes } = parts
   switch (effect.do) {
     case 'send':
       send(parts, rank, effect.connection, effect.message)
       return
+    case 'publish':
+    case 'withdraw': {
+      const { room, index } = effect
+      const key = roomKey(room, index)
+      if (effect.do === 'publish') rank.published.set(key, { room, index })
+      else rank.published.delete(key)
+      bootstraps.of(rank.slot.instance).announce(rank)
+      return
+    }
     case 'openLink':
       links.open(rank, effect)
       return

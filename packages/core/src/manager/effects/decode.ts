@@ -30,7 +30,7 @@ export class DecodeEffects {
   readonly #emit: (event: DecodeEvent) => void
   readonly #engine: Engine
   readonly #clients = new Map<string, Pick<ControlClient, 'send' | 'close'>>()
-  readonly #watches = new Map<string, Watch>()
+  readonly #watches = new Map<string, Pick<Watch, 'ask' | 'unask' | 'close'>>()
   readonly #closed = new AbortController()
 
   constructor(options: {
@@ -70,6 +70,12 @@ export class DecodeEffects {
       case 'unwatchSource':
         this.#watches.get(effect.from)?.close()
         this.#watches.delete(effect.from)
+        return
+      case 'askPublished':
+        this.#watches.get(effect.from)?.ask(effect)
+        return
+      case 'unaskPublished':
+        this.#watches.get(effect.from)?.unask(effect)
         return
       case 'connect':
         this.#connect(effect.endpoint)
@@ -126,6 +132,9 @@ export class DecodeEffects {
         onRead: ({ ranks }) => {
           this.#emit({ type: 'source.read', from, ranks })
         },
+        onPublished: (sample, dp) => {
+          this.#emit({ type: 'source.published', from, dp, ...sample })
+        },
         onFailed: failed,
         log: this.#log,
       })
@@ -134,7 +143,9 @@ export class DecodeEffects {
       const again = later(pauseMs, (next) => {
         this.#watchSource(from, next)
       })
-      this.#watches.set(from, again)
+      // Nothing is asked before the ranks are read.
+      const nobody = () => undefined
+      this.#watches.set(from, { ask: nobody, unask: nobody, ...again })
       failed(cause)
     }
   }

@@ -1,5 +1,6 @@
 /** Where the protocol of the prefill side meets the world: its engine, and the connections of its control server. */
 import { toKvxError, KvxError, type Link, type Log, type Transfer } from '@kvx/contract'
+import type { Registration } from '../../bootstrap/index.ts'
 import type { Connection } from '../../control/index.ts'
 import type { PrefillEffect, PrefillEvent } from '../../protocol/index.ts'
 import type { Engine } from '../engine.ts'
@@ -22,6 +23,8 @@ interface Posted {
 }
 
 export class PrefillEffects {
+  /** At the bootstrap service, from when this rank can be asked for anything. */
+  registration: Pick<Registration, 'publish' | 'withdraw'> | undefined
   readonly #log: Log
   readonly #emit: (event: PrefillEvent) => void
   readonly #engine: Engine
@@ -84,6 +87,12 @@ export class PrefillEffects {
         return
       case 'cancel':
         this.#cancel(effect.piece)
+        return
+      case 'publish':
+        this.registration?.publish(effect)
+        return
+      case 'withdraw':
+        this.registration?.withdraw(effect)
         return
       case 'recycle':
         this.#recycle().catch(defect(this.#log))

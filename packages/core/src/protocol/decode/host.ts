@@ -72,6 +72,7 @@ export function onHostAbort(step: DecodeStep, id: number, reason: unknown): void
 function phaseOf(request: Request): Phase {
   switch (request.phase) {
     case 'resolving':
+    case 'routing':
       return 'hello'
     case 'open':
     case 'reserving':

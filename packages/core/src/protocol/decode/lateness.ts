@@ -8,6 +8,7 @@ export function lateness({ sources }: DecodeState, request: Request): KvxError {
   const leg = legs.find((l) => l.link.status !== 'ready') ?? legs[0]
   const down = sources.get(request.from)?.down
   if (!leg) {
+    if (request.phase === 'routing' && down === undefined) return neverPublished(sources, request)
     return (
       down ??
       new KvxError(
@@ -55,6 +56,12 @@ export function lateness({ sources }: DecodeState, request: Request): KvxError {
         `sent nothing of room ${request.key} ${after(request.deadlines.progress)}.`,
       )
   }
+}
+
+function neverPublished(sources: DecodeState['sources'], { key, from, deadlines }: Request) {
+  const instance = sources.get(from)?.ranks?.[0]?.instance
+  const text = `${instance ?? 'Prefill'} has published no data-parallel rank for room ${key} within ${String(deadlines.pairing)} ms: its leg did not come, or was sent without dpRank 'published'.`
+  return new KvxError('ERR_KVX_ROOM_UNKNOWN', text, { phase: 'bootstrap', peer: instance })
 }
 
 function neverPaired({ key, deadlines }: Request, { link, consumed }: Leg): KvxError {

@@ -3,7 +3,7 @@ import { KvxError } from '@kvx/contract'
 import { helloOf } from '../greeting.ts'
 import { count } from '../keys.ts'
 import { pairRanks } from '../fit.ts'
-import { maxQueuedRooms, maxRegions, type MessageOf } from '../messages.ts'
+import { maxRegions, maxSamples, type MessageOf } from '../messages.ts'
 import { equalRanks, rankName, type Rank } from '../../share/index.ts'
 import { about, sendTo } from './send.ts'
 import type { DecodeEvent, DecodeStep, Link, Source, SourceRank } from './state.ts'
@@ -120,9 +120,9 @@ export function ping(step: DecodeStep, link: Link): void {
 /** Said again with every ping: prefill waits for these requests as long as it is said. */
 function tellQueued(step: DecodeStep, link: Link): void {
   const open = [...link.waiting].filter(({ phase }) => phase === 'open')
-  for (let first = 0; first < open.length; first += maxQueuedRooms) {
+  for (let first = 0; first < open.length; first += maxSamples) {
     const rooms = open
-      .slice(first, first + maxQueuedRooms)
+      .slice(first, first + maxSamples)
       .map(({ room, index }): [bigint, number] => [room, index])
     sendTo(step, link, { k: 'queued', gen: step.state.engine.generation, rooms })
   }

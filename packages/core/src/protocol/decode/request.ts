@@ -38,11 +38,15 @@ export function addRequest(
     from: event.from,
     tokens: event.tokens,
     digest: event.digest,
+    dpRank: event.dpRank,
     deadlines: event.deadlines,
     phase: 'resolving',
     since: step.now,
+    soughtSince: step.now,
     deadline: step.now + event.deadlines.hello,
     queueEnd: Infinity,
+    published: undefined,
+    asked: false,
     route: undefined,
     legs: [],
     destination: undefined,
@@ -76,11 +80,26 @@ export function advance(step: DecodeStep, request: Request): void {
   }
 }
 
+/** Has the bootstrap service say which data-parallel rank is published for it. */
+export function askPublished(step: DecodeStep, request: Request): void {
+  const { from, room, index } = request
+  request.asked = true
+  step.out.push({ do: 'askPublished', from, room, index })
+}
+
+export function unaskPublished(step: DecodeStep, request: Request): void {
+  if (!request.asked) return
+  const { from, room, index } = request
+  request.asked = false
+  step.out.push({ do: 'unaskPublished', from, room, index })
+}
+
 /** Its peer is known to be lost: what may be back in a moment is not waited for as long. */
 export function hurry(step: DecodeStep, request: Request): void {
-  if (request.phase !== 'resolving') return
-  const { probe } = request.deadlines
-  request.deadline = Math.min(request.deadline, Math.max(step.now, request.since + probe))
+  const { phase, deadlines, soughtSince } = request
+  if (phase !== 'resolving' && phase !== 'routing') return
+  const end = (phase === 'resolving' ? soughtSince : step.now) + deadlines.probe
+  request.deadline = Math.min(request.deadline, Math.max(step.now, end))
 }
 
 /** What was said while no connection stood is lost, and what waited for the link goes on. */
@@ -101,6 +120,7 @@ export function onAccepted(step: DecodeStep, request: Request): void {
     legs.every(({ phase }) => phase !== 'reserving' && phase !== 'parked')
   ) {
     request.phase = 'receiving'
+    unaskPublished(step, request)
     request.deadline = step.now + deadlines.progress
   }
   if (!request.acceptedTold && request.phase !== 'reserving') {
@@ -213,7 +233,9 @@ export function failRequest(step: DecodeStep, request: Request, error: KvxError)
 }
 
 /** Its room may be used again; its source need not be watched for it. */
-function leave({ state }: DecodeStep, request: Request): void {
+function leave(step: DecodeStep, request: Request): void {
+  const { state } = step
+  unaskPublished(step, request)
   state.rooms.delete(request.key)
   state.sources.get(request.from)?.requests.delete(request)
 }
@@ -241,5 +263,7 @@ export function watchRequest(step: DecodeStep, request: Request): void {
     if (now - leg.heard < state.self.deadlines.peerSilent / 2) continue
     leg.heard = now
     revisit(step, leg)
+    // Perhaps prefill's leg is with another data-parallel rank.
+    if (leg.phase === 'parked' && leg.link.rank.dpSize > 1) askPublished(step, request)
   }
 }

@@ -1,15 +1,21 @@
 /** Routes: which ranks of a prefill instance a request is sent by. */
 import { KvxError } from '@kvx/contract'
-import { dpRankOf, requiredPrefillRanks } from '../../share/index.ts'
+import { chosenDpRank, requiredPrefillRanks } from '../../share/index.ts'
+import { roomKey } from '../keys.ts'
 import { addLink, greet } from './link.ts'
 import { forgetIfIdle, replaceLink } from './loss.ts'
-import { advance, failRequest, hurry } from './request.ts'
-import type { DecodeStep, Link, Request, Route, Source, SourceRank } from './state.ts'
+import { advance, askPublished, failRequest, hurry, unaskPublished } from './request.ts'
+import type { DecodeEvent, DecodeStep, Link, Request, Route, Source, SourceRank } from './state.ts'
 
-/** Gives a request its legs, one for each rank that holds bytes for it. */
+/** Gives a request its legs, one for each rank that holds bytes for it, once it is known which ranks compute it. */
 export function attach(step: DecodeStep, request: Request, source: Source): void {
   try {
-    request.route = routeOf(step, source, request.room)
+    const dp = dpOf(request, source)
+    if (dp === undefined) {
+      awaitPublished(step, request)
+      return
+    }
+    request.route = routeOf(step, source, dp)
   } catch (error) {
     failRequest(step, request, error as KvxError)
     return
@@ -35,11 +41,70 @@ export function attach(step: DecodeStep, request: Request, source: Source): void
   advance(step, request)
 }
 
+/** @throws KvxError `ERR_KVX_INVALID_ARGUMENT` for a rank that prefill does not have */
+function dpOf(request: Request, { ranks }: Source): number | undefined {
+  const [first] = ranks ?? []
+  const dpSize = first?.rank.dpSize ?? 1
+  const dp = chosenDpRank(request, dpSize, request.published)
+  if (dp === undefined || dp < dpSize) return dp
+  const text = `dpRank of room ${request.key} must be from 0 to ${String(dpSize - 1)}, as ${first?.instance ?? 'prefill'} has ${String(dpSize)} data-parallel ranks, got ${String(dp)}.`
+  throw new KvxError('ERR_KVX_INVALID_ARGUMENT', text, {
+    phase: 'bootstrap',
+    peer: first?.instance,
+  })
+}
+
+function awaitPublished(step: DecodeStep, request: Request): void {
+  const { deadlines, since } = request
+  request.phase = 'routing'
+  request.deadline = Math.min(step.now + deadlines.pairing, since + deadlines.queue)
+  askPublished(step, request)
+}
+
+/** The request goes to these ranks; or it went to others, where nobody will send it. */
+export function onPublished(
+  step: DecodeStep,
+  event: DecodeEvent & { type: 'source.published' },
+): void {
+  const request = step.state.rooms.get(roomKey(event.room, event.index))
+  const source = step.state.sources.get(event.from)
+  if (request?.from !== event.from || !source) return
+  request.asked = false
+  if (request.phase === 'routing') {
+    request.published = event.dp
+    request.phase = 'resolving'
+    request.soughtSince = step.now
+    request.deadline = step.now + request.deadlines.hello
+    attach(step, request, source)
+  } else if (request.phase === 'accepted' && request.route && request.route.dp !== event.dp) {
+    failRequest(step, request, disagreement(request, request.route, event.dp))
+  }
+}
+
+function disagreement({ key, dpRank }: Request, { dp, links }: Route, published: number): KvxError {
+  const by =
+    dpRank === undefined ? 'by room mod dpSize' : dpRank === 'published' ? 'before' : 'as dpRank'
+  const text = `Room ${key} was sent to data-parallel rank ${String(dp)} of prefill, given ${by}, and prefill has published rank ${String(published)} for it: state the same dpRank on both sides.`
+  return new KvxError('ERR_KVX_INVALID_ARGUMENT', text, {
+    phase: 'parked',
+    peer: links[0]?.instance,
+  })
+}
+
 /** Takes the requests that have not reserved yet off their links: they can go elsewhere. */
-export function detachEarly(source: Source): Request[] {
+export function detachEarly(step: DecodeStep, source: Source): Request[] {
   source.routes.clear()
-  const early = [...source.requests].filter((r) => r.phase === 'resolving' || r.phase === 'open')
+  const early = [...source.requests].filter(
+    ({ phase }) => phase === 'resolving' || phase === 'routing' || phase === 'open',
+  )
   for (const request of early) {
+    // Another process may have published it.
+    unaskPublished(step, request)
+    request.published = undefined
+    if (request.phase === 'routing') {
+      request.phase = 'resolving'
+      request.deadline = step.now + request.deadlines.hello
+    }
     for (const { link } of request.legs) link.waiting.delete(request)
     request.legs = []
     request.route = undefined
@@ -47,9 +112,8 @@ export function detachEarly(source: Source): Request[] {
   return early
 }
 
-function routeOf(step: DecodeStep, source: Source, room: bigint): Route {
+function routeOf(step: DecodeStep, source: Source, dp: number): Route {
   const ranks = source.ranks ?? []
-  const dp = dpRankOf(room, ranks[0]?.rank.dpSize ?? 1)
   const known = source.routes.get(dp)
   // A link that was lost and forgotten is made again.
   if (known?.links.every((link) => step.state.links.get(link.endpoint) === link)) {
@@ -59,7 +123,7 @@ function routeOf(step: DecodeStep, source: Source, room: bigint): Route {
   const { rank, shape } = step.state.self
   const required = requiredPrefillRanks(shape, rank, ranks, dp)
   makeRoom(step, required)
-  const route = { links: required.map((found) => linkTo(step, found)) }
+  const route = { dp, links: required.map((found) => linkTo(step, found)) }
   source.routes.set(dp, route)
   return route
 }

@@ -49,7 +49,7 @@ export function onSourceRead(step: DecodeStep, event: DecodeEvent & { type: 'sou
   if (!source) return
   source.down = undefined
   source.ranks = event.ranks
-  const early = detachEarly(source)
+  const early = detachEarly(step, source)
   for (const rank of event.ranks) {
     const link = step.state.links.get(rank.endpoint)
     if (link && link.incarnation !== rank.incarnation) replaceLink(step, link)
@@ -65,7 +65,8 @@ export function onSourceFailed(
   if (!source) return
   source.down = event.error
   for (const request of source.requests) {
-    if (request.phase === 'resolving') onDown(step, request, event.error)
+    if (request.phase === 'resolving' || request.phase === 'routing')
+      onDown(step, request, event.error)
   }
 }
 
@@ -99,7 +100,7 @@ function outdate(step: DecodeStep, link: Link): void {
   for (const source of step.state.sources.values()) {
     if (!isRegistered(source, link)) continue
     source.ranks = undefined
-    detachEarly(source)
+    detachEarly(step, source)
   }
 }
 

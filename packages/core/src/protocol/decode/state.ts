@@ -4,9 +4,9 @@ import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/type
 import type { PackedPlace, Place } from '../../place/index.ts'
 import type { Pairing, Prompt } from '../../plan/index.ts'
 import type { CacheShape, PackedShape } from '../../shape/index.ts'
-import type { PeerGone } from '../keys.ts'
+import type { PeerGone, Sample } from '../keys.ts'
 import type { Message, MessageOf, PageLists } from '../messages.ts'
-import type { Rank } from '../../share/index.ts'
+import type { DpRank, Rank } from '../../share/index.ts'
 import type { Unreadable } from '../unreadable.ts'
 
 export interface DecodeSelf {
@@ -77,6 +77,8 @@ export interface Source {
 
 /** The ranks that send to this one. */
 export interface Route {
+  /** Prefill's data-parallel rank that they belong to. */
+  readonly dp: number
   readonly links: readonly Link[]
 }
 
@@ -137,13 +139,22 @@ export interface Request {
   readonly from: string
   readonly tokens: number
   readonly digest: Uint8Array
+  /** As its host stated it. */
+  readonly dpRank: DpRank
   readonly deadlines: Deadlines
-  phase: 'resolving' | 'open' | 'reserving' | 'accepted' | 'receiving' | 'success' | 'failed'
+  phase:
+    'resolving' | 'routing' | 'open' | 'reserving' | 'accepted' | 'receiving' | 'success' | 'failed'
   /** When the host asked for it. */
   readonly since: number
+  /** When it began to look for its prefill ranks: with the call of its host, or once it was known which ones. */
+  soughtSince: number
   deadline: number
   /** Until then prefill may say that it is queued there. */
   queueEnd: number
+  /** Prefill's data-parallel rank that was published for it. */
+  published: number | undefined
+  /** The bootstrap service is asked which one is published. */
+  asked: boolean
   route: Route | undefined
   legs: Leg[]
   destination: Destination | undefined
@@ -177,6 +188,8 @@ export type DecodeEvent =
   | { type: 'source.read'; from: string; ranks: readonly SourceRank[] }
   /** An attempt to read it failed; the watch goes on. */
   | { type: 'source.failed'; from: string; error: KvxError }
+  /** A rank of prefill has published that it sends a request. */
+  | ({ type: 'source.published'; from: string; dp: number } & Sample)
   | {
       type: 'host.receive'
       request: number
@@ -186,6 +199,7 @@ export type DecodeEvent =
       from: string
       tokens: number
       digest: Uint8Array
+      dpRank: DpRank
       deadlines: Deadlines
     }
   | {
@@ -211,6 +225,9 @@ export type DecodeEvent =
 export type DecodeEffect =
   | { do: 'watchSource'; from: string }
   | { do: 'unwatchSource'; from: string }
+  /** Asks which data-parallel rank is published for it; once, until that is known. */
+  | ({ do: 'askPublished'; from: string } & Sample)
+  | ({ do: 'unaskPublished'; from: string } & Sample)
   | { do: 'connect'; endpoint: string }
   | { do: 'disconnect'; endpoint: string }
   | { do: 'send'; endpoint: string; message: Message }

@@ -35,6 +35,7 @@ import {
   settleIfDrained,
   watchRequest,
 } from './request.ts'
+import { onPublished } from './route.ts'
 import { about, ask, rejectEpoch } from './send.ts'
 import { onReceive, onSourceFailed, onSourceRead, onStranger, watchSource } from './source.ts'
 import type {
@@ -113,6 +114,9 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
       return
     case 'source.failed':
       onSourceFailed(step, event)
+      return
+    case 'source.published':
+      onPublished(step, event)
       return
     case 'host.receive':
       onReceive(step, event)

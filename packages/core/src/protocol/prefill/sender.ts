@@ -1,7 +1,7 @@
 /** The request of this side's host: how it begins, how the end of one part ends it all, and when its pages are free. */
 import { KvxError, type Phase } from '@kvx/contract'
 import { hostReason, sameBytes } from '../keys.ts'
-import { rankName } from '../../share/index.ts'
+import { isPublisher, rankName } from '../../share/index.ts'
 import { neverAcked, neverEnded, neverReserved } from './lateness.ts'
 import { cancelPosted, endPiece } from './piece.ts'
 import { findMismatch, pair, roomOf } from './room.ts'
@@ -42,6 +42,7 @@ export function onSend(step: PrefillStep, event: PrefillEvent & { type: 'host.se
     queueEnd: step.now + event.deadlines.queue,
     queuedBy: undefined,
     queued: false,
+    published: isPublisher(state.self.rank) ? event.published : undefined,
     targets: [],
     wantsPages: false,
     written: new Map(),
@@ -53,7 +54,8 @@ export function onSend(step: PrefillStep, event: PrefillEvent & { type: 'host.se
     settledTold: false,
   }
   state.senders.set(sender.id, sender)
-  state.ended.delete(sender.key)
+  forget(step, sender.key)
+  if (sender.published) step.out.push({ do: 'publish', ...sender.published })
   const room = roomOf(step, sender.key)
   room.sender = sender
   const mismatch = findMismatch(room, sender)
@@ -146,8 +148,16 @@ export function failSender(step: PrefillStep, sender: Sender, error: KvxError): 
 function remember(step: PrefillStep, sender: Sender, error: KvxError | undefined): void {
   const { ended, self } = step.state
   const [oldest] = ended.keys()
-  if (oldest !== undefined && ended.size >= self.limits.requests) ended.delete(oldest)
-  ended.set(sender.key, { error, until: step.now + sender.deadlines.linger })
+  if (oldest !== undefined && ended.size >= self.limits.requests) forget(step, oldest)
+  const { key, published, deadlines } = sender
+  ended.set(key, { error, until: step.now + deadlines.linger, published })
+}
+
+/** Until now decode could find where it was, to learn how it ended. */
+function forget({ state, out }: PrefillStep, key: string): void {
+  const published = state.ended.get(key)?.published
+  state.ended.delete(key)
+  if (published) out.push({ do: 'withdraw', ...published })
 }
 
 /** The room is free for the next request; the sender stays until nothing reads its pages any more. */
@@ -205,8 +215,8 @@ export function watchSender(step: PrefillStep, sender: Sender): void {
 }
 
 /** A later reserve learns how a room ended, for the linger. */
-export function forgetEnded({ state, now }: PrefillStep): void {
-  for (const [key, { until }] of state.ended) if (now >= until) state.ended.delete(key)
+export function forgetEnded(step: PrefillStep): void {
+  for (const [key, { until }] of step.state.ended) if (step.now >= until) forget(step, key)
 }
 
 /**

@@ -7,7 +7,7 @@ import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/type
 import type { PackedPlace, Place } from '../../place/index.ts'
 import type { Moved, Pairing, Prompt } from '../../plan/index.ts'
 import type { CacheShape, PackedShape } from '../../shape/index.ts'
-import type { Draining, PeerGone } from '../keys.ts'
+import type { Draining, PeerGone, Sample } from '../keys.ts'
 import type { Message, PageLists } from '../messages.ts'
 import type { Coverage, Range, Rank } from '../../share/index.ts'
 import type { Unreadable } from '../unreadable.ts'
@@ -44,13 +44,20 @@ export interface PrefillState {
   /** By room and index: what is live there. */
   readonly rooms: Map<string, Room>
   /** Legs that ended, kept for the linger: a later reserve learns the first cause, or that all was sent. */
-  readonly ended: Map<string, { error: KvxError | undefined; until: number }>
+  readonly ended: Map<string, Ended>
   /** By the number the manager gave. */
   readonly senders: Map<number, Sender>
   readonly pieces: Map<number, Piece>
   nextPiece: number
   /** Messages that changed nothing, by reason. */
   readonly dropped: Map<string, number>
+}
+
+/** How a leg ended, and whether it is still published. */
+interface Ended {
+  readonly error: KvxError | undefined
+  readonly until: number
+  readonly published: Sample | undefined
 }
 
 export interface Peer {
@@ -141,6 +148,8 @@ export interface Sender {
   queuedBy: Peer | undefined
   /** The host said that it waits for its turn here. */
   queued: boolean
+  /** What this rank has published at the bootstrap service for it. */
+  readonly published: Sample | undefined
   targets: Transfer[]
   /** The host called `ready()`, perhaps before decode was there. */
   wantsPages: boolean
@@ -209,6 +218,8 @@ export type PrefillEvent =
       key: string
       tokens: number
       digest: Uint8Array
+      /** Decode is to learn from the bootstrap service that it is computed here. */
+      published: Sample | undefined
       deadlines: Deadlines
     }
   | { type: 'host.ready'; sender: number }
@@ -261,6 +272,9 @@ export type PrefillEffect =
       deadlineMs: number
     }
   | { do: 'cancel'; piece: number }
+  /** The bootstrap service is to say that this data-parallel rank computes it. */
+  | ({ do: 'publish' } & Sample)
+  | ({ do: 'withdraw' } & Sample)
   | { do: 'recycle' }
   | {
       do: 'digest'
