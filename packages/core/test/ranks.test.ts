@@ -21,6 +21,7 @@ import {
   isHeld,
   keep,
   pageCount,
+  tokensHeld,
   wrongBytes,
   type Keeping,
 } from './support/ranks.ts'
@@ -110,6 +111,8 @@ interface Case {
     readonly sent?: number | 'published'
     readonly asked?: number | 'published'
   }
+  /** A context-parallel rank names only the stretches that it has, not whole chunks. */
+  readonly own?: boolean
   /** In which order the layers of each chunk are written. */
   readonly layers?: readonly (readonly [number, number])[]
 }
@@ -249,17 +252,34 @@ function pagesOf(
   return list.slice(before - pageCount(rank, tokens, size, [first, end]), before)
 }
 
+/** Of each chunk the tokens that a rank has, as ranges. */
+function stretchesOf(held: readonly number[], chunks: readonly (readonly [number, number])[]) {
+  return chunks.flatMap(([first, end]) =>
+    held
+      .filter((token) => token >= first && token < end)
+      .reduce<[number, number][]>((all, token) => {
+        const last = all.at(-1)
+        if (last?.[1] === token) last[1]++
+        else all.push([token, token + 1])
+        return all
+      }, []),
+  )
+}
+
 async function sendAll(
   shape: CacheShape,
   { senders }: Pick<ReturnType<typeof legs>, 'senders'>,
-  { tokens = 12, cuts = [4], layers = [[0, shape.layers]] }: Case = {},
+  { tokens = 12, cuts = [4], layers = [[0, shape.layers]], own = false }: Case = {},
 ) {
   return Promise.all(
     senders.map(async ({ sender, side, lists }) => {
       const reserved = await sender.reserved()
       const { pages, state } = split(shape, lists)
-      let first = 0
-      for (const end of [...cuts, tokens]) {
+      const ends = [...cuts, tokens]
+      const chunks = ends.map((end, i) => [ends[i - 1] ?? 0, end] as const)
+      const { pageTokens = 1 } = Object.values(side.place.components)[0] ?? {}
+      const ranges = own ? stretchesOf(tokensHeld(side.rank, tokens, pageTokens), chunks) : chunks
+      for (const [first, end] of ranges) {
         for (const some of layers) {
           const of = Object.entries(pages).map(([name, list]) => [
             name,
@@ -271,7 +291,6 @@ async function sendAll(
             layers: some,
           })
         }
-        first = end
       }
       const { tp, pp, cp, ppSize } = side.rank
       const samples = tp === 0 && cp === 0 && pp === ppSize - 1
@@ -454,6 +473,21 @@ test.each<[string, Case]>([
       prefill: { cpSize: 4, context: { interleave: 1 } },
       decode: { cpSize: 2, context: { interleave: 1 } },
       ...{ tokens: 37, cuts: [16] },
+    },
+  ],
+  [
+    'four context-parallel ranks with tokens in turn, each of which names only its own, to two',
+    {
+      prefill: { cpSize: 4, context: { interleave: 1 } },
+      decode: { cpSize: 2, context: { interleave: 1 } },
+      ...{ tokens: 37, cuts: [16], own: true },
+    },
+  ],
+  [
+    'three context-parallel ranks with stretches in turn, each of which names only its own, after a prefix',
+    {
+      prefill: { cpSize: 3, context: { interleave: 2 } },
+      ...{ tokens: 40, cuts: [7, 23], prefix: 8, own: true },
     },
   ],
   [

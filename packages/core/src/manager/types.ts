@@ -257,7 +257,10 @@ export interface Reserved {
 }
 
 export interface Chunk {
-  /** Half-open range of the prompt's tokens that have been computed. Chunks may be cut anywhere, and come in any order. */
+  /**
+   * Half-open range of the prompt's tokens that have been computed. Chunks may be cut anywhere, and come in any order. A
+   * context-parallel rank may name whole chunks, or only the tokens of them that it has: others do not count.
+   */
   tokens?: readonly [number, number]
   /**
    * By component, the pages that hold these tokens, in the order of the prompt; of a context-parallel rank those that it

@@ -1,6 +1,6 @@
 /**
- * Which tokens of which layers have come: the half of the ledger that knows where. Plain data: rectangles of layers and
- * tokens, few of them, as layers come in ranges and tokens in chunks.
+ * Which tokens of which layers have come: the half of the ledger that knows where, whatever tokens are numbered by. Plain
+ * data: rectangles of layers and tokens, few of them, as layers come in ranges and tokens in chunks.
  */
 import { overlap, type Range } from './holdings.ts'
 

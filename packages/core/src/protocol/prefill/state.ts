@@ -167,7 +167,7 @@ export interface Sender {
 
 /** What the host has written of one component. */
 export interface Written {
-  /** In tokens of the prompt; of slots: from 0 to 1. */
+  /** In positions: tokens by their numbers among those that this rank has of the prompt. Of slots: from 0 to 1. */
   coverage: Coverage
   /** The source page of each page that this rank has of the prompt, −1 before it was named; or the slots. */
   source: Int32Array

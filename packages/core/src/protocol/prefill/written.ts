@@ -1,6 +1,7 @@
 /**
- * What the host has written of a request: checked, marked, and what of it is still missing. Pages are named by their
- * numbers among those that this rank has of the prompt, tokens and layers by those of the prompt and the model.
+ * What the host has written of a request: checked, marked, and what of it is still missing. Hosts name tokens and layers by
+ * their numbers in the prompt and the model. Marked are positions: tokens and pages by their numbers among those that this
+ * rank has of the prompt, so that a context-parallel rank may name whole chunks or only what it holds of them.
  */
 import { pagesWith, writtenPages } from '../../plan/index.ts'
 import type { CacheShape, ComponentShape } from '../../shape/index.ts'
@@ -13,6 +14,7 @@ import {
   position,
   stageOf,
   tokenAt,
+  type Held,
   type Range,
 } from '../../share/index.ts'
 import type { PageLists } from '../messages.ts'
@@ -76,29 +78,23 @@ function markPages(
     return `${String(list.length)} pages of '${name}' were given; tokens ${String(from)} to ${String(end)} lie in ${String(all[1] - all[0])}.`
   }
   // Pages that hold only what nobody needs may be left out.
-  const start = Math.max(from, firstNeeded(sender, name))
-  if (start < end && position(held, start) < position(held, end)) {
-    const needed = Math.floor(position(held, start) / pageTokens)
-    if (first > needed) {
-      return `${String(list.length)} pages of '${name}' were given; those from token ${String(start)} on are ${String(all[1] - needed)}.`
-    }
+  const here: Range = [position(held, from), position(held, end)]
+  const needed = position(held, firstNeeded(sender, name))
+  const start = Math.max(here[0], needed)
+  if (start < here[1] && first > Math.floor(start / pageTokens)) {
+    return `${String(list.length)} pages of '${name}' were given; those from token ${String(tokenAt(held, start))} on are ${String(all[1] - Math.floor(start / pageTokens))}.`
   }
   const before = sender.written.get(name)
   const coverage = before?.coverage ?? emptyCoverage(stageOf(self.rank))
-  const twice = firstCovered(coverage, { layers, tokens: [start, Math.max(start, end)] })
+  const twice = firstCovered(coverage, { layers, tokens: [start, Math.max(start, here[1])] })
   if (twice) {
-    return `tokens ${rangeName(twice.tokens)} of layers ${rangeName(twice.layers)} of '${name}' were already written.`
+    return `tokens ${tokensName(held, twice.tokens)} of layers ${rangeName(twice.layers)} of '${name}' were already written.`
   }
-  const at = position(held, from)
+  const pageStart = Math.max(needed, Math.floor(here[0] / pageTokens) * pageTokens)
+  const lacking = missingOf(component, coverage, layers, [pageStart, here[0]])
   // A rank that holds none of the tokens begins no page with them.
-  const isHeld = at < position(held, end)
-  const pageStart = isHeld ? tokenAt(held, Math.floor(at / pageTokens) * pageTokens) : from
-  const lacking = missingOf(component, coverage, layers, [
-    Math.max(pageStart, firstNeeded(sender, name)),
-    from,
-  ])
-  if (pageStart < from && lacking) {
-    return `token ${String(from)} is in the middle of a page of '${name}' of which token ${String(lacking.tokens[0])} of layer ${String(lacking.layers[0])} was not written yet: begin with that, or with a page.`
+  if (here[0] < here[1] && lacking) {
+    return `token ${String(tokenAt(held, here[0]))} is in the middle of a page of '${name}' of which token ${String(tokenAt(held, lacking.tokens[0]))} of layer ${String(lacking.layers[0])} was not written yet: begin with that, or with a page.`
   }
   const source =
     before?.source ?? new Int32Array(pagesWith(held, pageTokens, [0, sender.tokens])[1]).fill(-1)
@@ -111,7 +107,7 @@ function markPages(
   }
   return () => {
     source.set(list, first)
-    sender.written.set(name, { coverage: cover(coverage, { layers, tokens }), source })
+    sender.written.set(name, { coverage: cover(coverage, { layers, tokens: here }), source })
     const complete = writtenPages(held, pageTokens, sender.tokens, tokens)
     const low = Math.max(first, complete[0])
     if (low >= complete[1]) return undefined
@@ -119,7 +115,7 @@ function markPages(
   }
 }
 
-/** What has been written of slots counts as one token. */
+/** What has been written of slots counts as one position. */
 const slotTokens: Range = [0, 1]
 
 function markSlots(
@@ -173,24 +169,21 @@ export function missing(self: PrefillSelf, sender: Sender): string | undefined {
     const layers = [...new Set(targets.flatMap(({ peer }) => peer.pairing.layers.get(name) ?? []))]
     const written = sender.written.get(name)
     const coverage = written?.coverage ?? emptyCoverage(stageOf(self.rank))
-    const tokens = addressed === 'request' ? slotTokens : neededOf(self, sender, name)
+    const { pageTokens = 1 } = self.place.components[name] ?? {}
+    const held = heldTokens(self.rank, sender.tokens, pageTokens)
+    const tokens: Range =
+      addressed === 'request'
+        ? slotTokens
+        : [position(held, firstNeeded(sender, name)), position(held, sender.tokens)]
     for (const layer of layers.sort((a, b) => a - b)) {
       const lack = firstMissing(coverage, { layers: [layer, layer + 1], tokens })
       if (!lack) continue
       return addressed === 'request'
         ? `the state '${name}' of layer ${String(layer)} was never written.`
-        : `tokens ${rangeName(lack.tokens)} of layer ${String(layer)} of '${name}' were never written.`
+        : `tokens ${tokensName(held, lack.tokens)} of layer ${String(layer)} of '${name}' were never written.`
     }
   }
   return undefined
-}
-
-/** Tokens of this rank that any decode rank needs. */
-function neededOf(self: PrefillSelf, sender: Sender, name: string): Range {
-  const { pageTokens = 1 } = self.place.components[name] ?? {}
-  const held = heldTokens(self.rank, sender.tokens, pageTokens)
-  const start = Math.max(held.first, firstNeeded(sender, name))
-  return [Math.min(start, held.end), held.end]
 }
 
 /** The first token of a component that any decode rank needs; the length of the prompt for none. */
@@ -224,6 +217,11 @@ function componentOf(
   addressed: ComponentShape['addressed'],
 ): ComponentShape | undefined {
   return components.find((one) => one.name === name && one.addressed === addressed)
+}
+
+/** Positions, as the tokens of the prompt from the first to the last. */
+function tokensName(held: Held, [first, end]: Range): string {
+  return rangeName([tokenAt(held, first), tokenAt(held, end - 1) + 1])
 }
 
 /** Half-open, as the host gives it. */
