@@ -6,6 +6,7 @@ import {
   receiveObjection,
   unpackPages,
   type DecodeEvent,
+  type MessageOf,
 } from '../src/protocol/index.ts'
 import {
   deadlines,
@@ -453,7 +454,6 @@ const wrongPages: [string, (d: DecodeSide) => DecodeSide][] = [
   ['a state page twice', (d) => d.reserve(1, int32(5, 6, 7), 0, { mamba: int32(1, 1) })],
   ['too many pages', (d) => d.reserve(1, int32(5, 6, 7, 8))],
   ['no pages of a component', (d) => d.reserveAll({ mamba: int32() })],
-  ['no slots of a component', (d) => d.reserveAll({ kv: int32(5, 6, 7) })],
   [
     'pages of a component that there is not',
     (d) => d.reserveAll({ kv: int32(5, 6, 7), mamba: int32(), swa: int32() }),
@@ -471,6 +471,32 @@ test.each(wrongPages)(
     expect(d.reserve().take().sent).toEqual(['reserve'])
   },
 )
+
+test.each([
+  [
+    'now',
+    () =>
+      places
+        .open()
+        .clear()
+        .reserveAll({ kv: int32(5, 6, 7) }),
+  ],
+  [
+    'late',
+    () =>
+      places['asked for pages']()
+        .clear()
+        .provide(1, { kv: int32(5, 6, 7) }),
+  ],
+])('a host that gives pages %s and no state asks for none', (_, give) => {
+  const [message] = give().take().messages
+  const { pages = {} } = message as MessageOf<'reserve'>
+  expect(
+    Object.fromEntries(Object.entries(pages).map(([name, list]) => [name, list.length])),
+  ).toEqual({
+    ...{ kv: 12, mamba: 0 },
+  })
+})
 
 test('an epoch is never used twice: each try and each request has a higher one', () => {
   const d = places
@@ -535,6 +561,8 @@ const wrongManifests: [string, Record<string, { units: number; bytes: number }>]
   ['a token of one layer less', { kv: { units: unitsOf(3) - 1, bytes: 3 * kvBytes } }],
   ['a token of one layer more', { kv: { units: unitsOf(3) + 1, bytes: 3 * kvBytes } }],
   ['a layer less', { kv: { units: unitsOf(3) / layers, bytes: 3 * kvBytes } }],
+  ['a byte less', { kv: { units: unitsOf(3), bytes: 3 * kvBytes - 1 } }],
+  ['a page more of bytes', { kv: { units: unitsOf(3), bytes: 4 * kvBytes } }],
   ['no kv', {}],
   [
     'a component that was not reserved',

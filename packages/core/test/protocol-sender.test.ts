@@ -690,6 +690,24 @@ test('a state page of prefill that does not exist is refused and changes nothing
   expect(p.finish({}, { mamba: int32(0) }).take().engine).toEqual(['post'])
 })
 
+test('a request of which neither side names a slot has no state', () => {
+  const p = connected().send().reserve(d1, 1).write().landed().clear()
+  expect(p.finish({}, {}).take()).toMatchObject({ sent: ['complete'], told: [] })
+})
+
+test('prefill that names no slot is told how many decode has reserved', () => {
+  const text =
+    "finish() of room 9/0: prefill has 0 slots of the state 'mamba' for this request, and decode reserved 1: a request has as many on both sides, or none."
+  const pages = { ...kv(5, 6, 7), mamba: packed(2) }
+  const early = connected().send().reserve(d1, 1, { pages }).write().landed().finish({}, {})
+  const late = connected().send().reserve(d1, 1, { pages: undefined }).write().finish({}, {})
+  late.message(d1, { k: 'pages', ep: 1, pages })
+  for (const p of [early, late]) {
+    const errors = p.take().effects.flatMap((effect) => ('error' in effect ? [effect.error] : []))
+    expect(errors[0]).toMatchObject({ code: 'ERR_KVX_INVALID_ARGUMENT', message: text })
+  }
+})
+
 test('late allocation: state pages are compared when they are known, before or after finish', () => {
   const late = () =>
     connected()

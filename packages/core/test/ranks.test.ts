@@ -744,6 +744,49 @@ test.each([
   },
 )
 
+test('a rank that has nothing but state names no pages, and one that has pages names them', async () => {
+  const shape = model(4, kv([0, 1]), mamba([2, 3]))
+  const sides = await instances({ shape, decode: { ppSize: 2 } })
+  const { senders, receivers } = legs(sides, 1n)
+  const [first, second] = receivers
+  const { pages, state } = split(shape, first!.lists)
+  await expect(first!.receiver.reserve({ state: { mamba: [1] } })).rejects.toMatchObject({
+    message: "Room 1/0: reserve(): pages of 'kv' are missing.",
+  })
+  expect(state).toEqual({})
+  await first!.receiver.reserve({ pages })
+  await second!.receiver.reserve({ state: split(shape, second!.lists).state })
+  await sendAll(shape, { senders })
+  await Promise.all(receivers.map(({ receiver }) => receiver.done))
+})
+
+test('a request without state on both sides moves none, and what one side alone names is told with both numbers', async () => {
+  const shape = model(4, kv([0, 1]), mamba([2, 3]))
+  const sides = await instances({ shape })
+  const without = (room: bigint) => {
+    const { senders, receivers } = legs(sides, room)
+    const [{ sender, lists }, { receiver, lists: theirs }] = [senders[0]!, receivers[0]!]
+    const write = async () => {
+      await sender.reserved()
+      await sender.write({ tokens: [0, 12], pages: { kv: lists.kv! } })
+    }
+    return { sender, receiver, lists, theirs, write }
+  }
+  const none = without(1n)
+  await none.receiver.reserve({ pages: none.theirs.kv! })
+  await none.write()
+  await none.sender.finish()
+  await none.receiver.done
+  const one = without(2n)
+  await one.receiver.reserve({ pages: one.theirs.kv! })
+  await one.write()
+  await expect(one.sender.finish({ state: { mamba: [2] } })).rejects.toMatchObject({
+    message: expect.stringContaining('has 1 slots of the state') as string,
+  })
+  await one.sender.finish()
+  await one.receiver.done
+})
+
 test('the failure of one prefill rank reaches the decode rank and its other prefill ranks', async () => {
   const sides = await instances({ prefill: { ppSize: 2 } })
   const { senders, receivers, reserve } = legs(sides, 1n)

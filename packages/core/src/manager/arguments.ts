@@ -134,7 +134,7 @@ const reservation = exactly({
   prefixTokens: v.optional(natural, 0),
   state,
 })
-const provision = exactly({ pages: pageLists, state })
+const provision = exactly({ pages: v.optional(pageLists, {}), state })
 const drain = v.optional(exactly({ deadlineMs: v.optional(milliseconds) }), {})
 
 const argument = { code: 'ERR_KVX_INVALID_ARGUMENT', phase: 'reserve' } as const

@@ -211,7 +211,9 @@ class Receiver implements KVReceiver {
   ): Promise<{ prefixTokens: number }> {
     const { pages, prefixTokens, state } = takeReservation(destination)
     const { signal } = takeWait(options)
-    const named = pages && { ...namedPages(this.#cache, pages), ...state }
+    // A rank that has nothing but state names no pages.
+    const now = pages ?? (Object.keys(state).length > 0 ? {} : undefined)
+    const named = now && { ...namedPages(this.#cache, now), ...state }
     this.#call({ type: 'host.reserve', prefixTokens, pages: named })
     return orAborted(this.#accepted.promise, signal)
   }

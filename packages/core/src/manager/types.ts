@@ -225,7 +225,10 @@ export interface KVSender {
    * which may wait for a credit; the source pages must stay untouched until `settled`. Rejects when the request has failed.
    */
   write(chunk: Chunk, options?: WaitOptions): Promise<void>
-  /** After the last `write`: resolves when every decode rank has acknowledged the whole request. */
+  /**
+   * After the last `write`: resolves when every decode rank has acknowledged the whole request. Rejects when decode has reserved
+   * slots of a component of state and none was written, or another number.
+   */
   finish(
     last?: { state?: PageListsByComponent; aux?: Aux },
     options?: WaitOptions,
@@ -291,9 +294,10 @@ export interface KVReceiver {
   readonly found: boolean
   /**
    * Tells prefill where to write: of each component the pages of the tokens that are needed, in the order of the prompt,
-   * and the slots of its state. The prefix is rounded down to whole pages of every component, unless it is the whole
+   * and the slots of its state. Without slots of a component of state the request has none there, at prefill either: it is refused
+   * when the two disagree. The prefix is rounded down to whole pages of every component, unless it is the whole
    * prompt. Resolves when prefill has answered: paired, or parked because its own leg is not there yet.
-   * Without `pages`: wait for `wanted`, then `provide`.
+   * Without `pages` and `state`: wait for `wanted`, then `provide`.
    */
   reserve(
     destination: {
@@ -309,7 +313,7 @@ export interface KVReceiver {
    */
   readonly wanted: Promise<void>
   provide(destination: {
-    pages: PageList | PageListsByComponent
+    pages?: PageList | PageListsByComponent
     state?: PageListsByComponent
   }): void
   /** Every byte has arrived and agrees with the manifest; or a KvxError with code, phase, peer, rank, cause. */

@@ -111,6 +111,23 @@ export function countShared(table: PageTable, [first, end]: readonly [number, nu
   return first < end ? sharedBefore(table, end) - sharedBefore(table, first) : 0
 }
 
+/** How often two pages of these pairs meet that share any token of the half-open range. */
+export function countMeetings(
+  { cell, period }: PageTable,
+  pairs: readonly PagePair[],
+  [first, end]: readonly [number, number],
+): number {
+  if (first >= end) return 0
+  const [low, high] = [Math.floor(first / period), Math.ceil(end / period) - 1]
+  // Between the first period and the last all pages are there as a whole.
+  const meets = (pair: PagePair, round: number) =>
+    Number(sharedTokens(pair, cell, first - round * period, end - round * period) > 0)
+  return pairs.reduce((sum, pair) => {
+    const borders = meets(pair, low) + (high > low ? meets(pair, high) : 0)
+    return sum + borders + Math.max(0, high - low - 1)
+  }, 0)
+}
+
 function sharedBefore({ pairs, cell, period }: PageTable, token: number): number {
   const round = Math.floor(token / period)
   const rest = token - round * period

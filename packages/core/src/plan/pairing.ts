@@ -9,7 +9,7 @@ import { heldTokens, tokenAt, type Held } from '../share/tokens.ts'
 import { digestTensors, type DigestTensors, type PairSide } from './digest/tensors.ts'
 import { GroupList } from './group-list.ts'
 import { pairComponent, type Kind, type PairedComponent, type RankCache } from './component.ts'
-import { countShared, sharedTokens } from './pages.ts'
+import { countMeetings, countShared, sharedTokens } from './pages.ts'
 import { neededTokens, pagesWith, type Prompt } from './span.ts'
 
 /** Pages of a component that is addressed by tokens, which move. */
@@ -140,7 +140,14 @@ export class Pairing {
   }
 
   /** What of a component matters for a prompt. */
-  spans({ component, sourcePages, destinationPages }: PairedComponent, prompt: Prompt): Spans {
+  spans(
+    {
+      component,
+      sourcePages,
+      destinationPages,
+    }: Pick<PairedComponent, 'component' | 'sourcePages' | 'destinationPages'>,
+    prompt: Prompt,
+  ): Spans {
     const [sourceTokens, destinationTokens] = [sourcePages, destinationPages].map(
       ({ pageTokens = 1 }) => pageTokens,
     ) as [number, number]
@@ -162,14 +169,18 @@ export class Pairing {
     }
   }
 
-  /**
-   * What all parts of a request together move: tokens that decode needs, or slots, times the layers of which these ranks
-   * move them.
-   */
-  expected(component: string, { prompt, slots }: { prompt: Prompt; slots: number }): number {
-    const paired = this.component(component)
-    const tokens = paired.table && countShared(paired.table, this.spans(paired, prompt).shared)
-    return (tokens ?? slots) * paired.layers.length
+  /** What all parts of a request together move, however it is cut into parts: each page moves once. */
+  expected(component: string, { prompt, slots }: { prompt: Prompt; slots: number }): Moved {
+    const { table, kinds, layers, ...paired } = this.component(component)
+    const shared = table && this.spans(paired, prompt).shared
+    const bytes = kinds.reduce((sum, kind) => {
+      const meetings = table && shared ? countMeetings(table, kind.pairs, shared) : slots
+      return sum + meetings * kind.bytes.reduce((all, each) => all + each, 0)
+    }, 0)
+    return {
+      units: (table && shared ? countShared(table, shared) : slots) * layers.length,
+      bytes,
+    }
   }
 
   /**

@@ -31,7 +31,7 @@ export async function move(
   const firstPage: Record<string, number> = {}
   const units: Record<string, { moved: number; expected: number }> = {}
   for (const { name, addressed } of shape.components) {
-    units[name] = { moved: 0, expected: pairing.expected(name, { prompt, slots: 1 }) }
+    units[name] = { moved: 0, expected: pairing.expected(name, { prompt, slots: 1 }).units }
     if (addressed === 'request') {
       source[name] = Int32Array.of(1)
       destination[name] = Int32Array.of(0)

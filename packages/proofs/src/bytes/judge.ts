@@ -35,12 +35,15 @@ export function judge(given: BytesCase): string[] {
     ...verify(moves, expected),
     ...sent.flatMap(({ from, to, copies, moved, expected: counted, bytes }) => {
       const pair = `prefill rank ${String(from)} and decode rank ${String(to)}`
-      const wrong = [...counted].filter(([name, units]) => (moved.get(name) ?? 0) !== units)
+      const said = (name: string) => moved.get(name) ?? { units: 0, bytes: 0 }
+      const wrong = [...counted].filter(
+        ([name, { units, bytes }]) => said(name).units !== units || said(name).bytes !== bytes,
+      )
       const copied = copies.reduce((sum, copy) => sum + copy.bytes, 0)
       return [
         ...wrong.map(
-          ([name, units]) =>
-            `${pair} expect ${String(units)} units of ${name}, and plans say ${String(moved.get(name) ?? 0)}`,
+          ([name, { units, bytes: all }]) =>
+            `${pair} expect ${String(units)} units and ${String(all)} bytes of ${name}, and plans say ${String(said(name).units)} and ${String(said(name).bytes)}`,
         ),
         ...(copied === bytes
           ? []

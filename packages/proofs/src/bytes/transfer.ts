@@ -4,6 +4,7 @@ import {
   Pairing,
   requiredPrefillRanks,
   writtenPages,
+  type Moved,
   type RequestPart,
   type TokenPart,
 } from '@kvx/core/bytes'
@@ -16,8 +17,8 @@ export interface Sent {
   readonly to: number
   readonly copies: readonly Copy[]
   /** By component, what the plans said that they move, and what the ranks expect of each other. */
-  readonly moved: ReadonlyMap<string, number>
-  readonly expected: ReadonlyMap<string, number>
+  readonly moved: ReadonlyMap<string, Moved>
+  readonly expected: ReadonlyMap<string, Moved>
   /** Of all components, as the plans said. */
   readonly bytes: number
 }
@@ -37,7 +38,7 @@ function betweenRanks(given: BytesCase, source: RankCase, destination: RankCase)
   const prompt = { tokens: given.tokens, prefix: given.prefix }
   const pairing = new Pairing(given.shape, source, destination)
   const copies: Copy[] = []
-  const moved = new Map<string, number>()
+  const moved = new Map<string, Moved>()
   let bytes = 0
   for (const write of given.writes) {
     const parts = partsOf(given, write, { pairing, source, destination })
@@ -52,7 +53,10 @@ function betweenRanks(given: BytesCase, source: RankCase, destination: RankCase)
           `${component}: ${String(before)} units before, ${String(after.units)} after planning`,
         )
       }
-      moved.set(component, (moved.get(component) ?? 0) + after.units)
+      const sum = moved.get(component) ?? { units: 0, bytes: 0 }
+      moved.set(component, {
+        ...{ units: sum.units + after.units, bytes: sum.bytes + after.bytes },
+      })
       bytes += after.bytes
     }
   }

@@ -17,7 +17,19 @@ export const success: readonly Mutant[] = [
     name: 'manifest-ignored',
     invariant: 2,
     says: 'Decode does not compare the manifest of complete with what it has asked for.',
-    edits: inFile('protocol/decode/manifest.ts', [`if (told !== units) {`, `if (told < 0) {`]),
+    edits: inFile('protocol/decode/manifest.ts', [
+      `if (told.units !== units) {`,
+      `if (told.units < 0) {`,
+    ]),
+  },
+  {
+    name: 'manifest-bytes-ignored',
+    invariant: 2,
+    says: 'Decode compares the tokens of the manifest with what it has asked for, and not the bytes.',
+    edits: inFile('protocol/decode/manifest.ts', [
+      `if (told.bytes !== bytes) {`,
+      `if (told.bytes < 0) {`,
+    ]),
   },
   {
     name: 'one-rank-is-enough',

@@ -168,6 +168,8 @@ export class Senders {
 
   /** A wrong call, unless nobody needs what is left to write. The answer: it was taken. */
   #finishEarly(rank: PrefillRank, leg: SendLeg): boolean {
+    // A request of which decode has not named its slots yet may have none: that it has, is found out later.
+    if (leg.job.late && leg.job.slots > 0) return false
     leg.attempt = 'made'
     this.#finish(rank, leg, {})
     const isRejected = (leg.attempt as SendLeg['attempt']) === 'rejected'

@@ -80,7 +80,9 @@ function falsified({ context, cast, checks }: Parts, rank: PrefillRank, message:
   rank.slot.mask |= fault.engine
   spoil(reserve.leg.job)
   const [name, { units, bytes }] = moved
-  const parts = { ...message.manifest.parts, [name]: { units: units + 1, bytes } }
+  // Now of tokens, now of bytes.
+  const more = message.ep % 2 === 0 ? { units, bytes: bytes + 1 } : { units: units + 1, bytes }
+  const parts = { ...message.manifest.parts, [name]: more }
   const wrong = { ...message, manifest: { ...message.manifest, parts } }
   checks.messages.wrongManifests.add(wrong)
   context.log(() => `${rank.name} counts wrong`)

@@ -3,7 +3,7 @@ import { KvxError, type ErrorCode, type Phase } from '@kvx/contract'
 import { hostReason } from '../keys.ts'
 import { rankName } from '../../share/index.ts'
 import { sendPages } from './leg.ts'
-import { pagesObjection } from './pages.ts'
+import { pagesObjection, withState } from './pages.ts'
 import { advance, failRequest } from './request.ts'
 import type { DecodeEvent, DecodeStep, Request } from './state.ts'
 
@@ -20,15 +20,16 @@ export function onReserve(step: DecodeStep, event: DecodeEvent & { type: 'host.r
     reject(step, request, 'ERR_KVX_INVALID_STATE', 'reserve() may be called only once.')
     return
   }
+  const pages = event.pages && withState(self, event.pages)
   const wrong =
     event.prefixTokens < 0 || event.prefixTokens > tokens
       ? `prefixTokens must be from 0 to the ${String(tokens)} tokens of the prompt, got ${String(event.prefixTokens)}.`
-      : pagesObjection(self, { tokens, prefix: prefixTokens }, event.pages)
+      : pagesObjection(self, { tokens, prefix: prefixTokens }, pages)
   if (wrong) {
     reject(step, request, 'ERR_KVX_INVALID_ARGUMENT', `reserve(): ${wrong}`)
     return
   }
-  request.destination = { prefixTokens, pages: event.pages }
+  request.destination = { prefixTokens, pages }
   if (request.phase === 'open') request.deadline = step.now + request.deadlines.reserve
   advance(step, request)
 }
@@ -46,12 +47,13 @@ export function onProvide(step: DecodeStep, event: DecodeEvent & { type: 'host.p
     return
   }
   const prompt = { tokens, prefix: destination.prefixTokens }
-  const wrong = pagesObjection(step.state.self, prompt, event.pages)
+  const pages = withState(step.state.self, event.pages)
+  const wrong = pagesObjection(step.state.self, prompt, pages)
   if (wrong) {
     reject(step, request, 'ERR_KVX_INVALID_ARGUMENT', `provide(): ${wrong}`)
     return
   }
-  destination.pages = event.pages
+  destination.pages = pages
   for (const leg of request.legs) sendPages(step, leg)
 }
 

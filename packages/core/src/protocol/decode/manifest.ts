@@ -2,7 +2,7 @@
 import type { KvxError } from '@kvx/contract'
 import type { MessageOf } from '../messages.ts'
 import { about } from './send.ts'
-import type { Prompt } from '../../plan/index.ts'
+import type { Moved, Prompt } from '../../plan/index.ts'
 import type { DecodeSelf, Leg, Request } from './state.ts'
 
 export function manifestObjection(
@@ -24,11 +24,16 @@ export function manifestObjection(
   if (!pages || !pairing) return say('was never given pages.')
   const expected = expectedOf(leg)
   for (const name of new Set([...expected.keys(), ...Object.keys(parts)])) {
-    const units = expected.get(name) ?? 0
-    const told = Object.hasOwn(parts, name) ? (parts[name]?.units ?? 0) : 0
-    if (told !== units) {
+    const { units, bytes } = expected.get(name) ?? nothing
+    const told = (Object.hasOwn(parts, name) ? parts[name] : undefined) ?? nothing
+    if (told.units !== units) {
       return say(
-        `of component '${name}' ${String(told)} tokens times layers have landed instead of ${String(units)}.`,
+        `of component '${name}' ${String(told.units)} tokens times layers have landed instead of ${String(units)}.`,
+      )
+    }
+    if (told.bytes !== bytes) {
+      return say(
+        `of component '${name}' ${String(told.bytes)} bytes have landed instead of ${String(bytes)}.`,
       )
     }
   }
@@ -41,13 +46,15 @@ export function manifestObjection(
   return undefined
 }
 
-/** Of each component what the prefill rank of a leg has to send: tokens, or slots, times layers. */
-export function expectedOf({ request, link: { pairing } }: Leg): Map<string, number> {
+const nothing: Moved = { units: 0, bytes: 0 }
+
+/** Of each component what the prefill rank of a leg has to send. */
+export function expectedOf({ request, link: { pairing } }: Leg): Map<string, Moved> {
   const prompt = promptOf(request)
   return new Map(
     [...(pairing?.layers.keys() ?? [])].map((name) => {
       const slots = request.destination?.pages?.[name]?.length ?? 0
-      return [name, pairing?.expected(name, { prompt, slots }) ?? 0]
+      return [name, pairing?.expected(name, { prompt, slots }) ?? nothing]
     }),
   )
 }

@@ -3,6 +3,14 @@ import { providedPages, type Prompt } from '../../plan/index.ts'
 import type { PageLists } from '../messages.ts'
 import type { DecodeSelf } from './state.ts'
 
+/** With no slot of each component that is addressed by request and not named: the request has no state there. */
+export function withState({ shape, place }: DecodeSelf, pages: PageLists): PageLists {
+  const names = shape.components.flatMap(({ name, addressed }) =>
+    addressed === 'request' && Object.hasOwn(place.components, name) ? [name] : [],
+  )
+  return { ...Object.fromEntries(names.map((name) => [name, new Int32Array()])), ...pages }
+}
+
 export function pagesObjection(
   { shape, rank, place }: DecodeSelf,
   prompt: Prompt,
@@ -14,10 +22,7 @@ export function pagesObjection(
     const own = Object.hasOwn(place.components, name) ? place.components[name] : undefined
     const list = Object.hasOwn(pages, name) ? pages[name] : undefined
     if (!own) continue
-    if (!list) {
-      const what = addressed === 'tokens' ? 'pages' : 'slots'
-      return `${what} of '${name}' are missing.`
-    }
+    if (!list) return `pages of '${name}' are missing.`
     if (addressed === 'tokens') {
       const [first, end] = providedPages(component, rank, own, prompt)
       if (list.length !== end - first) {

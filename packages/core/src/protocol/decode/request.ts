@@ -153,7 +153,8 @@ export function onLanded(step: DecodeStep, leg: Leg, units: number): void {
   }
   // More than was reserved would be a way to extend the deadline for ever.
   if (units <= leg.landed || request.phase !== 'receiving') return
-  if (leg.landed === 0) leg.expected = [...expectedOf(leg).values()].reduce((sum, n) => sum + n, 0)
+  if (leg.landed === 0)
+    leg.expected = [...expectedOf(leg).values()].reduce((sum, { units }) => sum + units, 0)
   if (units > leg.expected) return
   leg.landed = units
   request.deadline = step.now + request.deadlines.progress

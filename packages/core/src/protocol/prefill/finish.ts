@@ -1,5 +1,6 @@
 /** What the host says when the prompt is computed: the state components go, and after the last byte `complete`. */
 import { KvxError } from '@kvx/contract'
+import type { PageLists } from '../messages.ts'
 import { finishIfLanded } from './complete.ts'
 import { pump } from './piece.ts'
 import { failSender } from './sender.ts'
@@ -54,16 +55,29 @@ function checkedFinish(
     )
   }
   const before = new Map(sender.written)
-  const taken = takeWrite(self, sender, { tokens: undefined, pages: {}, state, layers: undefined })
+  const all = { ...unwrittenState(self, sender), ...state }
+  const taken = takeWrite(self, sender, {
+    ...{ tokens: undefined, pages: {}, state: all, layers: undefined },
+  })
   const wrong = typeof taken === 'string' ? taken : missing(self, sender)
   if (typeof taken !== 'string' && wrong === undefined) return taken
   // A wrong call changes nothing.
-  for (const name of Object.keys(state)) {
+  for (const name of Object.keys(all)) {
     const known = before.get(name)
     if (known) sender.written.set(name, known)
     else sender.written.delete(name)
   }
   return invalidFinish(sender, wrong ?? '')
+}
+
+/** State of which the host has named no slot: the request has none, unless decode says otherwise. */
+function unwrittenState({ shape, place }: PrefillSelf, { written }: Sender): PageLists {
+  const names = shape.components.flatMap(({ name, addressed }) =>
+    addressed === 'request' && Object.hasOwn(place.components, name) && !written.has(name)
+      ? [name]
+      : [],
+  )
+  return Object.fromEntries(names.map((name) => [name, new Int32Array()]))
 }
 
 function invalidFinish(sender: Sender, text: string): KvxError {

@@ -47,9 +47,9 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     openLink(step, known)
     return
   }
-  const pairing = pairingWith(step, hello)
-  if (isKvxError(pairing)) {
-    refuse(step, { connection, incarnation: hello.from }, hello.gen, undefined, pairing)
+  const paired = pairingWith(step, hello)
+  if (isKvxError(paired)) {
+    refuse(step, { connection, incarnation: hello.from }, hello.gen, undefined, paired)
     return
   }
   for (const other of state.peers.values()) {
@@ -57,7 +57,7 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
       losePeer(step, other, 'was replaced by a new process')
     }
   }
-  openLink(step, addPeer(step, connection, hello, pairing))
+  openLink(step, addPeer(step, connection, hello, paired))
 }
 
 export function onLinkOpen(step: PrefillStep, event: PrefillEvent & { type: 'link.open' }): void {

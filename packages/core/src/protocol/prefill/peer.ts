@@ -4,7 +4,7 @@ import { prefixBlock, type Pairing } from '../../plan/index.ts'
 import { digest16 } from '../../shape/digest.ts'
 import { count, sameBytes } from '../keys.ts'
 import { pairRanks } from '../fit.ts'
-import { equalRanks, rankName, sameRank, servedDecodeRanks } from '../../share/index.ts'
+import { equalRanks, rankName, sameRank, servedDecodeRanks, type Rank } from '../../share/index.ts'
 import { clip, protocolVersion, type Message, type MessageOf } from '../messages.ts'
 import { refuse } from './send.ts'
 import type { Peer, PrefillStep } from './state.ts'
@@ -64,16 +64,22 @@ export function helloObjection(
   return undefined
 }
 
+/** What this rank sends to a decode rank, and to which ranks of its instance it sends. */
+interface Paired {
+  readonly pairing: Pairing
+  readonly served: readonly Rank[]
+}
+
 /** What this rank sends to one that was not known, or why the two do not fit. */
 export function pairingWith(
   { state: { self } }: PrefillStep,
   hello: MessageOf<'hello'>,
-): Pairing | KvxError {
+): Paired | KvxError {
   const about = { phase: 'hello', peer: self.instance, rank: rankName(self.rank) } as const
   try {
     const pairing = pairRanks(self, 'prefill', hello, hello.engine.regions.length)
     const served = servedDecodeRanks(self.shape, self.rank, hello.rank)
-    if (served.some((rank) => sameRank(rank, hello.rank))) return pairing
+    if (served.some((rank) => sameRank(rank, hello.rank))) return { pairing, served }
   } catch (error) {
     const { code, message } = error as KvxError
     return new KvxError(code, clip(message), about)
@@ -90,7 +96,7 @@ export function addPeer(
   step: PrefillStep,
   connection: string,
   hello: MessageOf<'hello'>,
-  pairing: Pairing,
+  paired: Paired,
 ): Peer {
   const { state } = step
   const { components } = hello.place
@@ -100,8 +106,7 @@ export function addPeer(
     instance: hello.instance,
     rank: hello.rank,
     cacheDigest: digestOf(hello),
-    pairing,
-    served: servedDecodeRanks(state.self.shape, state.self.rank, hello.rank),
+    ...paired,
     prefixBlock: prefixBlock(state.self.shape, hello.rank, hello.place),
     pages: Object.fromEntries(Object.entries(components).map(([name, { pages }]) => [name, pages])),
     generation: hello.gen,

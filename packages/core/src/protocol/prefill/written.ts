@@ -154,7 +154,7 @@ export function slotsObjection(sender: Sender, name: string, given: number): str
     if (!pages || !peer.pairing.layers.has(name)) continue
     const wanted = pages[name]?.length ?? 0
     if (wanted !== given) {
-      return `${String(given)} slots of the state '${name}' are given, and decode reserved ${String(wanted)}.`
+      return `prefill has ${String(given)} slots of the state '${name}' for this request, and decode reserved ${String(wanted)}: a request has as many on both sides, or none.`
     }
   }
   return undefined
