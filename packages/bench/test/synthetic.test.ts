@@ -4,14 +4,8 @@ import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
 import { setImmediate } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import {
-  placeOf,
-  ranksOf,
-  runSynthetic,
-  shapeOf,
-  type ModelName,
-  type SyntheticOptions,
-} from '@kvx/bench'
+import { placeOf, ranksOf, runSynthetic, shapeOf, type SyntheticOptions } from '@kvx/bench'
+import type { CacheShape } from '@kvx/core'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { neededBytes } from './support/needed.ts'
 
@@ -19,9 +13,27 @@ const from = import.meta.url
 const tokens = 150
 type Case = Omit<SyntheticOptions, 'backend' | 'tokens'> & { tokens?: number }
 
+/** Fewer heads than decode has ranks: of these, two each have the same one. */
+const twoHeads: CacheShape = {
+  model: 'two heads',
+  layers: 3,
+  components: [
+    {
+      ...{ name: 'kv', addressed: 'tokens' },
+      tensors: [0, 1, 2].flatMap((layer) =>
+        ['k', 'v'].map((part) => ({
+          ...{ layer, part, dtype: 'bf16', units: 2, unitBytes: 128, elementBytes: 2 },
+        })),
+      ),
+    },
+  ],
+}
+
 const cases: [string, Case][] = [
   ['TP4 to TP2', { model: 'llama-3.1-70b', prefill: { tpSize: 4 }, decode: { tpSize: 2 } }],
   ['TP2 to TP4', { model: 'qwen3-32b', prefill: { tpSize: 2 }, decode: { tpSize: 4 } }],
+  ['TP1 to TP4 with 2 heads', { model: twoHeads, decode: { tpSize: 4 } }],
+  ['TP4 with 2 heads to TP1', { model: twoHeads, prefill: { tpSize: 4 } }],
   [
     'TP1 to TP4 with a draft layer of 2 heads',
     { model: 'llama-3.1-8b', draft: { kvHeads: 2, headDim: 64 }, decode: { tpSize: 4 } },
@@ -54,6 +66,22 @@ const cases: [string, Case][] = [
   [
     'CP2 in runs of pages to one rank',
     { model: 'llama-3.1-8b', prefill: { cpSize: 2, context: 'contiguous' } },
+  ],
+  [
+    'CP2 dealt out in turn to one rank with other pages',
+    {
+      model: 'llama-3.1-8b',
+      prefill: { cpSize: 2, context: { interleave: 1 } },
+      decode: { pageTokens: 64 },
+    },
+  ],
+  [
+    'CP2 with TP2, of which both have all tokens, to TP2',
+    {
+      model: 'llama-3.1-8b',
+      prefill: { cpSize: 2, tpSize: 2, context: 'all' },
+      decode: { tpSize: 2 },
+    },
   ],
   [
     'CP4 dealt out in turn to CP2',
@@ -143,6 +171,13 @@ const cases: [string, Case][] = [
     },
   ],
   [
+    'a full prefix hit of windows: nothing moves but the first token',
+    {
+      ...{ model: 'gpt-oss-120b', layers: 4, prefix: tokens },
+      ...{ prefill: { tpSize: 4 }, decode: { tpSize: 2 } },
+    },
+  ],
+  [
     'layer ranges out of order, chunks cut anywhere',
     {
       ...{ model: 'llama-3.1-70b', layers: 7, layersPerWrite: 2, outOfOrder: true, chunk: 23 },
@@ -161,7 +196,8 @@ describe.each(cases)('%s', (_name, given) => {
     expect(requests.map(({ message }) => message)).toEqual(requests.map(() => undefined))
     expect(total).toMatchObject({ succeeded: options.requests, lostPages: 0, errors: {} })
 
-    const shape = shapeOf(options.model as ModelName, options)
+    const { model } = options
+    const shape = typeof model === 'string' ? shapeOf(model, options) : model
     const { pageTokens = 16, ...topology } = options.decode ?? {}
     const needed = ranksOf({ ...topology, dpSize: 1 }, shape.layers).reduce((sum, rank) => {
       const { place } = placeOf(shape, rank, { pageTokens, pages: 1 })
@@ -170,6 +206,8 @@ describe.each(cases)('%s', (_name, given) => {
     for (const { verifiedBytes, bytes } of requests) {
       expect(verifiedBytes).toBe(needed)
       expect(bytes).toBeGreaterThanOrEqual(needed)
+      // No page moves, not even one of which nothing is looked at.
+      if (options.prefix === options.tokens) expect(bytes).toBe(needed)
     }
   })
 })
@@ -179,11 +217,25 @@ const unequal: Omit<SyntheticOptions, 'backend'> = {
   ...{ prefill: { tpSize: 4 }, decode: { tpSize: 2 } },
 }
 
-test.each(['prefill', 'decode'] as const)(
-  '%s aborts in the middle: the pages come back, and the next request is right',
-  async (by) => {
+/** Those of the table above in which the most differs between the two sides. */
+const aborted = [
+  ['TP4 to TP2', 'prefill'],
+  ['TP4 to TP2', 'decode'],
+  ['MLA with its index, TP8 to TP4', 'prefill'],
+  ['three unequal stages to two', 'decode'],
+  ['CP4 dealt out in turn to CP2', 'prefill'],
+  ['windows, TP4 to TP2', 'decode'],
+  ['Mamba, TP2 to TP4, its state as soon as its layers are computed', 'prefill'],
+  ['Mamba, TP2 to TP4, its state as soon as its layers are computed', 'decode'],
+  ['DP3 with TP2 to TP4, of which prefill publishes which one it chose', 'decode'],
+] as const
+
+test.each(aborted)(
+  '%s, %s aborts in the middle: the pages come back, and the next request is right',
+  async (name, by) => {
+    const layout = cases.find(([known]) => known === name)![1]
     const { requests, total } = await runSynthetic({
-      ...unequal,
+      ...{ tokens, layers: 3, chunk: 37, from, ...layout },
       ...{ backend: 'shm', verifyKV: true, requests: 4, abort: { every: 2, by } },
     })
     expect(requests.map(({ outcome }) => outcome)).toEqual(['ok', 'aborted', 'ok', 'aborted'])
