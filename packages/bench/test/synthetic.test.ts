@@ -296,7 +296,7 @@ test.each([
   [
     'ranks that do not divide the heads',
     { decode: { tpSize: 3 } },
-    "decode's 3 tensor-parallel ranks",
+    'tpSize of decode is 3. kv layer 0 k has 8 units',
   ],
   ['a prefix beyond the prompt', { prefix: tokens + 1 }, 'prefix must be an integer from 0 to'],
   [

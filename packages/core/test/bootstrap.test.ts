@@ -19,7 +19,7 @@ import { watchInstance, type WatchOptions } from '../src/bootstrap/watch.ts'
 import { decodeFrame, encodeMessage } from '../src/control/codec.ts'
 import { type Connection } from '../src/control/server.ts'
 import { maxNameLength } from '../src/shape/index.ts'
-import { makeRank, maxRanks } from '../src/share/rank.ts'
+import { makeRank, maxRanks, type Context } from '../src/share/rank.ts'
 import { cleanup, Journal, openClient, openServer, token } from './control-helpers.ts'
 import { lastingPort } from './support/port.ts'
 
@@ -401,6 +401,19 @@ test('a topology that contradicts the live ranks is refused until they are gone'
     code: 'ERR_KVX_PROTOCOL',
     message: expect.stringContaining(
       'has the topology tp4/pp1/cp1/dp1 with layers 0-4, rank tp0/pp0/cp0/dp0 has tp2/pp1/cp1/dp1 with layers 0-4',
+    ) as string,
+  })
+})
+
+test('ranks that hold other tokens of a prompt are not of one instance', async () => {
+  const server = await openBootstrap()
+  const rank = (cp: number, context: Context) => makeRank(4, { cp, cpSize: 2, context })
+  await register(server.address, record({ rank: rank(0, 'contiguous') }), { leaseMs: 60_000 })
+  const other = record({ rank: rank(1, { interleave: 4 }) })
+  await expect(register(server.address, other, { timeoutMs: 300 })).rejects.toMatchObject({
+    code: 'ERR_KVX_PROTOCOL',
+    message: expect.stringMatching(
+      /context { interleave: 4 }, rank tp0\/pp0\/cp0\/dp0 has .*, context 'contiguous'\.$/,
     ) as string,
   })
 })

@@ -1280,7 +1280,7 @@ test.each<[string, object, RegExp]>([
   [
     'another number of layers',
     { ...onWire(smallCache({ layers: 3 })), rank: { ...rank, stages: [0, 3] } },
-    /^The caches differ in the number of layers: prefill has 2, decode has 3\.$/,
+    /^The caches differ in the number of layers: prefill has 2, decode has 3\. Both sides need the same layers/,
   ],
   [
     'fewer components',
@@ -1291,7 +1291,7 @@ test.each<[string, object, RegExp]>([
         tensors: smallCache().place.tensors.slice(0, 4),
       },
     }),
-    /^The caches differ in their components: prefill has kv, mamba, decode has kv\.$/,
+    /^The caches differ in their components: prefill has kv, mamba, decode has kv\. State the same shape on both sides/,
   ],
   [
     'stages that end elsewhere',
@@ -1301,7 +1301,7 @@ test.each<[string, object, RegExp]>([
   [
     'tokens in stretches of a size that nothing divides',
     { rank: { ...rank, cpSize: 2, context: { interleave: 65_537 } } },
-    /prefill has pages of 4 tokens, decode of 4 tokens, of every 2 stretches of 65537 one\. Page/,
+    /prefill has pages of 4 tokens, decode has pages of 4 tokens that hold one of every 2 stretches of 65537\. These/,
   ],
 ])('a hello with %s is told the field, and the values of both sides', (_what, change, text) => {
   const [refused] = new PrefillSide().hello(d1, change).take().messages

@@ -865,7 +865,7 @@ test.each<[string, Case, Partial<Case>, RegExp]>([
     'stages of another number of layers',
     {},
     { shape: model(5, kv(range(0, 5))) },
-    /prefill's pipeline stages end at layer 4, the cache has 5 layers\./,
+    /The ranks do not fit in stages: prefill has \[0, 4\], decode has \[0, 5\]\. The cache has 5 layers/,
   ],
   [
     'another number of heads',
@@ -901,7 +901,7 @@ test.each<[string, Case, Partial<Case>, RegExp]>([
     'pages that begin together only after very many tokens',
     { shape: model(1, kv([0], 1)) },
     { shape: model(1, kv([0], 1)), to: { pageTokens: 65_537 } },
-    /prefill has pages of 4 tokens, decode of 65537 tokens\. Page sizes of which one divides the other/,
+    /prefill has pages of 4 tokens, decode has pages of 65537 tokens\. .* page sizes of which one divides the other would fit/,
   ],
 ])('%s: decode is told the field and both values', async (_, prefill, change, message) => {
   const sides = await instances(prefill)
@@ -932,19 +932,19 @@ test.each<[string, Case, string | undefined, string, string?]>([
     'stages that end elsewhere',
     { decode: { stages: [0, 3] } },
     'a',
-    'end at layer 3, the cache has 4 layers',
+    'stages of this rank is [0, 3]. The cache has 4 layers, those of a draft model among them; stages that end there would fit',
   ],
   [
     'a number of ranks that does not divide the heads',
     { decode: { tpSize: 3 } },
     'a',
-    '3 tensor-parallel ranks cannot share the 4 units of kv layer 0 k evenly; a number of ranks that divides them, or that they divide, would fit',
+    'tpSize of this rank is 3. kv layer 0 k has 4 units, which 3 ranks cannot share evenly; a number of ranks that divides 4, or is a multiple of it, would fit',
   ],
   [
     'stretches that cut a row of scales',
     { shape: model(2, scales([0, 1])), decode: { cpSize: 2, context: { interleave: 1 } } },
     'a',
-    'take 1 tokens in turn, and scales layer 0 s has one row for 2 tokens; a multiple of these would fit',
+    'context of this rank is { interleave: 1 }. scales layer 0 s has one row for 2 tokens, which may not be dealt out to two ranks; a multiple of 2 would fit',
   ],
   [
     'context-parallel ranks that do not say which tokens they have',

@@ -1,4 +1,4 @@
-import { maxRanks, rankCount, rankName, type Rank } from '../share/index.ts'
+import { contextName, maxRanks, rankCount, rankName, type Rank } from '../share/index.ts'
 import { type BootstrapReply, type InstanceRecord, type RankRecord } from './messages.ts'
 
 interface Entry {
@@ -130,9 +130,10 @@ function anotherRank({ ranks }: Instance, key: string): Rank | undefined {
   return undefined
 }
 
-function topologyOf({ tpSize, ppSize, cpSize, dpSize, stages }: Rank): string {
+function topologyOf({ tpSize, ppSize, cpSize, dpSize, stages, context }: Rank): string {
   const layers = stages.join('-')
-  return `tp${tpSize}/pp${ppSize}/cp${cpSize}/dp${dpSize} with layers ${layers}`
+  const shared = context === 'all' ? '' : `, context ${contextName(context)}`
+  return `tp${tpSize}/pp${ppSize}/cp${cpSize}/dp${dpSize} with layers ${layers}${shared}`
 }
 
 function sameRecord(a: RankRecord, b: RankRecord): boolean {

@@ -64,6 +64,7 @@ export function pairComponent(
     return { ...paired, table: undefined, kinds: [{ ...lanesOfSlot, ...pairsOf([], 0) }] }
   }
   const table = pairPages(
+    component.name,
     sideOf(source.rank, sourcePages),
     sideOf(destination.rank, destinationPages),
   )

@@ -49,8 +49,11 @@ export interface PageTable {
 /** A longer period would take a table of this many entries, and pages so small that nobody has them. */
 const longestTable = 65_536
 
-/** @throws KvxError `ERR_KVX_PAGE_SIZE_MISMATCH` when the two need a table that is too long */
-export function pairPages(source: Side, destination: Side): PageTable {
+/**
+ * @param component whose pages they are
+ * @throws KvxError `ERR_KVX_PAGE_SIZE_MISMATCH` when the two need a table that is too long
+ */
+export function pairPages(component: string, source: Side, destination: Side): PageTable {
   const cell = [source, destination].reduce(
     (size, { pageTokens, held }) =>
       gcd(size, held.of === 1 ? pageTokens : gcd(pageTokens, held.stretch)),
@@ -60,7 +63,7 @@ export function pairPages(source: Side, destination: Side): PageTable {
   if (period / cell > longestTable) {
     throw new KvxError(
       'ERR_KVX_PAGE_SIZE_MISMATCH',
-      `The pages of both sides begin at the same token only every ${String(period)} tokens: prefill has pages of ${describe(source)}, decode of ${describe(destination)}. Page sizes of which one divides the other would fit.`,
+      `The pages of '${component}' do not fit: prefill has pages of ${describe(source)}, decode has pages of ${describe(destination)}. These begin at the same token only every ${String(period)} tokens; page sizes of which one divides the other would fit.`,
       { phase: 'hello' },
     )
   }
@@ -197,7 +200,7 @@ function describe({ pageTokens, held }: Side): string {
   const tokens = `${String(pageTokens)} tokens`
   return held.of === 1
     ? tokens
-    : `${tokens}, of every ${String(held.of)} stretches of ${String(held.stretch)} one`
+    : `${tokens} that hold one of every ${String(held.of)} stretches of ${String(held.stretch)}`
 }
 
 function gcd(a: number, b: number): number {

@@ -41,27 +41,34 @@ export function pairRanks(
 ): Pairing {
   const shape = unpackShape(peer.shape)
   const place = unpackPlace(peer.place)
-  checkIntroduced(shape, place, peer.rank, regions)
+  checkIntroduced(
+    role === 'prefill' ? 'Decode' : 'Prefill',
+    { shape, place, rank: peer.rank },
+    regions,
+  )
   const other: Itself = { rank: peer.rank, shape, place }
   const [prefill, decode] = role === 'prefill' ? [self, other] : [other, self]
   checkSameShape(prefill.shape, decode.shape)
   const wrong = topologyObjection(self.shape, prefill.rank, decode.rank)
   if (wrong !== undefined) {
-    throw new KvxError('ERR_KVX_LAYOUT_MISMATCH', `Prefill and decode do not fit: ${wrong}.`, {
-      phase: 'hello',
-    })
+    throw new KvxError('ERR_KVX_LAYOUT_MISMATCH', `${wrong}.`, { phase: 'hello' })
   }
   return new Pairing(self.shape, prefill, decode)
 }
 
-function checkIntroduced(shape: CacheShape, place: Place, rank: Rank, regions: number): void {
+/** @param who in the beginning of a sentence */
+function checkIntroduced(who: string, { shape, place, rank }: Itself, regions: number): void {
   const wrong =
     shapeObjection(shape) ??
     placeObjection(shape, rank, place, new Array<number>(regions).fill(Number.MAX_SAFE_INTEGER))
   if (wrong === undefined) return
-  throw new KvxError('ERR_KVX_LAYOUT_INVALID', `The peer's cache cannot be: ${wrong}.`, {
-    phase: 'hello',
-  })
+  throw new KvxError(
+    'ERR_KVX_LAYOUT_INVALID',
+    `${who} describes a cache that cannot be: ${wrong}.`,
+    {
+      phase: 'hello',
+    },
+  )
 }
 
 /** Why a prompt is too long for a rank, in a sentence, or undefined. */

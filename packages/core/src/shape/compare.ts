@@ -6,8 +6,8 @@ interface Difference {
   readonly field: string
   readonly prefill: string
   readonly decode: string
-  /** What would fit. */
-  readonly advice?: string
+  /** What would fit; a sentence. */
+  readonly advice: string
 }
 
 /**
@@ -22,10 +22,16 @@ export function checkSameShape(prefill: CacheShape, decode: CacheShape): void {
   const { field, advice } = difference
   throw new KvxError(
     'ERR_KVX_LAYOUT_MISMATCH',
-    `The caches differ in ${field}: prefill has ${difference.prefill}, decode has ${difference.decode}.${advice === undefined ? '' : ` ${advice}`}`,
+    `The caches differ in ${field}: prefill has ${difference.prefill}, decode has ${difference.decode}. ${advice}`,
     { phase: 'hello' },
   )
 }
+
+const sameShape =
+  'State the same shape on both sides: it is that of the whole model, whatever a rank holds of it.'
+const sameLayers = 'Both sides need the same layers, those of a draft model among them.'
+const sameDtype = 'Start both sides with the same cache dtype.'
+const sameSettings = 'Start both sides with the same settings.'
 
 function differenceOf(prefill: CacheShape, decode: CacheShape): Difference | undefined {
   if (prefill.model !== decode.model) {
@@ -36,7 +42,7 @@ function differenceOf(prefill: CacheShape, decode: CacheShape): Difference | und
   }
   return (
     settingsDifference(prefill.settings ?? {}, decode.settings ?? {}) ??
-    unequal('the number of layers', prefill.layers, decode.layers) ??
+    unequal('the number of layers', prefill.layers, decode.layers, sameLayers) ??
     componentsDifference(prefill.components, decode.components)
   )
 }
@@ -47,8 +53,9 @@ function settingsDifference(
 ): Difference | undefined {
   const [ours, theirs] = [new Map(Object.entries(prefill)), new Map(Object.entries(decode))]
   for (const name of new Set([...ours.keys(), ...theirs.keys()])) {
-    const difference = unequal(`the setting '${name}'`, ours.get(name), theirs.get(name))
-    if (difference) return { ...difference, advice: 'Start both sides with the same settings.' }
+    const field = `the setting '${name}'`
+    const difference = unequal(field, ours.get(name), theirs.get(name), sameSettings)
+    if (difference) return difference
   }
   return undefined
 }
@@ -75,7 +82,8 @@ function componentsDifference(
 }
 
 function listed(components: readonly ComponentShape[]): string {
-  return components.map(({ name }) => name).join(', ')
+  const names = components.map(({ name }) => name)
+  return names.sort().join(', ')
 }
 
 function tensorsDifference(
@@ -90,10 +98,11 @@ function tensorsDifference(
     const [mine, other] = [ours?.get(name), theirs?.get(name)]
     if (!mine || !other) {
       const [has, lacks] = ['it', 'none']
-      return { field: name, prefill: mine ? has : lacks, decode: other ? has : lacks }
+      const values = { prefill: mine ? has : lacks, decode: other ? has : lacks }
+      return { field: name, ...values, advice: sameShape }
     }
     const difference =
-      unequal(`the dtype of ${name}`, mine.dtype, other.dtype) ??
+      unequal(`the dtype of ${name}`, mine.dtype, other.dtype, sameDtype) ??
       unequal(`the units of ${name}`, mine.units, other.units) ??
       unequal(`the bytes per unit of ${name}`, mine.unitBytes, other.unitBytes) ??
       unequal(`the bytes per element of ${name}`, mine.elementBytes, other.elementBytes) ??
@@ -108,9 +117,10 @@ function unequal(
   field: string,
   prefill: string | number | undefined,
   decode: string | number | undefined,
+  advice = sameShape,
 ): Difference | undefined {
   if (prefill === decode) return undefined
-  return { field, prefill: String(prefill ?? 'none'), decode: String(decode ?? 'none') }
+  return { field, prefill: String(prefill ?? 'none'), decode: String(decode ?? 'none'), advice }
 }
 
 /** Digests are told by their first digits; names are told whole. */

@@ -18,6 +18,7 @@ export { electedUnits } from './elect.ts'
 export { heldUnits, stageOf, unitsOf, type Range } from './holdings.ts'
 export { divisionObjection, topologyObjection } from './objection.ts'
 export {
+  contextName,
   equalRanks,
   makeRank,
   maxRanks,

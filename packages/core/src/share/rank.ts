@@ -6,6 +6,13 @@
  */
 export type Context = 'all' | 'contiguous' | { readonly interleave: number }
 
+/** As a host states it. */
+export function contextName(context: Context): string {
+  return typeof context === 'string'
+    ? `'${context}'`
+    : `{ interleave: ${String(context.interleave)} }`
+}
+
 /** Ranks that an instance may have. */
 export const maxRanks = 4_096
 

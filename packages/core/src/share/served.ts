@@ -46,10 +46,13 @@ export function requiredPrefillRanks<T extends { readonly rank: Rank }>(
 ): T[] {
   const found = prefill.filter(({ rank }) => {
     const wrong = topologyObjection(shape, rank, decode)
-    if (wrong !== undefined) throw mismatch(wrong, decode)
+    if (wrong !== undefined) throw mismatch(`${wrong}.`, decode)
     return rank.dp === dp && serves(shape, rank, decode)
   })
-  if (found.length === 0) throw mismatch('no prefill rank holds anything for it', decode)
+  if (found.length === 0) {
+    const text = `No rank of prefill's data-parallel rank ${String(dp)} holds anything for decode rank ${rankName(decode)}: are all of them registered?`
+    throw mismatch(text, decode)
+  }
   return found
 }
 
@@ -73,10 +76,9 @@ function allRanks(one: Rank): Rank[] {
   return ranks
 }
 
-function mismatch(why: string, decode: Rank): KvxError {
-  return new KvxError(
-    'ERR_KVX_LAYOUT_MISMATCH',
-    `Prefill does not fit decode rank ${rankName(decode)}: ${why}.`,
-    { phase: 'bootstrap', rank: rankName(decode) },
-  )
+function mismatch(text: string, decode: Rank): KvxError {
+  return new KvxError('ERR_KVX_LAYOUT_MISMATCH', text, {
+    phase: 'bootstrap',
+    rank: rankName(decode),
+  })
 }

@@ -223,13 +223,13 @@ test.each<[string, Partial<Rank>, CacheShape, RegExp]>([
     'heads that the ranks cannot share',
     { tpSize: 3 },
     shapeWith(8),
-    /^prefill's 3 tensor-parallel ranks cannot share the 8 units of kv layer 0 k evenly; .* would fit$/,
+    /^The ranks do not fit in tpSize: prefill has 3, decode has 1\. kv layer 0 k has 8 units, which 3 ranks cannot share evenly; .* would fit$/,
   ],
   [
     'stages of another model',
     { stages: [0, 9] },
     shapeWith(8),
-    /^prefill's pipeline stages end at layer 9, the cache has 8 layers$/,
+    /^The ranks do not fit in stages: prefill has \[0, 9\], decode has \[0, 8\]\. The cache has 8 layers, .* would fit$/,
   ],
   [
     'a stage without cache',
@@ -240,13 +240,13 @@ test.each<[string, Partial<Rank>, CacheShape, RegExp]>([
         { ...shapeWith(8).components[0]!, tensors: shapeWith(8).components[0]!.tensors.slice(2) },
       ],
     },
-    /^prefill's pipeline stage 0, layers 0 to 1, has no tensor of the cache;/,
+    /^The ranks do not fit in stages: prefill has \[0, 2, 8\], decode has \[0, 8\]\. Stage 0, layers 0 to 1, has no tensor of the cache; .* would fit$/,
   ],
   [
     'rows that context parallelism would cut',
     { cpSize: 2, context: { interleave: 6 } },
     shapeWith(8, { tokensPerRow: 4 }),
-    /^prefill's context-parallel ranks take 6 tokens in turn, and kv layer 0 k has one row for 4 tokens;/,
+    /^The ranks do not fit in context: prefill has { interleave: 6 }, decode has 'all'\. kv layer 0 k has one row for 4 tokens, .* would fit$/,
   ],
 ])('%s are refused, with what would fit', (_, given, shape, says) => {
   const prefill = makeRank(layers, given)

@@ -4,7 +4,7 @@ import { helloOf } from '../greeting.ts'
 import { count } from '../keys.ts'
 import { pairRanks } from '../fit.ts'
 import { maxRegions, maxSamples, type MessageOf } from '../messages.ts'
-import { equalRanks, rankName, type Rank } from '../../share/index.ts'
+import { contextName, equalRanks, rankName, type Rank } from '../../share/index.ts'
 import { about, sendTo } from './send.ts'
 import type { DecodeEvent, DecodeStep, Link, Source, SourceRank } from './state.ts'
 
@@ -66,7 +66,8 @@ export function onWelcome(step: DecodeStep, link: Link, message: MessageOf<'welc
     return
   }
   if (!equalRanks(message.rank, link.rank)) {
-    const error = about(link, 'ERR_KVX_LAYOUT_MISMATCH', 'hello', anotherRank(message.rank))
+    const text = anotherRank(link.rank, message.rank)
+    const error = about(link, 'ERR_KVX_LAYOUT_MISMATCH', 'hello', text)
     step.news.push({ link, happened: 'lost', error })
     return
   }
@@ -84,10 +85,15 @@ export function onWelcome(step: DecodeStep, link: Link, message: MessageOf<'welc
 }
 
 /** Who sends what follows from the ranks that are registered: with others some bytes would come twice, and some never. */
-function anotherRank(rank: Rank): string {
-  const { tpSize, ppSize, cpSize, dpSize } = rank
+function anotherRank(registered: Rank, told: Rank): string {
+  return `is registered at the bootstrap as rank ${described(registered)}, and says that it is ${described(told)}. Restart it.`
+}
+
+function described(rank: Rank): string {
+  const { tpSize, ppSize, cpSize, dpSize, context, stages } = rank
   const sizes = `tp${String(tpSize)}/pp${String(ppSize)}/cp${String(cpSize)}/dp${String(dpSize)}`
-  return `says that it is rank ${rankName(rank)} of ${sizes}, with stages [${rank.stages.join(', ')}], which is not as it is registered at the bootstrap. Restart it.`
+  const tokens = cpSize === 1 ? '' : `, context ${contextName(context)}`
+  return `${rankName(rank)} of ${sizes}, with stages [${stages.join(', ')}]${tokens}`
 }
 
 /** Of a hello; a refused reserve is a matter of its leg. */

@@ -1,5 +1,6 @@
 /** Whether the pages that the host gives can be written to: a sentence without its subject, or undefined. */
 import { providedPages, type Prompt } from '../../plan/index.ts'
+import { numbersObjection } from '../numbers.ts'
 import type { PageLists } from '../messages.ts'
 import type { DecodeSelf } from './state.ts'
 
@@ -29,16 +30,9 @@ export function pagesObjection(
         return `${String(list.length)} pages of '${name}' were given; ${String(end - first)} are needed.`
       }
     }
-    const wrong = boundsObjection(list, own.pages)
-    if (wrong !== undefined) return `of '${name}' ${wrong}`
+    const wrong = numbersObjection(component, list, own.pages)
+    if (wrong !== undefined) return `${wrong}.`
   }
   const unknown = Object.keys(pages).find((name) => !Object.hasOwn(place.components, name))
   return unknown === undefined ? undefined : `there is no component '${unknown}' on this rank.`
-}
-
-function boundsObjection(pages: Int32Array, total: number): string | undefined {
-  if (pages.some((page) => page < 0 || page >= total))
-    return `a page index is outside of the pool's ${String(total)} pages.`
-  if (new Set(pages).size !== pages.length) return 'a page is named twice.'
-  return undefined
 }

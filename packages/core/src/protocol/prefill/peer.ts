@@ -40,13 +40,13 @@ export function helloObjection(
   if (lowest > protocolVersion || highest < protocolVersion) {
     return say(
       'ERR_KVX_VERSION_MISMATCH',
-      `Decode speaks protocol versions ${String(lowest)} to ${String(highest)}, this side ${String(protocolVersion)}. Run the same kvx on both sides.`,
+      `The protocol versions do not fit: prefill speaks ${String(protocolVersion)}, decode speaks ${String(lowest)} to ${String(highest)}. Run the same kvx on both sides.`,
     )
   }
   if (hello.engine.backend !== self.backend) {
     return say(
       'ERR_KVX_BACKEND_MISMATCH',
-      `Prefill uses the transfer backend '${self.backend}', decode '${hello.engine.backend}'. Start both with the same --transfer-backend.`,
+      `The transfer backends do not fit: prefill has '${self.backend}', decode has '${hello.engine.backend}'. Start both sides with the same one (--transfer-backend).`,
     )
   }
   if (known && !isUnchanged(known, hello)) {
@@ -86,7 +86,7 @@ export function pairingWith(
   }
   return new KvxError(
     'ERR_KVX_LAYOUT_MISMATCH',
-    `Prefill rank ${rankName(self.rank)} holds nothing for decode rank ${rankName(hello.rank)}.`,
+    `Prefill rank ${rankName(self.rank)} sends nothing to decode rank ${rankName(hello.rank)}, which takes its part of the cache from other ranks. Run the same kvx on both sides: both compute who sends what.`,
     about,
   )
 }

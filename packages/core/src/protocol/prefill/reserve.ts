@@ -106,7 +106,7 @@ function objection(
   if (prefix > tokens || (prefix < tokens && prefix % peer.prefixBlock !== 0)) {
     return say(
       'ERR_KVX_PROTOCOL',
-      `The prefix of ${String(prefix)} tokens is no multiple of the ${String(peer.prefixBlock)} tokens of decode's pages, and not the prompt of ${String(tokens)} tokens.`,
+      `The prefix of ${String(prefix)} tokens must be a multiple of ${String(peer.prefixBlock)}, the tokens of decode's pages, or all ${String(tokens)} tokens of the prompt.`,
     )
   }
   const tooLong = sizeObjection(self, tokens)
