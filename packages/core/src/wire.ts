@@ -3,7 +3,14 @@
  *
  * @packageDocumentation
  */
-export { packInstance, replySchema, requestSchema, type RankRecord } from './bootstrap/messages.ts'
+export {
+  packInstance,
+  replySchema,
+  requestSchema,
+  type BootstrapRequest,
+  type RankRecord,
+} from './bootstrap/messages.ts'
+export { Published } from './bootstrap/published.ts'
 export { RankTable } from './bootstrap/table.ts'
 export { Waits } from './bootstrap/waits.ts'
 export * from './control/index.ts'

@@ -12,8 +12,8 @@ export const deadlines: readonly Mutant[] = [
       request,
       [`deadline: step.now + event.deadlines.hello,`, `deadline: Infinity,`],
       [
-        `if (request.phase !== 'resolving') return\n  const { probe }`,
-        `if (request.phase === 'resolving') return\n  const { probe }`,
+        `if (phase !== 'resolving' && phase !== 'routing') return`,
+        `if (phase !== 'routing') return`,
       ],
     ),
   },

@@ -7,7 +7,7 @@ export const tables: readonly Mutant[] = [
     invariant: 4,
     says: 'Prefill never forgets how a room ended.',
     edits: inFile('protocol/prefill/sender.ts', [
-      `for (const [key, { until }] of state.ended) if (now >= until) state.ended.delete(key)`,
+      `for (const [key, { until }] of step.state.ended) if (step.now >= until) forget(step, key)`,
       ``,
     ]),
   },

@@ -120,8 +120,8 @@ export function onAccepted(step: DecodeStep, request: Request): void {
     legs.every(({ phase }) => phase !== 'reserving' && phase !== 'parked')
   ) {
     request.phase = 'receiving'
-    unaskPublished(step, request)
     request.deadline = step.now + deadlines.progress
+    unaskPublished(step, request)
   }
   if (!request.acceptedTold && request.phase !== 'reserving') {
     request.acceptedTold = true

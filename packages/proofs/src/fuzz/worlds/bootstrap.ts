@@ -5,7 +5,9 @@ import {
   RankTable,
   replySchema,
   requestSchema,
+  Published,
   Waits,
+  type BootstrapRequest,
   type RankRecord,
 } from '@kvx/core/wire'
 import type { FrameRandom } from '../random.ts'
@@ -26,6 +28,7 @@ export class BootstrapWorld implements World {
   readonly #random: FrameRandom
   readonly #table: RankTable
   readonly #waits: Waits
+  readonly #published: Published
   readonly #askers = [{}, {}, {}]
 
   constructor(random: FrameRandom) {
@@ -34,6 +37,7 @@ export class BootstrapWorld implements World {
       this.#waits.look()
     })
     this.#waits = new Waits(this.#table)
+    this.#published = new Published(() => this.#table.latest())
     for (const number of [1, 2]) this.#table.put(record(number), 600_000, 'register')
   }
 
@@ -69,6 +73,35 @@ export class BootstrapWorld implements World {
           answer: () => undefined,
         })
         return 'taken'
+      default:
+        return this.#receiveSamples(request)
+    }
+  }
+
+  /** Who computes which requests. */
+  #receiveSamples(
+    request: Extract<BootstrapRequest, { kind: 'publish' | 'withdraw' | 'ask' | 'unask' }>,
+  ): 'taken' | 'refused' {
+    const connection = this.#random.one(this.#askers)
+    const samples = request.samples.map(([room, index]) => ({ room, index }))
+    switch (request.kind) {
+      case 'publish': {
+        const { instance, rank } = request.record
+        const isTaken = this.#published.publish(instance, rank.dp, samples, connection)
+        return isTaken ? 'taken' : 'refused'
+      }
+      case 'withdraw':
+        this.#published.withdraw(request.record.instance, samples, connection)
+        return 'taken'
+      case 'ask':
+        for (const sample of samples) {
+          const { instance } = request
+          this.#published.ask(connection, { instance, sample, answer: () => undefined })
+        }
+        return 'taken'
+      case 'unask':
+        this.#published.unask(connection, samples)
+        return 'taken'
     }
   }
 
@@ -94,11 +127,17 @@ export class BootstrapWorld implements World {
       { v: 1, kind: 'read', since, waitMs: 60_000 },
       { v: 1, kind: 'instance', ...(found ? { found: packInstance(found) } : {}) },
       { v: 1, kind: 'refused', reason: 'full', text: 'no room' },
+      { v: 1, kind: 'publish', record: record(number), samples: [[7n, 0]] },
+      { v: 1, kind: 'withdraw', record: record(number), samples: [[7n, 0]] },
+      { v: 1, kind: 'ask', instance: `prefill-${String(number)}`, samples: [[7n, 0]] },
+      { v: 1, kind: 'unask', samples: [[7n, 0]] },
+      { v: 1, kind: 'published', found: [7n, 0, 0] },
     ])
   }
 
   leftovers(): string {
     this.#waits.clear()
+    for (const asker of this.#askers) this.#published.drop(asker)
     this.#table.clear()
     return this.#table.read(undefined) === undefined ? '' : 'records'
   }

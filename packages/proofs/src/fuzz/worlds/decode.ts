@@ -150,7 +150,7 @@ export class DecodeWorld implements ProtocolWorld {
     const request = ++this.#request
     const room = BigInt(request)
     const of = { key: roomKey(room, 0), room, index: 0, from: bootstrap, tokens, digest: digest() }
-    this.#step({ type: 'host.receive', request, ...of, deadlines })
+    this.#step({ type: 'host.receive', request, ...of, dpRank: undefined, deadlines })
     return request
   }
 

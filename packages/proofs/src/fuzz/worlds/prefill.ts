@@ -192,6 +192,7 @@ export class PrefillWorld implements ProtocolWorld {
       key: roomKey(room, 0),
       tokens,
       digest: digest(),
+      published: undefined,
       deadlines,
     })
     return sender
