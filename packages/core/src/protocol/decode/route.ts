@@ -82,9 +82,9 @@ export function onPublished(
 }
 
 function disagreement({ key, dpRank }: Request, { dp, links }: Route, published: number): KvxError {
-  const by =
-    dpRank === undefined ? 'by room mod dpSize' : dpRank === 'published' ? 'before' : 'as dpRank'
-  const text = `Room ${key} was sent to data-parallel rank ${String(dp)} of prefill, given ${by}, and prefill has published rank ${String(published)} for it: state the same dpRank on both sides.`
+  const why =
+    dpRank === undefined ? 'room mod dpSize' : dpRank === 'published' ? 'published before' : 'given'
+  const text = `Room ${key} was sent to data-parallel rank ${String(dp)} of prefill (${why}), and prefill has published rank ${String(published)} for it: state the same dpRank on both sides.`
   return new KvxError('ERR_KVX_INVALID_ARGUMENT', text, {
     phase: 'parked',
     peer: links[0]?.instance,
