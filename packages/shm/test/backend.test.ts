@@ -1,5 +1,7 @@
 import { isBackend, silentLog } from '@kvx/contract'
+import { KVManager } from '@kvx/core'
 import { loadBackend } from '@kvx/core/backend'
+import { allocate } from '@kvx/native'
 import shm from '@kvx/shm'
 import { expect, test } from 'vitest'
 import { newGeneration, open } from './processes.ts'
@@ -33,6 +35,40 @@ test('an unknown option is refused by name, with the nearest that exists', async
     code: 'ERR_KVX_INVALID_OPTION',
     message: expect.stringMatching(/'copyThread'.*'copyThreads'/) as string,
   })
+})
+
+test('a manager that is opened with the backend itself has its options checked by the compiler', async () => {
+  const cache = {
+    shape: {
+      ...{ model: 'm', layers: 1 },
+      components: [
+        {
+          ...{ name: 'kv', addressed: 'tokens' as const },
+          tensors: [{ layer: 0, part: 'k', dtype: 'f16', units: 1, unitBytes: 64 }],
+        },
+      ],
+    },
+    place: {
+      components: { kv: { pageTokens: 1, pages: 4 } },
+      tensors: [
+        {
+          ...{ component: 'kv', layer: 0, part: 'k', region: 0, base: 0, pageBytes: 64 },
+          order: 'NHD' as const,
+        },
+      ],
+    },
+  }
+  const memory = [allocate(4 * 64)]
+  const common = { ...cache, memory, role: 'decode' as const, token: 'a token for tests' }
+  await using manager = await KVManager.open({
+    ...{ ...common, backend: shm },
+    backendOptions: { copyThreads: 2 },
+  })
+  expect(manager.engine.backend).toBe('shm')
+  await expect(
+    // @ts-expect-error: it is called copyThreads
+    KVManager.open({ ...common, backend: shm, backendOptions: { copyThread: 2 } }),
+  ).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_OPTION' })
 })
 
 test('a number of copy threads that makes no sense is refused', async () => {

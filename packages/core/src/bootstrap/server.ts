@@ -24,7 +24,7 @@ export interface BootstrapServerOptions {
 }
 
 /** Where the ranks of a prefill instance register, and decode ranks watch them. */
-export class BootstrapServer {
+export class BootstrapServer implements AsyncDisposable {
   readonly host: string
   readonly port: number
   /** `tcp://host:port` */
@@ -70,6 +70,10 @@ export class BootstrapServer {
       },
     })
     return new BootstrapServer(server, table, waits)
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
   }
 
   /** Stops at once and frees the port. Idempotent. */

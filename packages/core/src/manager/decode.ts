@@ -122,6 +122,10 @@ export class DecodeManager implements DecodeManagerType {
     )
   }
 
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#close()
     return this.#closing

@@ -30,9 +30,15 @@ import type {
  * @throws KvxError `ERR_KVX_BACKEND_…`, `ERR_KVX_INVALID_OPTION`, `ERR_KVX_INVALID_ARGUMENT`,
  *   `ERR_KVX_MEMORY`, `ERR_KVX_BOOTSTRAP_UNREACHABLE`; nothing stays open then
  */
-async function open(options: PrefillOptions): Promise<PrefillManagerType>
-async function open(options: DecodeOptions): Promise<DecodeManagerType>
-async function open(options: KVManagerOptions): Promise<KVManagerType>
+async function open<Options = Record<string, unknown>>(
+  options: PrefillOptions<Options>,
+): Promise<PrefillManagerType>
+async function open<Options = Record<string, unknown>>(
+  options: DecodeOptions<Options>,
+): Promise<DecodeManagerType>
+async function open<Options = Record<string, unknown>>(
+  options: KVManagerOptions<Options>,
+): Promise<KVManagerType>
 async function open(options: KVManagerOptions): Promise<KVManagerType> {
   checkOpenOptions(options)
   const { shape, place, memory } = options

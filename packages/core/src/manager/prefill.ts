@@ -121,6 +121,10 @@ export class PrefillManager implements PrefillManagerType {
     await until(Promise.all([...this.#senders.values()].map(({ settled }) => settled)), deadlineMs)
   }
 
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#close()
     return this.#closing

@@ -27,10 +27,10 @@ export interface WaitOptions {
 }
 
 /** What a manager of either role is opened with. */
-interface ManagerOptions {
-  /** Name, package specifier, path, or a `Backend`. */
-  backend: string | Backend
-  backendOptions?: Record<string, unknown>
+interface ManagerOptions<Options> {
+  /** Name, package specifier, path, or a `Backend`: then the compiler checks `backendOptions`. */
+  backend: string | Backend<Options>
+  backendOptions?: NoInfer<Options>
   /** The host's folder or `import.meta.url`: backends are looked for from there. Default: the working directory. */
   from?: string
   /** What the model's cache is: the same on both sides. */
@@ -58,7 +58,7 @@ interface ManagerOptions {
   log?: Log
 }
 
-export interface PrefillOptions extends ManagerOptions {
+export interface PrefillOptions<Options = Record<string, unknown>> extends ManagerOptions<Options> {
   role: 'prefill'
   /** The bootstrap service at which this rank registers, as `tcp://host:port`. */
   bootstrap: string
@@ -69,13 +69,14 @@ export interface PrefillOptions extends ManagerOptions {
   host?: string
 }
 
-export interface DecodeOptions extends ManagerOptions {
+export interface DecodeOptions<Options = Record<string, unknown>> extends ManagerOptions<Options> {
   role: 'decode'
   /** Digests of what was sent are compared with what arrived before a request succeeds. Needs memory of the kind `cpu`. */
   verifyKV?: boolean
 }
 
-export type KVManagerOptions = PrefillOptions | DecodeOptions
+export type KVManagerOptions<Options = Record<string, unknown>> =
+  PrefillOptions<Options> | DecodeOptions<Options>
 
 /** Milliseconds. Every wait ends at one of these. */
 export interface Deadlines {
@@ -126,8 +127,8 @@ export interface Limits {
   quarantineShare: number
 }
 
-/** What a manager of either role has. */
-interface Manager {
+/** What a manager of either role has. `await using` closes it. */
+interface Manager extends AsyncDisposable {
   /** 32 lower-case hex digits. */
   readonly incarnation: string
   /** Backend name and version. */
