@@ -7,6 +7,15 @@ const recycle = 'protocol/decode/recycle.ts'
 
 export const liveness: readonly Mutant[] = [
   {
+    name: 'tokens-of-others-wanted',
+    invariant: 9,
+    says: 'A context-parallel rank is asked for the tokens that others have as well.',
+    edits: inFile('protocol/prefill/written.ts', [
+      `[position(held, firstNeeded(sender, name)), position(held, sender.tokens)]`,
+      `[position(held, firstNeeded(sender, name)), sender.tokens]`,
+    ]),
+  },
+  {
     name: 'queue-of-decode-unheard',
     invariant: 9,
     says: 'The pairing deadline of prefill runs while decode says that the request is queued there.',

@@ -26,7 +26,11 @@ export function chunksOf(
     return [{ name, pages, size, tokens: heldTokens(memory, pages.held, leg.job.tokens) }]
   })
   const anyOrder = random.chance(0.3)
-  const chunks = tokenRanges(random, leg, anyOrder ? paged : undefined)
+  const whole = tokenRanges(random, leg, anyOrder ? paged : undefined)
+  const { context, cpSize } = memory.rank
+  const isDealtOut = cpSize > 1 && typeof context === 'object'
+  const own = isDealtOut && !anyOrder && random.chance(0.5)
+  const chunks = own ? whole.flatMap((range) => ownRanges(paged[0], range)) : whole
   const byComponent = paged.length > 1 && random.chance(0.25)
   const todo = chunks.flatMap((tokens) => {
     const writes = layerRanges(random, layers).flatMap((range): Chunk[] => {
@@ -71,6 +75,18 @@ function tokenRanges(
   )
   const cuts = random.shuffle(inner).slice(0, random.between(0, 2))
   return rangesBetween(from, cuts, job.tokens)
+}
+
+/** Of a chunk what the rank has: tokens are dealt out alike in all components. */
+function ownRanges(paged: Paged | undefined, [first, end]: Range): Range[] {
+  const ranges: [number, number][] = []
+  for (const token of paged?.tokens ?? []) {
+    if (token < first || token >= end) continue
+    const last = ranges.at(-1)
+    if (last?.[1] === token) last[1]++
+    else ranges.push([token, token + 1])
+  }
+  return ranges
 }
 
 function layerRanges(random: Random, layers: number): Range[] {
