@@ -1444,6 +1444,8 @@ describe('a data-parallel rank of prefill', () => {
     d.message(dp1, { k: 'accept', ep: 1, state: 'parked' }).clear()
     d.pass(deadlines.peerSilent / 2, dp1)
     expect(d.take().world).toEqual(['askPublished'])
+    d.pass(deadlines.peerSilent, dp1)
+    expect(d.take().world).toEqual([])
     published(d, 1, change.room)
     expect(d.take().told).toEqual([])
     published(d, 0, change.room)

@@ -265,6 +265,7 @@ export function watchRequest(step: DecodeStep, request: Request): void {
     leg.heard = now
     revisit(step, leg)
     // Perhaps prefill's leg is with another data-parallel rank.
-    if (leg.phase === 'parked' && leg.link.rank.dpSize > 1) askPublished(step, request)
+    const { dpSize } = leg.link.rank
+    if (leg.phase === 'parked' && dpSize > 1 && !request.asked) askPublished(step, request)
   }
 }
