@@ -75,7 +75,11 @@ test('aborted requests are told apart from those that fail, and the screen sums 
 })
 
 test.each([
-  ['ranks that do not divide the heads', ['--decode', 'tp=3'], "decode's 3 tensor-parallel ranks"],
+  [
+    'ranks that do not divide the heads',
+    ['--decode', 'tp=3'],
+    'tpSize of decode is 3. kv layer 0 k has 8 units, which 3 ranks cannot share evenly',
+  ],
   ['a model that is not in the table', ['--model', 'llama-4'], '--model must be one of llama-3.1'],
   ['a key that does not exist', ['--decode', 'tpp=3'], "--decode has no 'tpp': there are tp, pp"],
   ['a size that is none', ['--prefill', 'tp=zero'], 'tp must be a positive integer'],
