@@ -153,7 +153,7 @@ test('every wrong call of a leg rejects and changes nothing, and the right one a
         receiver.provide({ pages: [1] })
       },
       () => {
-        receiver.provide({} as never)
+        receiver.provide({})
       },
     ],
     bad,
