@@ -1,12 +1,15 @@
 import { blockWidth, groupWidth, laneWidth, type TransferPlan } from './contract.ts'
+import { KvxError } from './errors.ts'
 
 /**
  * Calls `copy` for each run of bytes that a plan moves, in the order in which `TransferPlan` defines them: for engines in
- * JavaScript, and what others are compared with. Offsets are in bytes from the beginning of the region; nothing is
- * checked.
+ * JavaScript, and what others are compared with. Offsets are in bytes from the beginning of the region; whether they lie in
+ * it is for `copy` to say.
+ *
+ * @throws KvxError `ERR_KVX_PLAN_INVALID` for what is no plan, before the first copy
  */
 export function eachCopy(
-  { lanes, groups, blocks }: TransferPlan,
+  plan: TransferPlan,
   copy: (
     sourceRegion: number,
     source: number,
@@ -15,6 +18,9 @@ export function eachCopy(
     bytes: number,
   ) => void,
 ): void {
+  checkTables(plan)
+  if (typeof copy !== 'function') throw invalid('copy must be a function')
+  const { lanes, groups, blocks } = plan
   for (let block = 0; block < blocks.length; block += blockWidth) {
     for (let lane = blocks[block + 2]!; lane < blocks[block + 3]!; lane++) {
       const at = lane * laneWidth
@@ -39,4 +45,36 @@ export function eachCopy(
       }
     }
   }
+}
+
+function checkTables(plan: TransferPlan): void {
+  if (typeof plan !== 'object' || (plan as unknown) === null)
+    throw invalid('plan must be an object')
+  const { lanes, groups, blocks } = plan
+  if (!(lanes instanceof Float64Array)) throw invalid('lanes must be a Float64Array')
+  if (!(groups instanceof Int32Array)) throw invalid('groups must be an Int32Array')
+  if (!(blocks instanceof Int32Array)) throw invalid('blocks must be an Int32Array')
+  for (const [name, { length }, width] of [
+    ['lanes', lanes, laneWidth],
+    ['groups', groups, groupWidth],
+    ['blocks', blocks, blockWidth],
+  ] as const) {
+    if (length % width !== 0) throw invalid(`${name} must be rows of ${width} numbers`)
+  }
+  const [laneCount, groupCount] = [lanes.length / laneWidth, groups.length / groupWidth]
+  for (let block = 0; block < blocks.length; block += blockWidth) {
+    for (const [what, first, count] of [
+      ['groups', block, groupCount],
+      ['lanes', block + 2, laneCount],
+    ] as const) {
+      const [from, end] = [blocks[first]!, blocks[first + 1]!]
+      if (from < 0 || end > count) {
+        throw invalid(`a block names ${what} ${from} to ${end}, there are ${count}`)
+      }
+    }
+  }
+}
+
+function invalid(why: string): KvxError {
+  return new KvxError('ERR_KVX_PLAN_INVALID', `The plan cannot be: ${why}.`)
 }

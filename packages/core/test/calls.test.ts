@@ -119,6 +119,11 @@ const sources: readonly (readonly [object, RegExp])[] = [
   [{ instance: '' }, /^instance must be a name of 1 to 200 characters, got ""\.$/],
 ]
 
+const emptyPlan = {
+  lanes: new Float64Array(0),
+  groups: new Int32Array(0),
+  blocks: new Int32Array(0),
+}
 const digestJob = {
   pageTokens: 1,
   tensors: new Float64Array(),
@@ -230,6 +235,25 @@ const calls: Record<string, Call> = {
           [{ keys: BigUint64Array.of(1n) }, /: there must be one key per tensor, got 1 for 0\.$/],
         ] as const
       ).map(([change, says]): Wrong => [[{ ...digestJob, ...change }, []], says]),
+    ],
+  },
+  eachCopy: {
+    call: core.eachCopy,
+    code: 'ERR_KVX_PLAN_INVALID',
+    wrong: [
+      [[], /: plan must be an object\.$/],
+      [[null], /: plan must be an object\.$/],
+      [[emptyPlan], /: copy must be a function\.$/],
+      ...(
+        [
+          [{ lanes: [] }, /: lanes must be a Float64Array\.$/],
+          [{ groups: undefined }, /: groups must be an Int32Array\.$/],
+          [{ blocks: [0] }, /: blocks must be an Int32Array\.$/],
+          [{ groups: Int32Array.of(1) }, /: groups must be rows of 3 numbers\.$/],
+          [{ blocks: Int32Array.of(0, 1, 0, 0) }, /: a block names groups 0 to 1, there are 0\.$/],
+          [{ blocks: Int32Array.of(0, 0, -1, 0) }, /: a block names lanes -1 to 0, there are 0\.$/],
+        ] as const
+      ).map(([change, says]): Wrong => [[{ ...emptyPlan, ...change }, () => undefined], says]),
     ],
   },
   loadBackend: {
