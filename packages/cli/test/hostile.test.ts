@@ -3,6 +3,7 @@ import { afterAll, expect, test } from 'vitest'
 import { BootstrapServer, readInstance, registerRank } from '@kvx/core'
 import { silentLog } from '@kvx/contract'
 import { ControlServer, type Message } from '../../core/src/control/index.ts'
+import { unpackPlace, type PackedPlace, type Place } from '../../core/src/place/index.ts'
 import { complete, patience, post, Process } from './support/cluster.ts'
 
 const token = 'a token for tests'
@@ -31,18 +32,25 @@ async function liar(like: string, firstToken: number): Promise<number> {
   const where = { host: '127.0.0.1', port: 0, token, log: silentLog }
   const incarnation = 'b'.repeat(32)
   let layers = 0
+  let place: Place | undefined
   const answers = (message: Message): Record<string, unknown>[] => {
     switch (message.k) {
       case 'hello': {
-        const { shape, place, engine } = message
+        const { shape, place: packed, engine } = message
         ;({ layers } = shape as { layers: number })
+        place = unpackPlace(packed as PackedPlace)
         const limits = { parked: 8, auxBytes: 1_000 }
         const self = { writer: 'c'.repeat(32), instance: 'liar', rank: rank.rank }
-        return [{ k: 'welcome', ...self, shape, place, engine, limits }]
+        return [{ k: 'welcome', ...self, shape, place: packed, engine, limits }]
       }
       case 'reserve': {
         const { ep, tokens } = message
-        const parts = { kv: { units: Number(tokens) * layers, bytes: 1 } }
+        const pages = Math.ceil(Number(tokens) / (place?.components.kv?.pageTokens ?? 1))
+        const bytes = (place?.tensors ?? []).reduce(
+          (sum, { pageBytes }) => sum + pages * pageBytes,
+          0,
+        )
+        const parts = { kv: { units: Number(tokens) * layers, bytes } }
         const manifest = { parts, chunks: 1, ms: 1 }
         return [
           { k: 'accept', ep, state: 'paired' },
