@@ -1,6 +1,6 @@
 /** Does a failure of one worker reach the client of the router as what it is, whichever leg tells it first? */
 import { afterEach, expect, test } from 'vitest'
-import { BootstrapServer, KVManager, type CacheShape, type Place } from '@kvx/core'
+import { BootstrapServer, KVManager } from '@kvx/core'
 import { silentLog } from '@kvx/contract'
 import type { LlamaModel } from '@kvx/llama'
 import { allocate } from '@kvx/native'
@@ -15,31 +15,7 @@ import { CachePools } from '../src/worker/cache-pools.ts'
 import { workerMetrics } from '../src/worker/metrics.ts'
 import { sendPrompt } from '../src/worker/prefill.ts'
 import { Strangers } from '../src/worker/strangers.ts'
-
-const pageTokens = 4
-const pages = 8
-const pageBytes = 64
-const tensors = ['k', 'v'].map((part) => ({ layer: 0, part }))
-const shape: CacheShape = {
-  model: 'none',
-  layers: 1,
-  components: [
-    {
-      name: 'kv',
-      addressed: 'tokens',
-      tensors: tensors.map((tensor) => ({
-        ...{ ...tensor, dtype: 'f16', units: 1, unitBytes: pageBytes / pageTokens },
-      })),
-    },
-  ],
-}
-const place: Place = {
-  components: { kv: { pageTokens, pages } },
-  tensors: tensors.map((tensor, i) => ({
-    ...{ component: 'kv', ...tensor, region: 0, base: i * pages * pageBytes, pageBytes },
-    order: 'NHD',
-  })),
-}
+import { pageBytes, pages, pageTokens, place, shape } from './support/small-cache.ts'
 
 /** What is asked of a model before the first page is leased: these requests do not come further. */
 const model = {

@@ -3,14 +3,7 @@ import { once } from 'node:events'
 import { createServer as createHttpServer } from 'node:http'
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { afterEach, expect, test } from 'vitest'
-import {
-  BootstrapServer,
-  KVManager,
-  type DecodeManager,
-  type KVReceiver,
-  type CacheShape,
-  type Place,
-} from '@kvx/core'
+import { BootstrapServer, KVManager, type DecodeManager, type KVReceiver } from '@kvx/core'
 import { silentLog, type Log } from '@kvx/contract'
 import type { LlamaModel } from '@kvx/llama'
 import { allocate } from '@kvx/native'
@@ -24,33 +17,10 @@ import { workerMetrics } from '../src/worker/metrics.ts'
 import { PrefillHosts } from '../src/worker/prefill-hosts.ts'
 import { Strangers } from '../src/worker/strangers.ts'
 import { asJson, errorIn, send, type Answer } from './support/http.ts'
+import { pageBytes, pages, pageTokens, place, shape } from './support/small-cache.ts'
 
 const token = 'a token for tests'
 const host = '127.0.0.1'
-const pages = 8
-const pageBytes = 64
-const pageTokens = 4
-const tensors = ['k', 'v'].map((part) => ({ layer: 0, part }))
-const shape: CacheShape = {
-  model: 'none',
-  layers: 1,
-  components: [
-    {
-      name: 'kv',
-      addressed: 'tokens',
-      tensors: tensors.map((tensor) => ({
-        ...{ ...tensor, dtype: 'f16', units: 1, unitBytes: pageBytes / pageTokens },
-      })),
-    },
-  ],
-}
-const place: Place = {
-  components: { kv: { pageTokens, pages } },
-  tensors: tensors.map((tensor, i) => ({
-    ...{ component: 'kv', ...tensor, region: 0, base: i * pages * pageBytes, pageBytes },
-    order: 'NHD',
-  })),
-}
 const model = {
   ...{ cache: { shape, place }, id: 'none', contextLength: 32, checkRequest: () => undefined },
   detokenizer: () => ({ push: () => '', flush: () => '' }),

@@ -19,14 +19,8 @@ import { pullProgress, readProgress } from '../progress.ts'
 import { resolveToken } from '../token.ts'
 import { UsageError } from '../usage.ts'
 
-/** Flags that `serve` and `up` share. */
-export const engineFlags = {
-  model: {
-    type: 'string',
-    valueHint: 'NAME|FILE.gguf',
-    description: 'A model by name, pulled when it is missing, or a GGUF file. Default: smollm2',
-  },
-  'model-path': { type: 'string', valueHint: 'NAME|FILE.gguf', description: 'The same as --model' },
+/** Flags of each command that opens a transfer engine. */
+export const backendFlags = {
   'transfer-backend': {
     type: 'string',
     valueHint: 'NAME',
@@ -42,6 +36,17 @@ export const engineFlags = {
     valueHint: 'KEY=VALUE,…',
     description: 'Options of the transfer backend',
   },
+} as const
+
+/** Flags that `serve` and `up` share. */
+export const engineFlags = {
+  model: {
+    type: 'string',
+    valueHint: 'NAME|FILE.gguf',
+    description: 'A model by name, pulled when it is missing, or a GGUF file. Default: smollm2',
+  },
+  'model-path': { type: 'string', valueHint: 'NAME|FILE.gguf', description: 'The same as --model' },
+  ...backendFlags,
   'page-size': { type: 'string', valueHint: 'TOKENS', description: 'Tokens per page. Default: 16' },
   'context-length': {
     type: 'string',

@@ -9,7 +9,7 @@ import { Flags } from '../flags.ts'
 import { runToEnd } from '../lifetime.ts'
 import { requestProgress } from '../progress.ts'
 import { UsageError } from '../usage.ts'
-import { backendOptions, pairs } from './serve.ts'
+import { backendFlags, backendOptions, pairs } from './serve.ts'
 
 const sideText = 'tp=, pp=, cp=, dp=, page=, order=, context=, stages='
 
@@ -70,21 +70,7 @@ const args = {
     type: 'boolean',
     description: 'Pages of a request follow one another. Default: scattered over the pool',
   },
-  'transfer-backend': {
-    type: 'string',
-    valueHint: 'NAME',
-    description: 'What moves the cache: shm, mooncake, mori, a package or a path. Default: shm',
-  },
-  'disaggregation-transfer-backend': {
-    type: 'string',
-    valueHint: 'NAME',
-    description: 'The same as --transfer-backend',
-  },
-  'transfer-backend-options': {
-    type: 'string',
-    valueHint: 'KEY=VALUE,…',
-    description: 'Options of the transfer backend',
-  },
+  ...backendFlags,
   'verify-kv': {
     type: 'boolean',
     description: 'Compare digests of what was sent with what arrived, beside every byte',
