@@ -20,7 +20,7 @@
 #include <string>
 #include <vector>
 
-#include "fd.h"
+#include "kvx/fd.h"
 
 namespace kvx::shm {
 

@@ -8,7 +8,7 @@
 #include <mutex>
 #include <thread>
 
-#include "fd.h"
+#include "kvx/fd.h"
 
 namespace kvx::shm {
 

@@ -5,7 +5,7 @@
 
 #include <utility>
 
-namespace kvx::shm {
+namespace kvx {
 
 class Fd {
  public:
@@ -32,4 +32,4 @@ class Fd {
   int number_ = -1;
 };
 
-}  // namespace kvx::shm
+}  // namespace kvx
