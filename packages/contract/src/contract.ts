@@ -95,10 +95,20 @@ export interface Memory {
   readonly address: bigint
   readonly bytes: number
   readonly kind: MemoryKind
-  /** Device ordinal; 0 for `cpu`. */
+  /** Ordinal of the device in this process; 0 for `cpu`. What travels to a peer is the device's UUID. */
   readonly device: number
-  /** A memory file that holds exactly this range from offset 0. Needed by `shm`. */
+  /**
+   * Of `cpu`: a memory file that holds exactly this range from offset 0; needed by `shm`. Of `cuda`: a shareable handle of the
+   * physical memory (`cuMemExportToShareableHandle`), for memory made by `cuMemCreate`. Engines duplicate what they keep.
+   */
   readonly fd?: number | undefined
+  /**
+   * Of `cuda`: the 64 bytes of `cuIpcGetMemHandle`, for memory made by `cuMemAlloc` or `cudaMalloc`. With neither `fd` nor `handle`
+   * an engine that needs one asks the driver for it, in a context of its own process on `device`.
+   */
+  readonly handle?: Uint8Array | undefined
+  /** Where the range begins in the allocation that `fd` or `handle` of `cuda` memory names, in bytes. Default 0. */
+  readonly offset?: number | undefined
   /** The bytes as seen by JavaScript; present when kvx allocated them. `length` at most 4 GiB. */
   view?(offset: number, length: number): Uint8Array
 }
@@ -122,6 +132,8 @@ export interface Capabilities {
   readonly maxSegmentBytes: number
   /** Runs shorter than this many bytes are slow with this engine: gather before sending. */
   readonly minEfficientRun: number
+  /** Whether `TransferOptions.after` is kept. Default false: who gives it is refused with `ERR_KVX_INVALID_OPTION`. */
+  readonly after?: boolean | undefined
 }
 
 export interface EngineIdentity {
@@ -244,8 +256,17 @@ export interface Link {
 
 export interface TransferOptions {
   /** Milliseconds until `done` rejects with `ERR_KVX_TRANSFER_TIMEOUT`. Default 30,000. */
-  deadlineMs?: number
+  deadlineMs?: number | undefined
+  /** What a device must have done before the first byte is read. Default: nothing, the source is ready. */
+  after?: DeviceWork | undefined
 }
+
+/**
+ * Work of a device, by a handle of this process: a `CUevent` (`cudaEvent_t`) that has been recorded, or a `CUstream`
+ * (`cudaStream_t`), which stands for everything that it was given before the engine takes the write: that may be later than the
+ * call, so that an event is exact and a stream may wait for more. The handle must stay valid until the transfer has settled.
+ */
+export type DeviceWork = { readonly event: bigint } | { readonly stream: bigint }
 
 export interface Transfer {
   /** Acknowledged by the target's transport, or a `KvxError`. Always ends, by its deadline at the latest. */

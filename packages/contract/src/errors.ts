@@ -34,13 +34,13 @@ export const errorTable = {
   ERR_KVX_INVALID_ARGUMENT: {
     summary: 'A value given by the caller is out of range or malformed.',
     retryable: false,
-    phases: ['open', 'bootstrap', 'reserve', 'parked', 'complete'],
+    phases: ['open', 'bootstrap', 'reserve', 'parked', 'transfer', 'complete'],
     advice: 'Correct the value that the message names.',
   },
   ERR_KVX_INVALID_OPTION: {
     summary: 'An option is unknown or its value does not fit.',
     retryable: false,
-    phases: ['open'],
+    phases: ['open', 'transfer'],
     advice: 'Correct the option that the message names; docs/configuration.md lists them.',
   },
   ERR_KVX_INVALID_STATE: {

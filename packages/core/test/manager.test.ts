@@ -57,6 +57,42 @@ test('a prompt crosses in chunks, byte for byte, and both sides agree on what mo
   }
 })
 
+test('what a chunk must come after reaches the engine with its write, and no other', async () => {
+  const engine = new Loopback()
+  engine.after = true
+  const { prefill, decode, from } = await pair({ engine })
+  const { sender, receiver } = await openLegs({ prefill, decode, from }, 1n, prompt(12), [1, 2, 3])
+  await sender.write({ ...chunkOf(12, 0, [4]), after: { event: 7n } })
+  await sender.write({ ...chunkOf(12, 1, [5]), after: { stream: 8n } })
+  await sender.write(chunkOf(12, 2, [6]))
+  await sender.finish({})
+  await receiver.done
+  expect(engine.waits).toEqual([{ event: 7n }, { stream: 8n }, undefined])
+})
+
+test('an engine that cannot wait for a device is given nothing to wait for: the call is refused', async () => {
+  const { prefill, decode, from, engine } = await pair()
+  const { sender } = await openLegs({ prefill, decode, from }, 1n, prompt(4), [1])
+  const wrong = { code: 'ERR_KVX_INVALID_ARGUMENT' }
+  const waiting = sender.write({ ...chunkOf(4, 0, [0]), after: { event: 7n } })
+  await expect(waiting).rejects.toMatchObject(wrong)
+  await expect(waiting).rejects.toThrow(/'loopback' cannot wait for the work of a device/)
+  await expect(sender.finish({ after: { event: 7n } })).rejects.toMatchObject(wrong)
+  for (const after of [
+    { event: 7 },
+    { event: 7n, stream: 7n },
+    {},
+    7n,
+    { event: -1n },
+  ] as never[]) {
+    const given = sender.write({ ...chunkOf(4, 0, [0]), after })
+    await expect(given).rejects.toThrow(/chunk\.after must be { event: bigint } or/)
+  }
+  expect(engine.writes).toBe(0)
+  await sender.write(chunkOf(4, 0, [0]))
+  await sender.finish()
+})
+
 test('a reserve may come before its prefill leg, and is parked', async () => {
   const { prefill, decode, from } = await pair()
   const digest = promptDigest(ids(4))

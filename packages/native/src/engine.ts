@@ -1,8 +1,10 @@
+import { inspect } from 'node:util'
 import {
   KvxError,
   digestTensorWidth,
   isErrorCode,
   type Capabilities,
+  type DeviceWork,
   type DigestJob,
   type EngineIdentity,
   type FenceKind,
@@ -45,6 +47,7 @@ export interface EngineBinding {
     fence: string
     maxSegmentBytes: number
     minEfficientRun: number
+    after: boolean
     version: string
     address: Uint8Array
   }
@@ -68,6 +71,7 @@ export interface EngineBinding {
     groups: Int32Array,
     blocks: Int32Array,
     deadlineMs: number,
+    after?: readonly [kind: number, handle: bigint],
   ): void
   cancel(engine: EngineHandle, operation: number, message: string): void
   fence(engine: EngineHandle, operation: number, generation: string): void
@@ -123,6 +127,7 @@ export async function openNativeEngine(
     fence: described.fence as FenceKind,
     maxSegmentBytes: described.maxSegmentBytes,
     minEfficientRun: described.minEfficientRun,
+    after: described.after,
   })
   const identity: EngineIdentity = Object.freeze({
     backend: init.backend,
@@ -367,7 +372,8 @@ class NativeEngine implements TransferEngine {
     } finally {
       if (abort !== undefined) signal?.removeEventListener('abort', abort)
     }
-    return new NativeLink(this.#binding, this.#calls, link, () => this.#closed)
+    const { after = false } = this.capabilities
+    return new NativeLink(this.#binding, this.#calls, { link, after }, () => this.#closed)
   }
 
   async fence(peerGeneration: string, options: { signal?: AbortSignal } = {}): Promise<void> {
@@ -443,18 +449,21 @@ class NativeLink implements Link {
   readonly #binding: EngineBinding
   readonly #calls: Calls
   readonly #number: number
+  /** Whether the engine can wait for the work of a device. */
+  readonly #waits: boolean
   readonly #engineClosed: () => Promise<void> | undefined
   #closed: Promise<void> | undefined
 
   constructor(
     binding: EngineBinding,
     calls: Calls,
-    number: number,
+    { link, after }: { link: number; after: boolean },
     engineClosed: () => Promise<void> | undefined,
   ) {
     this.#binding = binding
     this.#calls = calls
-    this.#number = number
+    this.#number = link
+    this.#waits = after
     this.#engineClosed = engineClosed
   }
 
@@ -471,6 +480,7 @@ class NativeLink implements Link {
           throw new KvxError('ERR_KVX_CLOSED', 'The link is closed.', { phase: 'transfer' })
         }
         checkMilliseconds('deadlineMs', deadlineMs)
+        const after = afterRow(options.after, this.#waits)
         const { lanes, groups, blocks } = plan
         operation = this.#calls.start(
           {
@@ -483,7 +493,8 @@ class NativeLink implements Link {
           },
           (number) => {
             const { handle } = this.#calls
-            this.#binding.write(handle, number, this.#number, lanes, groups, blocks, deadlineMs)
+            const numbers = [lanes, groups, blocks, deadlineMs] as const
+            this.#binding.write(handle, number, this.#number, ...numbers, after)
           },
         )
       } catch (error) {
@@ -581,6 +592,28 @@ function checkMemory(memory: Memory, kinds: readonly MemoryKind[], backend: stri
       `The backend '${backend}' cannot register ${kind} memory here; it takes: ${kinds.join(', ')}.`,
     )
   }
+}
+
+/** Its kind, as `After::Kind` of driver.h numbers them, and its handle. */
+function afterRow(after: DeviceWork | undefined, waits: boolean): [number, bigint] | undefined {
+  if (after === undefined) return undefined
+  if (!waits) {
+    throw new KvxError(
+      'ERR_KVX_INVALID_OPTION',
+      "This engine cannot wait for the work of a device: synchronize before the write and leave 'after' out.",
+      { phase: 'transfer' },
+    )
+  }
+  const { event, stream } = Object(after) as { event?: bigint; stream?: bigint }
+  const handle = event ?? stream
+  if (typeof handle === 'bigint' && handle >= 0n && handle < 1n << 64n) {
+    return [event === undefined ? 2 : 1, handle]
+  }
+  throw new KvxError(
+    'ERR_KVX_INVALID_ARGUMENT',
+    `'after' must be { event: bigint } or { stream: bigint }, got ${inspect(after)}.`,
+    { phase: 'transfer' },
+  )
 }
 
 function checkMilliseconds(name: string, value: number): void {

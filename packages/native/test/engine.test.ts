@@ -506,6 +506,76 @@ test('a driver whose call does not return is left as it is, and close says so', 
   await vi.waitUntil(() => faulty.world().blocked === 0)
 })
 
+test('a write after the work of a device is posted once that is done, and not before', async () => {
+  const { connect, close, source, destination } = await pair(faulty, { after: 'wait' })
+  const link = await connect()
+  for (const [after, kind, handle] of [
+    [{ event: 2n ** 64n - 1n }, 1, 2n ** 64n - 1n],
+    [{ stream: 2n }, 2, 2n],
+  ] as const) {
+    faulty.reset()
+    const transfer = link.write(reversed, { after })
+    await vi.waitUntil(() => faulty.lastWait().kind === kind)
+    expect(faulty.lastWait().handle).toBe(handle)
+    expect(faulty.world().submits).toBe(0)
+    faulty.finish()
+    await transfer.done
+    expect(destination.view(0, 16)).toEqual(source.view(4080, 16))
+  }
+  await close()
+})
+
+test('a write after work that is never done ends at its deadline, and settles: nothing was posted', async () => {
+  const { connect, close } = await pair(faulty, { after: 'wait' })
+  const transfer = (await connect()).write(reversed, { after: { event: 1n }, deadlineMs: 30 })
+  await expect(transfer.done).rejects.toEqual(code('ERR_KVX_TRANSFER_TIMEOUT'))
+  await transfer.settled
+  expect(faulty.world().submits).toBe(0)
+  await close()
+})
+
+test('work of a device that cannot be waited for fails the write, and settles it', async () => {
+  const throwing = await pair(faulty, { after: 'throw' })
+  const failed = (await throwing.connect()).write(reversed, { after: { event: 1n } })
+  await expect(failed.done).rejects.toThrow(/There is no such event/)
+  await failed.settled
+  for (const after of [{ event: -1n }, { stream: 7 }, {}, null, 5n] as never[]) {
+    const wrong = (await throwing.connect()).write(reversed, { after })
+    await expect(wrong.done).rejects.toEqual(code('ERR_KVX_INVALID_ARGUMENT'))
+    await wrong.settled
+  }
+  await throwing.close()
+  const { connect, close } = await pair(faulty)
+  const refused = (await connect()).write(reversed, { after: { event: 1n } })
+  await expect(refused.done).rejects.toEqual(code('ERR_KVX_INVALID_OPTION'))
+  await refused.settled
+  await close()
+})
+
+test('lanes that a driver copies by itself and the segments of the others are one transfer', async () => {
+  const { connect, close, source, destination } = await pair(faulty, { lanes: 1, batch: 100 })
+  const halves = [
+    lane({ sourcePageBytes: 16, destinationPageBytes: 16 }),
+    lane({
+      sourcePageBytes: 16,
+      destinationPageBytes: 16,
+      sourceBase: 2048,
+      destinationBase: 2048,
+    }),
+  ]
+  const pages = Array.from({ length: 128 }, (_, i) => [i, 127 - i, 1] as [number, number, number])
+  const transfer = (await connect()).write(planOf(halves, pages))
+  expect(await transfer.done).toEqual({ bytes: 4096, segments: 256 })
+  expect(faulty.world().submits).toBe(3)
+  for (let page = 0; page < 128; page++) {
+    for (const base of [0, 2048]) {
+      const there = destination.view(base + (127 - page) * 16, 16)
+      expect(there).toEqual(source.view(base + page * 16, 16))
+    }
+  }
+  await close()
+})
+
 test('deadlines and timeouts that are no positive number are refused', async () => {
   const { connect, writer, owner, close } = await pair(faulty)
   const link = await connect()

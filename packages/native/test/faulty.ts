@@ -11,6 +11,8 @@ import { lane, planOf } from './plans.ts'
 interface Faulty extends EngineBinding {
   /** What the engine did against the driver's thread rules, and how the drivers are. */
   world(): { broken: string[]; drivers: number; submits: number; blocked: number; polls: number }
+  /** What the driver was told last to wait for. */
+  lastWait(): { kind: number; handle: bigint }
   /** This process cannot start a thread any more. */
   forbidThreads(): void
   reset(): void

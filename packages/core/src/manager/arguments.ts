@@ -24,7 +24,7 @@ import {
 } from '../arguments.ts'
 import { backendSchema } from '../backend/load.ts'
 import { checkToken } from '../control/keys.ts'
-import { KvxError } from '@kvx/contract'
+import { KvxError, type DeviceWork } from '@kvx/contract'
 import type { Place } from '../place/index.ts'
 import type { CacheShape } from '../shape/index.ts'
 import { statedDpRank, statedRank } from '../share/given.ts'
@@ -34,11 +34,10 @@ const natural = integer(0)
 const positive = integer(1)
 const settings = v.optional(such<object>('an object', isObject))
 const everywhere = ['0.0.0.0', '::']
-/** A room, or an address in memory. */
-const uint64 = such<bigint>(
-  'a bigint from 0n to 2n ** 64n - 1n',
-  (value) => typeof value === 'bigint' && value >= 0n && value < 1n << 64n,
-)
+/** A room, an address in memory, or a handle of a device's driver. */
+const isUint64 = (value: unknown): boolean =>
+  typeof value === 'bigint' && value >= 0n && value < 1n << 64n
+const uint64 = such<bigint>('a bigint from 0n to 2n ** 64n - 1n', isUint64)
 
 const memory = having({
   address: uint64,
@@ -46,6 +45,8 @@ const memory = having({
   kind: v.picklist(['cpu', 'cuda', 'hip'], "'cpu', 'cuda' or 'hip'"),
   device: natural,
   fd: v.optional(natural),
+  handle: v.optional(bytes),
+  offset: v.optional(natural),
   view: v.optional(callback),
 })
 
@@ -110,11 +111,19 @@ export function checkLeg(
 
 const wait = v.optional(exactly({ signal: v.optional(signal) }), {})
 const state = v.optional(recordOf(pageList), {})
+const after = v.optional(
+  such<DeviceWork>('{ event: bigint } or { stream: bigint }', (value) => {
+    if (!isObject(value)) return false
+    const [[kind, handle] = [], ...others] = Object.entries(value as object)
+    return others.length === 0 && (kind === 'event' || kind === 'stream') && isUint64(handle)
+  }),
+)
 const chunk = exactly({
   tokens: v.optional(range),
   pages: v.optional(pageLists, {}),
   state,
   layers: v.optional(range),
+  after,
 })
 const aux = v.pipe(
   exactly({
@@ -128,7 +137,7 @@ const aux = v.pipe(
     Object.fromEntries(Object.entries(given).filter(([, x]) => x !== undefined)),
   ),
 )
-const last = v.optional(exactly({ state, aux: v.optional(aux, {}) }), {})
+const last = v.optional(exactly({ state, aux: v.optional(aux, {}), after }), {})
 const reservation = exactly({
   pages: v.optional(pageLists),
   prefixTokens: v.optional(natural, 0),

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { KvxError, toKvxError, type Log } from '@kvx/contract'
+import { KvxError, toKvxError, type DeviceWork, type Log } from '@kvx/contract'
 import type { Registration } from '../bootstrap/index.ts'
 import { type ControlServer } from '../control/index.ts'
 import {
@@ -40,6 +40,7 @@ export class PrefillManager implements PrefillManagerType {
   readonly incarnation: string
   readonly engine: { readonly backend: string; readonly version: string }
   readonly state: PrefillState
+  readonly #engine: Engine
   readonly #effects: PrefillEffects
   readonly #loop: Loop<PrefillEvent, PrefillEffect>
   readonly #senders = new Map<number, Sender>()
@@ -51,6 +52,7 @@ export class PrefillManager implements PrefillManagerType {
   constructor(options: { self: Parameters<typeof createPrefill>[0]; engine: Engine; log: Log }) {
     const { self, engine } = options
     this.incarnation = self.incarnation
+    this.#engine = engine
     this.engine = { backend: self.backend, version: self.version }
     this.state = createPrefill(self, engine.current.address.generation)
     this.#loop = new Loop<PrefillEvent, PrefillEffect>(
@@ -98,7 +100,7 @@ export class PrefillManager implements PrefillManagerType {
       isRequest: true,
     })
     const id = this.#nextSender++
-    const sender = new Sender(room, index, this.state.self, (event) => {
+    const sender = new Sender({ room, index }, this.state.self, this.#engine, (event) => {
       this.#loop.dispatch({ ...event, sender: id })
     })
     this.#senders.set(id, sender)
@@ -182,6 +184,7 @@ class Sender implements KVSender {
   error: KvxError | undefined
   readonly #emit: (event: SenderEvent) => void
   readonly #cache: Itself
+  readonly #engine: Engine
   readonly #reserved = new Deferred<Reserved>()
   readonly #finished = new Deferred<TransferSummary>()
   readonly #settled = new Deferred<void>()
@@ -191,10 +194,16 @@ class Sender implements KVSender {
   readonly #rejected: KvxError[] = []
   #poll: KVPoll = KVPoll.Bootstrapping
 
-  constructor(room: bigint, index: number, cache: Itself, emit: (event: SenderEvent) => void) {
+  constructor(
+    { room, index }: { room: bigint; index: number },
+    cache: Itself,
+    engine: Engine,
+    emit: (event: SenderEvent) => void,
+  ) {
     this.room = room
     this.index = index
     this.#cache = cache
+    this.#engine = engine
     this.settled = this.#settled.promise
     this.#emit = emit
   }
@@ -217,14 +226,15 @@ class Sender implements KVSender {
   }
 
   async write(chunk: Chunk, options: WaitOptions = {}): Promise<void> {
-    const { tokens, pages: given, state, layers } = takeChunk(chunk)
+    const { tokens, pages: given, state, layers, after } = takeChunk(chunk)
+    this.#checkAfter(after)
     const { signal } = takeWait(options)
     const pages = namedPages(this.#cache, given)
     const write = this.#nextWrite++
     const posted = new Deferred<void>()
     this.#writes.set(write, posted)
     try {
-      this.#call({ type: 'host.write', write, tokens, pages, state, layers })
+      this.#call({ type: 'host.write', write, tokens, pages, state, layers, after })
     } catch (error) {
       this.#writes.delete(write)
       throw error
@@ -234,13 +244,24 @@ class Sender implements KVSender {
   }
 
   async finish(
-    last: { state?: PageListsByComponent; aux?: Aux } = {},
+    last: { state?: PageListsByComponent; aux?: Aux; after?: DeviceWork } = {},
     options: WaitOptions = {},
   ): Promise<TransferSummary> {
-    const { state, aux } = takeLast(last)
+    const { state, aux, after } = takeLast(last)
+    this.#checkAfter(after)
     const { signal } = takeWait(options)
-    this.#call({ type: 'host.finish', state, aux })
+    this.#call({ type: 'host.finish', state, aux, after })
     return orAborted(this.#finished.promise, signal)
+  }
+
+  #checkAfter(after: DeviceWork | undefined): void {
+    const { capabilities, identity } = this.#engine.current.engine
+    if (after === undefined || capabilities.after === true) return
+    throw new KvxError(
+      'ERR_KVX_INVALID_ARGUMENT',
+      `The backend '${identity.backend}' cannot wait for the work of a device: synchronize before the call and leave 'after' out.`,
+      { phase: 'transfer' },
+    )
   }
 
   /** Throws what is wrong with the call; then nothing has changed. */

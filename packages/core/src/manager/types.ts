@@ -1,5 +1,5 @@
 /** What a host calls, and what it gives. The classes behind it are made by `KVManager.open`. */
-import type { Backend, KvxError, Log, Memory } from '@kvx/contract'
+import type { Backend, DeviceWork, KvxError, Log, Memory } from '@kvx/contract'
 import type { Place } from '../place/index.ts'
 import type { CacheShape } from '../shape/index.ts'
 import type { Rank } from '../share/index.ts'
@@ -71,7 +71,7 @@ export interface PrefillOptions<Options = Record<string, unknown>> extends Manag
 
 export interface DecodeOptions<Options = Record<string, unknown>> extends ManagerOptions<Options> {
   role: 'decode'
-  /** Digests of what was sent are compared with what arrived before a request succeeds. Needs memory of the kind `cpu`. */
+  /** Digests of what was sent are compared with what arrived before a request succeeds. Needs memory that the engine can digest. */
   verifyKV?: boolean
 }
 
@@ -231,7 +231,7 @@ export interface KVSender {
    * slots of a component of state and none was written, or another number.
    */
   finish(
-    last?: { state?: PageListsByComponent; aux?: Aux },
+    last?: { state?: PageListsByComponent; aux?: Aux; after?: DeviceWork },
     options?: WaitOptions,
   ): Promise<TransferSummary>
   /**
@@ -276,6 +276,11 @@ export interface Chunk {
   state?: PageListsByComponent
   /** Half-open range of layers. Default: all. */
   layers?: readonly [number, number]
+  /**
+   * What a device must have done before the pages and slots of this call are read: all that writes to them, also the tokens
+   * of an earlier chunk in a page that this one completes. Default: they are ready. The handle must stay valid until `settled`.
+   */
+  after?: DeviceWork
 }
 
 /** Wrong calls throw and change nothing, as those of `KVSender`. */

@@ -11,6 +11,7 @@ import {
   KvxError,
   laneWidth,
   type Backend,
+  type DeviceWork,
   type FenceKind,
   type Memory,
   type Transfer,
@@ -43,6 +44,9 @@ export class Loopback {
   readonly closed: string[] = []
   readonly fenced: string[] = []
   writes = 0
+  /** What the writes were given to wait for; an engine that cannot must not be given any. */
+  readonly waits: (DeviceWork | undefined)[] = []
+  after = false
   cancelled = 0
   readonly #regions = new Map<string, Memory>()
   readonly fence: FenceKind
@@ -77,6 +81,7 @@ export class Loopback {
         fence: this.fence,
         maxSegmentBytes: 0,
         minEfficientRun: 0,
+        after: this.after,
       }),
       identity: { backend: 'loopback', version: '1', generation },
       address: Buffer.from(generation),
@@ -100,7 +105,10 @@ export class Loopback {
           throw new KvxError('ERR_KVX_CONNECT_FAILED', this.faults.failConnect)
         const destinations = peer.regions.map((descriptor) => Buffer.from(descriptor).toString())
         return {
-          write: (plan) => this.#write(plan, regions, destinations, closed),
+          write: (plan, given) => {
+            this.waits.push(given?.after)
+            return this.#write(plan, regions, destinations, closed)
+          },
           close: () => Promise.resolve(),
         }
       },

@@ -142,6 +142,7 @@ inline Napi::Value describe(Napi::Env env, const Engine& engine) {
   object.Set("fence", capabilities.fence);
   object.Set("maxSegmentBytes", static_cast<double>(capabilities.max_segment_bytes));
   object.Set("minEfficientRun", static_cast<double>(capabilities.min_efficient_run));
+  object.Set("after", capabilities.after);
   object.Set("version", capabilities.version);
   object.Set("address", bytes_to_js(env, engine.address()));
   return object;
@@ -197,7 +198,7 @@ inline void register_engine(Napi::Env env, Napi::Object exports, DriverFactory f
   put("write", [host_of](Info info) {
     host_of(info)->engine().write(operation_of(info[1]), operation_of(info[2]),
                                   detail::plan_of(info[3], info[4], info[5]),
-                                  detail::milliseconds_of(info[6]));
+                                  detail::milliseconds_of(info[6]), detail::after_of(info[7]));
   });
   put("cancel", [host_of](Info info) {
     host_of(info)->engine().cancel(operation_of(info[1]), info[2].As<Napi::String>());

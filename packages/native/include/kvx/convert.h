@@ -75,6 +75,15 @@ inline Options options_of(const Napi::Object& object) {
   return options;
 }
 
+// Undefined, or a row of what it is (`After::Kind`) and the handle.
+inline After after_of(const Napi::Value& value) {
+  if (value.IsUndefined()) return {};
+  const auto row = value.As<Napi::Array>();
+  bool lossless = true;
+  return {static_cast<After::Kind>(row.Get(0U).As<Napi::Number>().Int32Value()),
+          row.Get(1U).As<Napi::BigInt>().Uint64Value(&lossless)};
+}
+
 inline Memory memory_of(const Napi::Object& object) {
   Memory memory;
   bool lossless = true;
@@ -87,6 +96,12 @@ inline Memory memory_of(const Napi::Object& object) {
   memory.device = object.Get("device").As<Napi::Number>().Int32Value();
   const Napi::Value fd = object.Get("fd");
   if (fd.IsNumber()) memory.fd = fd.As<Napi::Number>().Int32Value();
+  const Napi::Value handle = object.Get("handle");
+  if (!handle.IsUndefined()) memory.handle = bytes_of(handle);
+  const Napi::Value offset = object.Get("offset");
+  if (offset.IsNumber()) {
+    memory.offset = static_cast<uint64_t>(offset.As<Napi::Number>().Int64Value());
+  }
   return memory;
 }
 

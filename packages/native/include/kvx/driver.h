@@ -5,8 +5,8 @@
 //  1. register_memory and deregister_memory are called one at a time, never on the JavaScript
 //  thread.
 //  2. connect runs on a thread of its own: several may run at once, and beside everything else.
-//  3. submit is called by one thread per peer. Different peers submit at the same time. It may
-//  block:
+//  3. wait_for, submit_lanes and submit are called by one thread per peer. Different peers submit
+//  at the same time. It may block:
 //     a full or silent peer must stall nobody else.
 //  4. poll, release and fenced are called by the one poll thread only. They must not block.
 //  5. disconnect(peer) is called when no submit of that peer runs and every transfer of it was
@@ -28,6 +28,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -51,8 +52,18 @@ struct Memory {
   uint64_t bytes = 0;
   MemoryKind kind = MemoryKind::kCpu;
   int device = 0;
-  int fd = -1;  // a memory file that holds exactly this range, or -1. The driver duplicates what it
-                // keeps
+  int fd = -1;   // kCpu: a memory file that holds exactly this range; kCuda: a shareable handle of
+                 // the allocation; or -1. The driver duplicates what it keeps
+  Bytes handle;  // kCuda: the handle of cuIpcGetMemHandle, or empty
+  uint64_t offset = 0;  // kCuda: of the range in what `fd` or `handle` names
+};
+
+// Work of a device that must be over before a driver reads the first byte: a recorded event, or a
+// stream, which stands for what it was given so far.
+struct After {
+  enum class Kind { kNothing, kEvent, kStream };
+  Kind kind = Kind::kNothing;
+  uint64_t handle = 0;
 };
 
 struct Capabilities {
@@ -62,6 +73,7 @@ struct Capabilities {
   uint64_t max_segment_bytes = 0;   // the engine splits larger segments; 0: no limit
   uint64_t max_batch_segments = 0;  // the engine submits at most so many at once; 0: no limit
   uint64_t min_efficient_run = 0;
+  bool after = false;   // wait_for can be called
   std::string version;  // of the engine or the vendor's library
 };
 
@@ -78,6 +90,13 @@ struct Segment {
   uint64_t source_offset;
   uint64_t destination_offset;
   uint64_t bytes;
+};
+
+struct Plan;  // plan.h
+
+struct PostedLanes {
+  TransferId transfer;
+  uint64_t segments;  // contiguous pieces that they stand for
 };
 
 enum class State {
@@ -161,6 +180,21 @@ class Driver {
   // Whether no byte of that generation can land any more. Bars a generation that never connected.
   // Only called when capabilities().fence is "peer" or "exit".
   virtual bool fenced(const Generation& generation) = 0;
+
+  // Returns once a device has done what a transfer must come after. Throws DriverError when that
+  // cannot be known, and soon after `cancelled`. Called only when capabilities().after, before
+  // anything of the transfer is submitted.
+  virtual void wait_for(const After&, const std::atomic<bool>& /*cancelled*/) {
+    throw DriverError("ERR_KVX_INTERNAL", "This driver cannot wait for the work of a device.");
+  }
+
+  // Before the segments of a transfer: a driver that copies whole lanes by itself posts those and
+  // takes them out of the plan, which check_plan has passed. Nothing: it has posted none. The rules
+  // of submit.
+  virtual std::optional<PostedLanes> submit_lanes(PeerId, Plan&,
+                                                  const std::atomic<bool>& /*cancelled*/) {
+    return std::nullopt;
+  }
 
   // Posts. Throws DriverError when nothing of it was posted; what fails later is told by poll.
   // The segments are only valid during the call. `cancelled` may turn true while it blocks.

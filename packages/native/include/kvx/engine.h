@@ -105,8 +105,10 @@ class Engine : public std::enable_shared_from_this<Engine> {
   }
 
   // Answers kDone or kFailed, by the deadline at the latest, and kSettled, which may take longer.
-  void write(uint64_t operation, uint64_t link, Plan plan, std::chrono::milliseconds timeout) {
-    const auto transfer = std::make_shared<engine::Transfer>(operation, std::move(plan), timeout);
+  void write(uint64_t operation, uint64_t link, Plan plan, std::chrono::milliseconds timeout,
+             After after = {}) {
+    const auto transfer =
+        std::make_shared<engine::Transfer>(operation, std::move(plan), timeout, after);
     std::shared_ptr<engine::SubmitQueue> queue;
     {
       const std::lock_guard lock(shared_.mutex);

@@ -10,6 +10,8 @@
 //              (fail: at once and settled; failLater: failed, settled after finish(); slowly: done
 //              after finish())
 //   reason     what a failed poll says
+//   after      throw | wait                     (wait: until finish() or cancelled)
+//   lanes      how many lanes of the first block submit_lanes takes
 //   batch      max_batch_segments
 //   abandon    what abandon_reason says
 //   unsettled  what unsettled_reason says
@@ -38,6 +40,7 @@ std::condition_variable_any changed;
 std::vector<std::string> broken;  // rules of driver.h that the engine broke
 std::set<std::string> gone;       // generations that fenced() may call gone
 bool finished = false, unstuck = false;
+kvx::After last_after;  // of the last wait
 int drivers = 0, submits = 0, blocked = 0, polls = 0;
 std::thread::id javascript;
 
@@ -72,6 +75,7 @@ class Faulty : public kvx::Driver {
     if (options.text("device") != "") capabilities_.memory_kinds.push_back(options.text("device"));
     capabilities_.fence = options.text("fence", "peer");
     capabilities_.max_batch_segments = static_cast<uint64_t>(options.number("batch", 0));
+    capabilities_.after = options.text("after") != "";
     capabilities_.version = "0";
     const std::lock_guard lock(world);
     drivers++;
@@ -134,6 +138,31 @@ class Faulty : public kvx::Driver {
     stay("fenced");
     const std::lock_guard lock(world);
     return gone.contains(generation);
+  }
+
+  void wait_for(const kvx::After& after, const std::atomic<bool>& cancelled) override {
+    std::unique_lock lock(world);
+    last_after = after;
+    if (options_.text("after") == "throw") {
+      throw DriverError("ERR_KVX_TRANSFER_FAILED", "There is no such event.");
+    }
+    while (!finished && !cancelled) changed.wait_for(lock, std::chrono::milliseconds(1));
+    if (!finished) throw DriverError("ERR_KVX_ABORTED", "The wait was cancelled.");
+  }
+
+  std::optional<kvx::PostedLanes> submit_lanes(kvx::PeerId id, kvx::Plan& plan,
+                                               const std::atomic<bool>& cancelled) override {
+    const auto count = static_cast<int32_t>(options_.number("lanes", 0));
+    if (count == 0) return std::nullopt;
+    kvx::Plan mine = plan;
+    mine.blocks = {plan.blocks[0], plan.blocks[1], plan.blocks[2], plan.blocks[2] + count};
+    plan.blocks[2] += count;
+    std::vector<kvx::Segment> segments;
+    kvx::expand_plan(mine, 0, [&](const kvx::Segment& segment) {
+      segments.push_back(segment);
+      return true;
+    });
+    return kvx::PostedLanes{submit(id, segments, cancelled), segments.size()};
   }
 
   kvx::TransferId submit(kvx::PeerId id, std::span<const kvx::Segment> segments,
@@ -227,6 +256,14 @@ Napi::Value world_now(const Napi::CallbackInfo& info) {
   return result;
 }
 
+Napi::Value last_wait(const Napi::CallbackInfo& info) {
+  const std::lock_guard lock(world);
+  auto result = Napi::Object::New(info.Env());
+  result.Set("kind", static_cast<int>(last_after.kind));
+  result.Set("handle", Napi::BigInt::New(info.Env(), last_after.handle));
+  return result;
+}
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   javascript = std::this_thread::get_id();
   kvx::Engine::Settings settings;
@@ -248,6 +285,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
                                    },
                                    "forbidThreads"));
   exports.Set("world", Napi::Function::New(env, world_now, "world"));
+  exports.Set("lastWait", Napi::Function::New(env, last_wait, "lastWait"));
   const auto turn = [&](const char* name, auto change) {
     exports.Set(name, Napi::Function::New(
                           env,
@@ -263,6 +301,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
     gone.clear();
     finished = unstuck = false;
     submits = polls = 0;
+    last_after = {};
   });
   turn("finish", [](const Napi::CallbackInfo&) { finished = true; });
   turn("unstick", [](const Napi::CallbackInfo&) { unstuck = true; });

@@ -161,7 +161,7 @@ export class PrefillEffects {
   }
 
   async #post(effect: PrefillEffect & { do: 'post' }): Promise<void> {
-    const { piece } = effect
+    const { piece, deadlineMs, after } = effect
     const posted: Posted = { transfer: undefined, cancelled: false }
     this.#posted.set(piece, posted)
     try {
@@ -172,7 +172,7 @@ export class PrefillEffects {
         })
       const link = await open.link
       if (posted.cancelled) throw new KvxError('ERR_KVX_ABORTED', 'The write was cancelled.')
-      const transfer = link.write(effect.plan, { deadlineMs: effect.deadlineMs })
+      const transfer = link.write(effect.plan, { deadlineMs, after })
       posted.transfer = transfer
       // Not awaited: it may never end, and the protocol has a deadline of its own.
       void transfer.done.then(

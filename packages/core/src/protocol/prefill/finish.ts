@@ -26,7 +26,7 @@ export function onFinish(step: PrefillStep, event: PrefillEvent & { type: 'host.
   }
   sender.phase = 'finishing'
   sender.aux = event.aux
-  sendParts(step, sender, 0, taken)
+  sendParts(step, sender, { write: 0, after: event.after }, taken)
   for (const target of sender.targets) {
     askForPages(step, target)
     pump(step, target.peer)

@@ -8,7 +8,7 @@ import type { Peer, Piece, PiecePart, PrefillStep, Transfer } from './state.ts'
 
 export function enqueue(
   step: PrefillStep,
-  piece: Pick<Piece, 'transfer' | 'sender' | 'write' | 'parts'>,
+  piece: Pick<Piece, 'transfer' | 'sender' | 'write' | 'parts' | 'after'>,
 ): void {
   const queued: Piece = {
     ...piece,
@@ -49,6 +49,7 @@ export function pump(step: PrefillStep, peer: Peer): void {
       generation: piece.transfer.generation,
       plan,
       deadlineMs: piece.sender.deadlines.transfer,
+      after: piece.after,
     })
     posted(step, piece)
   }

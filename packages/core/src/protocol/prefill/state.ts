@@ -2,7 +2,7 @@
  * Everything the prefill side knows. The reducer (`step.ts`) changes it in place and answers with
  * effects; it has no clock, no randomness and no I/O, so that production and simulation run the same code.
  */
-import type { FenceKind, KvxError, TransferPlan } from '@kvx/contract'
+import type { DeviceWork, FenceKind, KvxError, TransferPlan } from '@kvx/contract'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
 import type { PackedPlace, Place } from '../../place/index.ts'
 import type { Moved, Pairing, Prompt } from '../../plan/index.ts'
@@ -181,6 +181,8 @@ export interface Piece {
   /** Number of the host's write; 0 for what `finish` sends. */
   readonly write: number
   readonly parts: readonly PiecePart[]
+  /** What a device must have done before any of it is read. */
+  readonly after: DeviceWork | undefined
   /** Made when decode's pages are known; with what it moves of each part. */
   planned:
     | { readonly plan: TransferPlan; readonly moved: readonly Moved[]; readonly bytes: number }
@@ -233,8 +235,15 @@ export type PrefillEvent =
       pages: PageLists
       state: PageLists
       layers: Range | undefined
+      after?: DeviceWork | undefined
     }
-  | { type: 'host.finish'; sender: number; state: PageLists; aux: Aux }
+  | {
+      type: 'host.finish'
+      sender: number
+      state: PageLists
+      aux: Aux
+      after?: DeviceWork | undefined
+    }
   | { type: 'host.abort'; sender: number; reason: unknown }
   | ({ type: 'host.drain' } & Draining)
   | { type: 'piece.done'; piece: number }
@@ -270,6 +279,7 @@ export type PrefillEffect =
       generation: string
       plan: TransferPlan
       deadlineMs: number
+      after: DeviceWork | undefined
     }
   | { do: 'cancel'; piece: number }
   /** The bootstrap service is to say that this data-parallel rank computes it. */

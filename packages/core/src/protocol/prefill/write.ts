@@ -1,5 +1,5 @@
 /** What the host writes: pages of the prompt and slots, of some or all layers, to every decode rank that lacks them. */
-import { KvxError } from '@kvx/contract'
+import { KvxError, type DeviceWork } from '@kvx/contract'
 import { enqueue, pump } from './piece.ts'
 import type { PiecePart, PrefillEvent, PrefillStep, Sender } from './state.ts'
 import { askForPages } from './transfer.ts'
@@ -13,7 +13,7 @@ export function onWrite(step: PrefillStep, event: PrefillEvent & { type: 'host.w
     step.out.push({ do: 'sender.rejected', sender: sender.id, error: taken })
     return
   }
-  const pieces = sendParts(step, sender, event.write, taken)
+  const pieces = sendParts(step, sender, event, taken)
   if (pieces === 0) {
     step.out.push({ do: 'sender.posted', sender: sender.id, write: event.write })
     return
@@ -28,7 +28,7 @@ export function onWrite(step: PrefillStep, event: PrefillEvent & { type: 'host.w
 export function sendParts(
   step: PrefillStep,
   sender: Sender,
-  write: number,
+  { write, after }: { write: number; after?: DeviceWork | undefined },
   parts: readonly PiecePart[],
 ): number {
   let pieces = 0
@@ -42,7 +42,7 @@ export function sendParts(
     )
     if (wanted.length === 0) continue
     pieces++
-    enqueue(step, { transfer: target, sender, write, parts: wanted })
+    enqueue(step, { transfer: target, sender, write, parts: wanted, after })
     askForPages(step, target)
   }
   return pieces

@@ -261,29 +261,47 @@ class Links {
     const size_t most = limits.max_batch_segments > 0 ? limits.max_batch_segments : kDefaultBatch;
     uint64_t segments = 0;
     batch.clear();
-    const auto post = [&] {
-      TransferId id = 0;
+    // Calls the driver, unless the transfer was cancelled; `body` answers what it has posted.
+    const auto call = [&](const char* name, auto body) {
+      std::optional<TransferId> id;
       std::optional<Failure> failure;
       const bool cancelled = transfer.cancelled;
-      if (!cancelled) {
-        failure = guarded(link.call, "submit", [&] {
-          id = shared_.driver->submit(link.peer_id, batch, transfer.cancelled);
-        });
-      }
-      segments += batch.size();
-      batch.clear();
+      if (!cancelled) failure = guarded(link.call, name, [&] { id = body(); });
       const std::lock_guard lock(shared_.mutex);
       if (cancelled || failure) {
-        // Whoever cancelled is the cause, also of a submit that gave up because of it.
+        // Whoever cancelled is the cause, also of a call that gave up because of it.
         if (transfer.cancellation) transfer.fail(*transfer.cancellation);
         if (failure) transfer.fail(std::move(*failure));
         return false;
       }
-      transfer.posted.push_back(id);
-      shared_.poll_wakeup.notify();
+      if (id) {
+        transfer.posted.push_back(*id);
+        shared_.poll_wakeup.notify();
+      }
       return true;
     };
-    bool going = true;
+    const auto post = [&] {
+      const bool posted = call("submit", [&] {
+        return shared_.driver->submit(link.peer_id, batch, transfer.cancelled);
+      });
+      segments += batch.size();
+      batch.clear();
+      return posted;
+    };
+    const auto wait = [&]() -> std::optional<TransferId> {
+      shared_.driver->wait_for(transfer.after, transfer.cancelled);
+      return std::nullopt;
+    };
+    const auto post_lanes = [&]() -> std::optional<TransferId> {
+      const auto lanes =
+          shared_.driver->submit_lanes(link.peer_id, transfer.plan, transfer.cancelled);
+      if (!lanes) return std::nullopt;
+      segments += lanes->segments;
+      return lanes->transfer;
+    };
+    bool going = transfer.after.kind == After::Kind::kNothing || call("wait_for", wait);
+    going = going && call("submit_lanes", post_lanes);
+    if (!going) return;
     expand_plan(transfer.plan, limits.max_segment_bytes, [&](const Segment& segment) {
       batch.push_back(segment);
       if (batch.size() == most) going = post();

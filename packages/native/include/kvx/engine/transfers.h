@@ -35,14 +35,16 @@ struct SubmitQueue {
 };
 
 struct Transfer {
-  Transfer(uint64_t operation, Plan plan, std::chrono::milliseconds timeout)
+  Transfer(uint64_t operation, Plan plan, std::chrono::milliseconds timeout, After after = {})
       : operation(operation),
+        after(after),
         plan(std::move(plan)),
         sources(regions_of(this->plan)),
         timeout(timeout),
         deadline(Clock::now() + timeout) {}
 
   const uint64_t operation;
+  const After after;
   Plan plan;                      // the link thread's own once it has taken the transfer
   std::vector<RegionId> sources;  // must stay registered
   const std::chrono::milliseconds timeout;
