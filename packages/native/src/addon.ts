@@ -3,7 +3,8 @@ import { loadAddon } from './load.ts'
 
 /** The functions of this package's own addon (native/*.cc). */
 interface Addon {
-  allocate(bytes: number): { address: bigint; fd: number; handle: MemoryHandle }
+  allocate(bytes: number): MappedFile
+  adopt(fd: number, bytes: number): MappedFile
   view(handle: MemoryHandle, offset: number, length: number): Uint8Array
   free(handle: MemoryHandle): void
   expand(
@@ -23,6 +24,12 @@ interface Addon {
   ): DigestWork
   scatter(...job: TokenJob): void
   gather(...job: TokenJob): void
+}
+
+export interface MappedFile {
+  readonly address: bigint
+  readonly fd: number
+  readonly handle: MemoryHandle
 }
 
 export interface DigestWork {

@@ -1,12 +1,12 @@
 import { KvxError, toKvxError, type Memory } from '@kvx/contract'
-import { addon, type MemoryHandle } from './addon.ts'
+import { addon, type MappedFile, type MemoryHandle } from './addon.ts'
 
 /** What a `Uint8Array` can span in the oldest Node that kvx supports. */
 const largestView = 2 ** 32
 
 /**
- * Memory that kvx allocated: page-aligned, zeroed, a memory file that another process of this host can
- * map (`fd`), never inherited by forks.
+ * Memory that kvx mapped: page-aligned, a memory file that another process of this host can map (`fd`), never
+ * inherited by forks.
  */
 export interface AllocatedMemory extends Memory {
   readonly kind: 'cpu'
@@ -17,8 +17,9 @@ export interface AllocatedMemory extends Memory {
    */
   view(offset: number, length: number): Uint8Array
   /**
-   * Gives the bytes back to the system at once. Views that are still around read zeros; what is written
-   * through them is lost with them. Calling it again does nothing.
+   * Gives the bytes of `allocate` back to the system at once. Views that are still around read zeros; what is written
+   * through them is lost with them. Of `adopt`: closes the descriptor; the bytes are those of whoever made the file. Calling it
+   * again does nothing.
    * @throws KvxError `ERR_KVX_INVALID_STATE` while an engine has the memory registered
    */
   free(): void
@@ -32,24 +33,52 @@ interface Inside {
 }
 const insides = new WeakMap<Memory, Inside>()
 
-/** @throws KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_MEMORY` when the system refuses */
+/**
+ * Zeroed memory of this process.
+ * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_MEMORY` when the system refuses
+ */
 export function allocate(bytes: number): AllocatedMemory {
-  if (!Number.isSafeInteger(bytes) || bytes <= 0) {
+  checkBytes(bytes)
+  return mapped(bytes, `${String(bytes)} bytes of shareable memory could not be allocated`, () =>
+    addon().allocate(bytes),
+  )
+}
+
+/**
+ * The first `bytes` of a memory file that another process of this host made (`memfd_create`), sealed against shrinking: the pool of
+ * a model that runs beside this process. `fd` is a descriptor of this process; it is duplicated, so that the caller may close it.
+ * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_MEMORY` when the file is no such file, too short, or cannot be mapped
+ */
+export function adopt(fd: number, bytes: number): AllocatedMemory {
+  checkBytes(bytes)
+  if (!Number.isInteger(fd) || fd < 0 || fd >= 2 ** 31) {
     throw new KvxError(
       'ERR_KVX_INVALID_ARGUMENT',
-      `Memory needs a positive whole number of bytes, not ${String(bytes)}.`,
+      `fd must be an open file descriptor, got ${String(fd)}.`,
     )
   }
+  return mapped(
+    bytes,
+    `File descriptor ${String(fd)} cannot be used as ${String(bytes)} bytes of shared memory`,
+    () => addon().adopt(fd, bytes),
+  )
+}
+
+function checkBytes(bytes: number): void {
+  if (Number.isSafeInteger(bytes) && bytes > 0) return
+  throw new KvxError(
+    'ERR_KVX_INVALID_ARGUMENT',
+    `Memory needs a positive whole number of bytes, not ${String(bytes)}.`,
+  )
+}
+
+function mapped(bytes: number, failure: string, map: () => MappedFile): AllocatedMemory {
   const native = addon()
-  let file: ReturnType<typeof native.allocate>
+  let file: MappedFile
   try {
-    file = native.allocate(bytes)
+    file = map()
   } catch (cause) {
-    throw new KvxError(
-      'ERR_KVX_MEMORY',
-      `${String(bytes)} bytes of shareable memory could not be allocated: ${(cause as Error).message}.`,
-      { cause },
-    )
+    throw new KvxError('ERR_KVX_MEMORY', `${failure}: ${(cause as Error).message}.`, { cause })
   }
   const inside: Inside = { handle: file.handle, users: 0, freed: false }
   const memory: AllocatedMemory = Object.freeze({
@@ -87,7 +116,7 @@ export function allocate(bytes: number): AllocatedMemory {
   return memory
 }
 
-/** The native handle of memory made by `allocate`. */
+/** The native handle of memory made by `allocate` or `adopt`. */
 export function handleOf(memory: Memory): MemoryHandle {
   const inside = insides.get(memory)
   if (inside === undefined) {
@@ -100,7 +129,7 @@ export function handleOf(memory: Memory): MemoryHandle {
   return inside.handle
 }
 
-/** Keeps memory of `allocate` from being freed until the returned function is called; other memory is the host's own care. */
+/** Keeps memory of `allocate` or `adopt` from being freed until the returned function is called; other memory is the host's own care. */
 export function pin(memory: Memory): () => void {
   const inside = insides.get(memory)
   if (inside === undefined) return () => undefined

@@ -1,5 +1,15 @@
-import { fstatSync, readSync } from 'node:fs'
-import { allocate } from '@kvx/native'
+import {
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  closeSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { adopt, allocate } from '@kvx/native'
 import { expect, test } from 'vitest'
 
 const code = (name: string) => expect.objectContaining({ name: 'KvxError', code: name }) as Error
@@ -71,4 +81,40 @@ test('memory beyond 4 GiB is reached by views of their own', () => {
   expect([...memory.view(bytes - 3, 3)]).toEqual([2, 3, 4])
   expect(() => memory.view(0, bytes)).toThrow(code('ERR_KVX_INVALID_ARGUMENT'))
   memory.free()
+})
+
+test('adopted memory is the memory of the file, and stays when this side frees it', () => {
+  const owner = allocate(10_000)
+  const adopted = adopt(owner.fd, 8000)
+  expect(adopted).toMatchObject({ bytes: 8000, kind: 'cpu', device: 0 })
+  expect(adopted.address).not.toBe(owner.address)
+  expect(adopted.fd).not.toBe(owner.fd)
+  adopted.view(7990, 10).fill(7)
+  expect([...owner.view(7989, 3)]).toEqual([0, 7, 7])
+  expect(() => adopted.view(8000, 1)).toThrow(code('ERR_KVX_INVALID_ARGUMENT'))
+  adopted.free()
+  expect(() => adopted.view(0, 1)).toThrow(code('ERR_KVX_INVALID_STATE'))
+  expect([...owner.view(7989, 3)]).toEqual([0, 7, 7])
+  owner.free()
+})
+
+test('what is no sealed memory file of that length is not adopted', () => {
+  const owner = allocate(4096)
+  expect(() => adopt(owner.fd, 4097)).toThrow(/only 4096 bytes/)
+  for (const fd of [-1, 0.5, 2 ** 31, '1' as unknown as number]) {
+    expect(() => adopt(fd, 4096)).toThrow(code('ERR_KVX_INVALID_ARGUMENT'))
+  }
+  expect(() => adopt(owner.fd, 0)).toThrow(code('ERR_KVX_INVALID_ARGUMENT'))
+  expect(() => adopt(2 ** 31 - 1, 4096)).toThrow(code('ERR_KVX_MEMORY'))
+  owner.free()
+  const folder = mkdtempSync(join(tmpdir(), 'kvx-'))
+  try {
+    const file = join(folder, 'file')
+    writeFileSync(file, Buffer.alloc(4096))
+    const fd = openSync(file, 'r+')
+    expect(() => adopt(fd, 4096)).toThrow(/sealed against shrinking/)
+    closeSync(fd)
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
 })
