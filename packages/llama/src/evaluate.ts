@@ -2,7 +2,7 @@ import { KvxError } from '@kvx/contract'
 import { throwIfAborted } from './abort.ts'
 import { History } from './history.ts'
 import type { LlamaModel, Slot } from './model.ts'
-import type { ResolvedSampling } from './sampling.ts'
+import type { Sampled, Samplings } from './sampling.ts'
 
 /**
  * Cuts a prompt into chunks, as token positions where each ends. No chunk has one token, unless the
@@ -21,7 +21,7 @@ export function chunkEnds(tokens: number, chunkTokens: number): number[] {
  * Computes a prompt chunk by chunk in an empty sequence; the sequence then holds exactly the prompt.
  *
  * @param afterChunk is awaited after every chunk
- * @returns the first token of the answer
+ * @returns the first token of the answer, for each way of choosing it
  */
 export async function evaluatePrompt(
   model: LlamaModel,
@@ -29,22 +29,22 @@ export async function evaluatePrompt(
   request: {
     tokens: readonly number[]
     chunkTokens: number
-    sampling: ResolvedSampling
+    samplings: Samplings
     signal: AbortSignal | undefined
   },
   afterChunk?: (start: number, end: number) => Promise<void>,
-): Promise<number> {
-  const { tokens, chunkTokens, sampling, signal } = request
+): Promise<Sampled> {
+  const { tokens, chunkTokens, samplings, signal } = request
   const history = new History(tokens, 0)
   const turn = await model.prefillTurn.acquire(signal)
   try {
     let start = 0
-    let first: number | undefined
+    let first: Sampled | undefined
     for (const end of chunkEnds(tokens.length, chunkTokens)) {
       throwIfAborted(signal)
       const chunk = tokens.slice(start, end)
       first = await model.turns.exclusive(async () => {
-        if (end === tokens.length) return slot.sampler.next(chunk, sampling, history)
+        if (end === tokens.length) return slot.sampler.next(chunk, samplings, history)
         await slot.sampler.evaluate(chunk)
         return undefined
       })

@@ -23,8 +23,13 @@ export function generate(model: LlamaModel, request: GenerateRequest): Generatio
   return generation(async function* (progress) {
     const slot = await model.slots.acquire(signal)
     try {
-      const prompt = { tokens, chunkTokens: model.chunkTokens, sampling, signal }
-      const first = await evaluatePrompt(model, slot, prompt)
+      const prompt = {
+        tokens,
+        chunkTokens: model.chunkTokens,
+        samplings: [sampling],
+        signal,
+      } as const
+      const [first] = await evaluatePrompt(model, slot, prompt)
       const rest = { prompt: tokens, maxTokens, sampling, signal }
       yield* answer(model, progress, first, rest, () => Promise.resolve(slot))
     } finally {

@@ -18,11 +18,14 @@ export interface Generation extends AsyncIterable<number> {
    * ended by itself.
    */
   readonly evaluatedTokens: number
+  /** The token with which the answer was ended, if one did. */
+  readonly endToken: number | undefined
 }
 
 export class Progress {
   finishReason: FinishReason | undefined
   evaluatedTokens = 0
+  endToken: number | undefined
 }
 
 export function generation(run: (progress: Progress) => AsyncGenerator<number, void>): Generation {
@@ -34,6 +37,9 @@ export function generation(run: (progress: Progress) => AsyncGenerator<number, v
     },
     get evaluatedTokens() {
       return progress.evaluatedTokens
+    },
+    get endToken() {
+      return progress.endToken
     },
     [Symbol.asyncIterator]: () => tokens,
   }
@@ -62,6 +68,7 @@ export async function* answer(
   for (let token = first; ;) {
     if (model.endsAnswer(token, sampling)) {
       progress.finishReason = 'stop'
+      progress.endToken = token
       return
     }
     history.push(token)
@@ -72,7 +79,7 @@ export async function* answer(
     if (last) return
     throwIfAborted(signal)
     const { sampler } = (slot ??= await open())
-    token = await model.turns.shared(() => sampler.next([token], sampling, history))
+    ;[token] = await model.turns.shared(() => sampler.next([token], [sampling], history))
     progress.evaluatedTokens++
   }
 }

@@ -25,6 +25,7 @@ import { checkState, describeState, type Place } from './state/blob.ts'
 import { geometryOf, hasWindow, knowsState, unsupported, type Geometry } from './state/geometry.ts'
 import { saveState } from './state/scratch.ts'
 import { Aside } from './text/aside.ts'
+import { ChatTemplate } from './text/chat.ts'
 import { StreamingDetokenizer } from './text/detokenizer.ts'
 import { Vocabulary } from './text/vocabulary.ts'
 
@@ -64,6 +65,7 @@ export class LlamaModel {
   readonly #pool: (Memory & { free(): void }) | undefined
   readonly #samplers: readonly Sampler[]
   readonly #aside: Aside
+  #chatTemplate: ChatTemplate | undefined
   #disposed: Promise<void> | undefined
 
   /**
@@ -258,6 +260,30 @@ export class LlamaModel {
     const bytesOf = (token: number) => this.vocabulary.bytes(token)
     const first = !before.some((token) => bytesOf(token).length > 0)
     return new StreamingDetokenizer(bytesOf, first && this.vocabulary.addsBlank)
+  }
+
+  /**
+   * The template that the model brings for conversations.
+   *
+   * @throws KvxError `ERR_KVX_INVALID_ARGUMENT` when it brings none, `ERR_KVX_MODEL` when that cannot be read
+   */
+  get chatTemplate(): ChatTemplate {
+    this.#chatTemplate ??= this.#readChatTemplate()
+    return this.#chatTemplate
+  }
+
+  #readChatTemplate(): ChatTemplate {
+    const { tokenizer } = this.#weights.fileInfo.metadata
+    const source = tokenizer.chat_template
+    if (source === undefined) {
+      throw new KvxError(
+        'ERR_KVX_INVALID_ARGUMENT',
+        'This model has no chat template: send a prompt to /v1/completions instead.',
+        { phase: 'open' },
+      )
+    }
+    const { bosString, eosString } = this.#weights.tokens
+    return new ChatTemplate(source, { bos: bosString ?? '', eos: eosString ?? '' })
   }
 
   /** Whether the model ends its answers with this token. */

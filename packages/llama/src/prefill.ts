@@ -2,7 +2,7 @@ import { KvxError } from '@kvx/contract'
 import { throwIfAborted } from './abort.ts'
 import { evaluatePrompt, release } from './evaluate.ts'
 import type { LlamaModel, Slot } from './model.ts'
-import { resolveSampling, type Sampling } from './sampling.ts'
+import { resolveSampling, sampleOf, type Sampling } from './sampling.ts'
 import { checkState, describeState } from './state/blob.ts'
 import { checkPages, saveRows, type CachePages, type PromptCache } from './state/rows.ts'
 import { saveState } from './state/scratch.ts'
@@ -15,6 +15,8 @@ export interface PrefillRequest {
    */
   readonly pages: CachePages
   readonly sampling?: Sampling | undefined
+  /** Answers that are to begin here; see `sampleOf`. Default 1. */
+  readonly samples?: number | undefined
   /** Tokens per chunk, from 2 to the model's `chunkTokens`, which is the default. */
   readonly chunkTokens?: number | undefined
   /** Called when this prompt's turn at the model has come. */
@@ -37,8 +39,10 @@ export interface PrefillChunk {
 }
 
 export interface PrefillResult {
-  /** First token of the answer; may be an end-of-generation token. */
+  /** First token of the answer, or of its first sample; may be an end-of-generation token. */
   readonly firstToken: number
+  /** Those of the other samples. */
+  readonly otherFirstTokens: readonly number[]
   readonly chunks: number
 }
 
@@ -61,6 +65,10 @@ export async function prefill(model: LlamaModel, request: PrefillRequest): Promi
     )
   }
   const sampling = resolveSampling(request.sampling, model.vocabularySize)
+  const others = Array.from({ length: (request.samples ?? 1) - 1 }, (_, k) =>
+    sampleOf(sampling, k + 1),
+  )
+  const samplings = [sampling, ...others] as const
   const ready = readyPages(model, tokens.length, pages)
   const { cache, memory } = model
   const prompt = { cache, memory, pages, tokens: tokens.length }
@@ -68,15 +76,20 @@ export async function prefill(model: LlamaModel, request: PrefillRequest): Promi
   const slot = await model.slots.acquire(signal)
   try {
     request.onTurn?.()
-    const work = { tokens, chunkTokens, sampling, signal }
-    const firstToken = await evaluatePrompt(model, slot, work, async (start, end) => {
-      await savePages(model, slot, prompt, tokens.slice(0, end), start)
-      throwIfAborted(signal)
-      chunks++
-      const last = end === tokens.length
-      await onChunk?.({ tokens: [start, end], pages: ready(end), last })
-    })
-    return { firstToken, chunks }
+    const work = { tokens, chunkTokens, samplings, signal }
+    const [firstToken, ...otherFirstTokens] = await evaluatePrompt(
+      model,
+      slot,
+      work,
+      async (start, end) => {
+        await savePages(model, slot, prompt, tokens.slice(0, end), start)
+        throwIfAborted(signal)
+        chunks++
+        const last = end === tokens.length
+        await onChunk?.({ tokens: [start, end], pages: ready(end), last })
+      },
+    )
+    return { firstToken, otherFirstTokens, chunks }
   } finally {
     await release(model, slot)
   }

@@ -1,7 +1,7 @@
 import type { LlamaContextSequence, LlamaModel as Weights } from 'node-llama-cpp'
 import { KvxError } from '@kvx/contract'
 import type { History } from './history.ts'
-import { seedAt, type ResolvedSampling } from './sampling.ts'
+import { seedAt, type ResolvedSampling, type Sampled, type Samplings } from './sampling.ts'
 
 // node-llama-cpp makes a native sampler for every call that evaluates tokens. Each holds 12 bytes for
 // every token of the vocabulary until the garbage collector finds it, which does not know of them. So the
@@ -50,32 +50,32 @@ export class Sampler {
 
   /** Evaluates tokens behind what the sequence holds. */
   async evaluate(tokens: readonly number[]): Promise<void> {
-    await this.#decode(tokens, [], () => Promise.resolve(0))
+    await this.#decode(tokens, [], () => Promise.resolve([]))
   }
 
   /**
-   * Evaluates tokens behind what the sequence holds, and samples the one that follows.
+   * Evaluates tokens behind what the sequence holds, and samples one that follows for each way of choosing it.
    *
    * @param history ends with these tokens
    */
-  async next(
-    tokens: readonly number[],
-    sampling: ResolvedSampling,
-    history: History,
-  ): Promise<number> {
+  async next(tokens: readonly number[], samplings: Samplings, history: History): Promise<Sampled> {
     const wantsLogits: boolean[] = []
     wantsLogits[tokens.length - 1] = true
-    const output = await this.#decode(tokens, wantsLogits, (logits) => {
-      this.#configure(sampling, history)
-      return this.#sequence._context._ctx.sampleToken(logits, this.#native)
+    const output = await this.#decode(tokens, wantsLogits, async (logits) => {
+      const chosen: number[] = []
+      for (const sampling of samplings) {
+        this.#configure(sampling, history)
+        chosen.push(await this.#sequence._context._ctx.sampleToken(logits, this.#native))
+      }
+      return chosen
     })
-    const token = output.at(-1)
-    if (token === undefined || token < 0) {
+    const chosen = output.at(-1)
+    if (chosen === undefined || chosen.some((token) => token < 0)) {
       throw new KvxError('ERR_KVX_MODEL', 'llama.cpp could not sample a token.', {
         phase: 'decode',
       })
     }
-    return token
+    return chosen as Sampled
   }
 
   dispose(): void {

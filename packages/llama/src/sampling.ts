@@ -136,6 +136,16 @@ export function resolveSampling(
   }
 }
 
+/** What chooses a token for each answer to one prompt. */
+export type Samplings = readonly [ResolvedSampling, ...ResolvedSampling[]]
+/** A token for each of them. */
+export type Sampled = [number, ...number[]]
+
+/** How the k-th of several answers to one prompt is chosen: as all others, with a seed of its own. */
+export function sampleOf(sampling: ResolvedSampling, k: number): ResolvedSampling {
+  return k === 0 ? sampling : { ...sampling, seed: sampling.seed + k }
+}
+
 /**
  * Seed of one draw, a function of the request's seed and the position of the drawn token alone. So a
  * decode process that begins in the middle draws what a process that did everything would have drawn.

@@ -68,7 +68,7 @@ async function answer(
     const tokens = [first]
     history.push(first)
     while (tokens.length < answerTokens) {
-      const token = await slot.sampler.next(tokens.slice(-1), sampling, history)
+      const [token] = await slot.sampler.next(tokens.slice(-1), [sampling], history)
       history.push(token)
       tokens.push(token)
     }
@@ -82,8 +82,9 @@ async function answer(
 /** In one process: the whole prompt in one piece. */
 function alone(model: LlamaModel, prompt: readonly number[]): Promise<Answer> {
   const sampling = resolveSampling(greedy, model.vocabularySize)
-  const work = { tokens: prompt, chunkTokens: model.chunkTokens, sampling, signal: undefined }
-  return answer(model, prompt, (slot) => evaluatePrompt(model, slot, work))
+  const { chunkTokens } = model
+  const work = { tokens: prompt, chunkTokens, samplings: [sampling], signal: undefined } as const
+  return answer(model, prompt, async (slot) => (await evaluatePrompt(model, slot, work))[0])
 }
 
 /** Parts with their units and bytes per unit, which all layers have, and the layers. */

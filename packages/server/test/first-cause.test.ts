@@ -8,7 +8,8 @@ import { Admission } from '../src/http/drain.ts'
 import { listen } from '../src/http/server.ts'
 import { startRouter } from '../src/index.ts'
 import type { Call } from '../src/worker/call.ts'
-import { completionsApp, type Compute } from '../src/worker/completions.ts'
+import { workerApp } from '../src/worker/app.ts'
+import type { Compute } from '../src/worker/compute.ts'
 import { receivePrompt } from '../src/worker/decode.ts'
 import { EventLog } from '../src/worker/events.ts'
 import { CachePools } from '../src/worker/cache-pools.ts'
@@ -59,15 +60,15 @@ async function cluster(pools: Pools) {
     const strangers = new Strangers()
     const side = { model, pools: cachePools, metrics, queueMs: 60_000, strangers }
     const find = () => Promise.resolve(bootstrap.address)
-    const roomOf = ({ request }: Call) => request.bootstrap.room ?? 0n
+    const roomOf = ({ bootstrap: { room } }: Call) => room ?? 0n
     const compute: Compute =
       manager.role === 'prefill'
         ? { kind: 'prefill', run: (call) => sendPrompt({ ...side, manager }, call, roomOf(call)) }
         : {
             kind: 'answer',
-            run: (call) => receivePrompt({ ...side, manager }, call, roomOf(call), find),
+            run: (call, use) => receivePrompt({ ...side, manager }, call, roomOf(call), find, use),
           }
-    const app = completionsApp({
+    const app = workerApp({
       ...{ model, modelName: 'none', compute, metrics, log: silentLog, info: {} },
       events: new EventLog(silentLog, undefined),
       admission: new Admission(role),

@@ -4,11 +4,13 @@ import { expect, test } from 'vitest'
 import { isKvxError } from '@kvx/contract'
 import { httpError } from '../src/http/errors.ts'
 import { parseFields, parseJson, writeFields } from '../src/http/json.ts'
-import { fieldNames, parseCompletionRequest } from '../src/http/request.ts'
+import { chatFields } from '../src/asks/chat.ts'
+import { completionFields, parseCompletion } from '../src/asks/completions.ts'
+import { generateFields, samplingParams } from '../src/asks/generate.ts'
 
 const refusal = (body: unknown) => {
   try {
-    parseCompletionRequest(body)
+    parseCompletion(body)
   } catch (error) {
     if (isKvxError(error)) return httpError(error)
   }
@@ -16,9 +18,10 @@ const refusal = (body: unknown) => {
 }
 
 test('a request with nothing but a prompt gets the defaults of the OpenAI interface', () => {
-  const request = parseCompletionRequest({ prompt: 'Hello' })
+  const request = parseCompletion({ prompt: 'Hello' })
   expect(request).toMatchObject({
-    prompt: 'Hello',
+    prompts: ['Hello'],
+    samples: 1,
     maxTokens: undefined,
     sampling: {
       temperature: 1,
@@ -37,14 +40,14 @@ test('a request with nothing but a prompt gets the defaults of the OpenAI interf
     stream: false,
     includeUsage: false,
     returnTokenIds: false,
-    bootstrap: { host: undefined, port: undefined, room: undefined },
+    bootstrap: [{ host: undefined, port: undefined, room: undefined }],
   })
   expect(Number.isInteger(request.sampling.seed)).toBe(true)
 })
 
 test('null is the same as absent, and so is a field that is not known and asks for nothing', () => {
   expect(() =>
-    parseCompletionRequest({
+    parseCompletion({
       prompt: [1, 2],
       model: null,
       max_tokens: null,
@@ -62,7 +65,7 @@ test('null is the same as absent, and so is a field that is not known and asks f
 
 /** A value of each field that is honoured, and what becomes of it. */
 test('every field that is honoured arrives with its value', () => {
-  const request = parseCompletionRequest({
+  const request = parseCompletion({
     prompt: 'x',
     max_completion_tokens: 40,
     temperature: 0.5,
@@ -124,32 +127,36 @@ test.each([
   ['two names of one number', { max_tokens: 3, max_completion_tokens: 3 }],
   ['notes about who asks', { user: 'somebody', metadata: { a: 'b' }, rid: '7' }],
 ])('%s is accepted', (_, fields) => {
-  expect(() => parseCompletionRequest({ prompt: 'x', ...fields })).not.toThrow()
+  expect(() => parseCompletion({ prompt: 'x', ...fields })).not.toThrow()
 })
 
 test('a prompt in a list of one is that prompt', () => {
-  expect(parseCompletionRequest({ prompt: ['hello'] }).prompt).toBe('hello')
-  expect(parseCompletionRequest({ prompt: [[5, 6, 7]] }).prompt).toEqual([5, 6, 7])
-  expect(parseCompletionRequest({ prompt: [5] }).prompt).toEqual([5])
+  expect(parseCompletion({ prompt: ['hello'] }).prompts).toEqual(['hello'])
+  expect(parseCompletion({ prompt: [[5, 6, 7]] }).prompts).toEqual([[5, 6, 7]])
+  expect(parseCompletion({ prompt: [5] }).prompts).toEqual([[5]])
 })
 
 test('every field that is known stands in the page about the HTTP interface', () => {
   const page = readFileSync(new URL('../../../docs/http-api.md', import.meta.url), 'utf8')
   const named = new Set([...page.matchAll(/`([a-z_]+)`/g)].map(([, name]) => name))
-  expect(fieldNames.filter((name) => !named.has(name))).toEqual([])
+  const fields = { ...completionFields, ...chatFields, ...generateFields, ...samplingParams }
+  expect(Object.keys(fields).filter((name) => !named.has(name))).toEqual([])
 })
 
 test.each([
   ['{"prompt":""}', 'The prompt is empty: it must hold at least one token.'],
   ['{"prompt":[]}', 'The prompt is empty: it must hold at least one token.'],
+  ['{"prompt":["a", ""]}', 'Prompt 1 is empty: it must hold at least one token.'],
+  [
+    `{"prompt":${JSON.stringify(Array.from({ length: 257 }, () => 'a'))}}`,
+    'The request asks for 257 answers: 256 are possible at a time.',
+  ],
   ['{}', 'prompt is missing.'],
-  ['{"prompt":7}', 'prompt must be a string or a list of token ids.'],
-  ['{"prompt":["a", "b"]}', 'prompt holds several prompts: send one request for each.'],
-  ['{"prompt":[[1], [2]]}', 'prompt holds several prompts: send one request for each.'],
+  ['{"prompt":7}', 'prompt must be text or token ids, or a list of either.'],
   ['{"prompt":[""]}', 'The prompt is empty: it must hold at least one token.'],
   ['{"prompt":[[]]}', 'The prompt is empty: it must hold at least one token.'],
-  ['{"prompt":[[[1]]]}', 'prompt must be a string or a list of token ids.'],
-  ['{"prompt":[1, -1]}', 'prompt must be a string or a list of token ids.'],
+  ['{"prompt":[[[1]]]}', 'prompt must be text or token ids, or a list of either.'],
+  ['{"prompt":[1, -1]}', 'prompt must be text or token ids, or a list of either.'],
   ['{"prompt":"x", "max_tokens":0}', 'max_tokens must be at least 1.'],
   ['{"prompt":"x", "max_tokens":-3}', 'max_tokens must be at least 1.'],
   ['{"prompt":"x", "max_tokens":1.5}', 'max_tokens must be an integer.'],
@@ -175,9 +182,13 @@ test.each([
   ['{"prompt":"x", "stop":7}', 'stop must be a string or a list of strings.'],
   ['{"prompt":"x", "stop":["a", 3]}', 'stop must be a string or a list of strings.'],
   ['{"prompt":"x", "stream":"yes"}', 'stream must be true or false.'],
-  ['{"prompt":"x", "n":2}', 'n greater than 1 is not supported: send one request per answer.'],
   ['{"prompt":"x", "n":0}', 'n must be at least 1.'],
   ['{"prompt":"x", "best_of":-1}', 'best_of must be at least 1.'],
+  [
+    '{"prompt":"x", "n":2, "best_of":3}',
+    'best_of other than n is not supported: ask for n answers and choose the best.',
+  ],
+  ['{"prompt":"x", "n":129}', 'n must be at most 128.'],
   [
     '{"prompt":"x", "echo":true}',
     'echo is not supported: join the prompt and its answer yourself.',
@@ -228,7 +239,11 @@ test.each([
     'bootstrap_room must be less than 2^63.',
   ],
   ['{"prompt":"x", "bootstrap_room":"a"}', 'bootstrap_room must be an integer.'],
-  ['{"prompt":"x", "bootstrap_room":[1, 2]}', 'bootstrap_room must be an integer.'],
+  ['{"prompt":"x", "bootstrap_room":[]}', 'bootstrap_room is an empty list.'],
+  [
+    '{"prompt":"x", "bootstrap_room":[1, 2]}',
+    'bootstrap_room has 2 entries for 1 prompts: give one for each.',
+  ],
   ['{"prompt":"x", "bootstrap_port":70000}', 'bootstrap_port must be at most 65535.'],
   ['{"prompt":"x", "bootstrap_host":"!x"}', 'bootstrap_host must be a host name or an IP address.'],
   ['[1]', 'the body must be a JSON object.'],
@@ -246,18 +261,37 @@ test.each([
 })
 
 test('routers may send the bootstrap fields as lists of one', () => {
-  const { bootstrap } = parseCompletionRequest({
+  const { bootstrap } = parseCompletion({
     prompt: 'x',
     bootstrap_host: ['::1'],
     bootstrap_port: [8998],
     bootstrap_room: [5],
   })
-  expect(bootstrap).toEqual({ host: '::1', port: 8998, room: 5n })
+  expect(bootstrap).toEqual([{ host: '::1', port: 8998, room: 5n }])
+})
+
+test('of several prompts each has its own room: that of its place in a list, or the scalar and its place', () => {
+  const rooms = (fields: object) =>
+    parseCompletion(parseJson(writeFields(new Map(Object.entries(fields))))).bootstrap.map(
+      ({ room }) => room,
+    )
+  const prompt = '["a","b","c"]'
+  const large = String(2n ** 62n + 1n)
+  expect(rooms({ prompt, bootstrap_room: large })).toEqual(
+    [0n, 1n, 2n].map((i) => 2n ** 62n + 1n + i),
+  )
+  expect(rooms({ prompt, bootstrap_room: `[7, ${large}, 9]` })).toEqual([7n, 2n ** 62n + 1n, 9n])
+  // A router that counts answers sends as many; a prompt is sent once, so the first of them counts.
+  expect(rooms({ prompt, n: '2', bootstrap_room: '[1,2,3,4,5,6]' })).toEqual([1n, 3n, 5n])
+  expect(rooms({ prompt: '"a"', n: '2', bootstrap_room: '[4,5]' })).toEqual([4n])
+  // The number after the last one that fits is the first again.
+  const last = String(2n ** 63n - 1n)
+  expect(rooms({ prompt: '["a","b"]', bootstrap_room: last })).toEqual([2n ** 63n - 1n, 0n])
 })
 
 test('any 64-bit seed is taken and becomes 32 bits', () => {
   for (const seed of [0, -1, 2n ** 63n - 1n, -(2n ** 63n)]) {
-    const value = parseCompletionRequest({ prompt: 'x', seed }).sampling.seed ?? -1
+    const value = parseCompletion({ prompt: 'x', seed }).sampling.seed ?? -1
     expect(value).toBeGreaterThanOrEqual(0)
     expect(value).toBeLessThan(2 ** 32)
   }
@@ -269,7 +303,7 @@ test('every room below 2^63 survives a journey through a router and a worker exa
       const client = '{"prompt":"x","temperature":0.10000000149011612,"top_p":1.0}'
       const sent = writeFields(parseFields(client).set('bootstrap_room', String(room)))
       expect(sent).toBe(`${client.slice(0, -1)},"bootstrap_room":${String(room)}}`)
-      expect(parseCompletionRequest(parseJson(sent)).bootstrap.room).toBe(room)
+      expect(parseCompletion(parseJson(sent)).bootstrap[0]?.room).toBe(room)
     }),
   )
 })

@@ -9,7 +9,7 @@ import type { LlamaModel } from '@kvx/llama'
 import { allocate } from '@kvx/native'
 import { Admission } from '../src/http/drain.ts'
 import { listen } from '../src/http/server.ts'
-import { completionsApp } from '../src/worker/completions.ts'
+import { workerApp } from '../src/worker/app.ts'
 import { receivePrompt } from '../src/worker/decode.ts'
 import { EventLog } from '../src/worker/events.ts'
 import { CachePools } from '../src/worker/cache-pools.ts'
@@ -87,17 +87,16 @@ async function decodeWorker() {
   const cachePools = new CachePools({ components: { kv: { pageTokens, pages: pages } } })
   const side = { model, manager: watched, pools: cachePools, metrics, queueMs: 60_000, strangers }
   const hosts = new PrefillHosts(['127.0.0.0/8'], () => Promise.reject(new Error('ENOTFOUND')))
-  const app = completionsApp({
+  const app = workerApp({
     ...{ model, modelName: 'none', metrics, log, info: {} },
     events: new EventLog(silentLog, undefined),
     admission: new Admission('decode'),
     compute: {
       kind: 'answer',
-      run: (call) => {
-        const { room = 0n, host: named = '', port } = call.request.bootstrap
-        return receivePrompt(side, call, room, async () => {
-          return `tcp://${await hosts.addressOf(named)}:${String(port)}`
-        })
+      run: (call, use) => {
+        const { room = 0n, host: named = '', port } = call.bootstrap
+        const find = async () => `tcp://${await hosts.addressOf(named)}:${String(port)}`
+        return receivePrompt(side, call, room, find, use)
       },
     },
   })

@@ -14,7 +14,7 @@ interface Watched {
 export class StopMatcher {
   readonly #watched: readonly Watched[]
   #held = ''
-  #stopped = false
+  #found: string | undefined
 
   /** Empty strings are ignored. */
   constructor(stops: readonly string[]) {
@@ -25,25 +25,31 @@ export class StopMatcher {
 
   /** Whether a stop string has been found: what follows it is dropped. */
   get stopped(): boolean {
-    return this.#stopped
+    return this.#found !== undefined
+  }
+
+  /** The stop string that has been found. */
+  get found(): string | undefined {
+    return this.#found
   }
 
   /** @returns the text that is certain to come before any stop string */
   push(text: string): string {
-    if (this.#stopped) return ''
+    if (this.stopped) return ''
     const all = this.#held + text
     for (let end = this.#held.length; end < all.length;) {
       const unit = all.charCodeAt(end++)
-      let found = 0
+      let found = ''
       for (const watched of this.#watched) {
         advance(watched, unit)
         // Whichever is complete first, however the text was cut into pieces; of two, the longer.
-        if (watched.matched === watched.stop.length) found = Math.max(found, watched.matched)
+        const { stop, matched } = watched
+        if (matched === stop.length && matched > found.length) found = stop
       }
-      if (found > 0) {
-        this.#stopped = true
+      if (found !== '') {
+        this.#found = found
         this.#held = ''
-        return all.slice(0, end - found)
+        return all.slice(0, end - found.length)
       }
     }
     const keep = this.#watched.reduce((most, { matched }) => Math.max(most, matched), 0)

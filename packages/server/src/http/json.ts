@@ -16,22 +16,30 @@ const maxJsonTexts = 8192
 const maxNumberLength = 64
 
 /**
- * Parses JSON. An integer that a number would round becomes a bigint where it is a field of the body, or the only
- * item of one: there routers send rooms. Every other number is a number.
+ * Parses JSON. An integer that a number would round becomes a bigint where it is a field of the body, or an item of one
+ * that lists integers: there routers send rooms. Every other number is a number.
  * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
  */
 export function parseJson(text: string): unknown {
   const fields = rawFields(text)
   const value = parse(text)
   for (const [name, raw] of fields) {
-    const item = raw.startsWith('[') && raw.endsWith(']') ? raw.slice(1, -1).trim() : undefined
-    const digits = item ?? raw
-    if (digits.length > maxNumberLength || !/^-?\d{16,}$/.test(digits)) continue
-    if (Number.isSafeInteger(Number(digits))) continue
-    const integer = BigInt(digits)
-    ;(value as Record<string, unknown>)[name] = item === undefined ? integer : [integer]
+    if (!/\d{16}/.test(raw)) continue
+    if (integer.test(raw)) (value as Record<string, unknown>)[name] = exact(raw)
+    else if (integers.test(raw)) {
+      const items = raw.slice(1, -1).split(',')
+      ;(value as Record<string, unknown>)[name] = items.map((item) => exact(item.trim()))
+    }
   }
   return value
+}
+
+const integer = /^-?\d+$/
+const integers = /^\[[-\d\s,]*\]$/
+
+function exact(digits: string): number | bigint {
+  const value = Number(digits)
+  return Number.isSafeInteger(value) ? value : BigInt(digits)
 }
 
 /**

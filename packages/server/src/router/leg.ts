@@ -1,4 +1,4 @@
-/** One of the two requests that a completion becomes. */
+/** One of the two requests that a client's request becomes. */
 import { errorTable, isErrorCode, isKvxError, KvxError } from '@kvx/contract'
 import {
   httpError,
@@ -45,12 +45,13 @@ export class LegFailure extends Error {
  */
 export async function openLeg(
   worker: Worker,
+  path: string,
   body: Buffer,
   headers: Record<string, string>,
   signal: AbortSignal,
 ): Promise<Answer> {
   try {
-    const response = await post(`${worker.url}/v1/completions`, body, headers, signal)
+    const response = await post(`${worker.url}${path}`, body, headers, signal)
     const { statusCode: status = 0 } = response
     const chunks = bytesOf(response, signal)
     if (status < 200 || status > 299) {

@@ -133,7 +133,9 @@ export async function startRouter(options: RouterOptions): Promise<Listening & D
   const admission = new Admission('router')
   let turn = 0
 
-  app.post('/v1/completions', (c) => admission.run(c, () => complete(c)))
+  for (const path of ['/v1/completions', '/v1/chat/completions', '/generate']) {
+    app.post(path, (c) => admission.run(c, () => complete(c)))
+  }
 
   async function complete(c: AppContext): Promise<Response> {
     const body = parseFields(await c.var.text())
@@ -298,9 +300,15 @@ function pair(
       const headers = forwarded(c)
       const prefilled = prefill.during(async (lost) => {
         const signal = AbortSignal.any([either, lost])
-        await drain(prefill, await openLeg(prefill, bytes, headers, signal))
+        await drain(prefill, await openLeg(prefill, c.req.path, bytes, headers, signal))
       })
-      const answer = openLeg(decode, bytes, headers, AbortSignal.any([either, decodeLost]))
+      const answer = openLeg(
+        decode,
+        c.req.path,
+        bytes,
+        headers,
+        AbortSignal.any([either, decodeLost]),
+      )
       // Each may fail after the other has decided the race; that failure is then nobody's news.
       prefilled.catch(() => undefined)
       answer.catch(() => undefined)

@@ -1,17 +1,19 @@
 import type { ResolvedSampling } from '@kvx/llama'
-import type { CompletionRequest } from '../http/request.ts'
+import type { Bootstrap } from '../asks/ask.ts'
 import type { Events } from './events.ts'
 
-/** One request that has passed every check that needs no other process. */
+/** One prompt that has passed every check that needs no other process. */
 export interface Call {
-  readonly request: CompletionRequest
   /** The prompt's token ids; at least one. */
   readonly tokens: readonly number[]
-  /** The most that the answer may have. */
+  /** Answers that are wanted; the k-th is chosen by `sampleOf(sampling, k)`. */
+  readonly samples: number
+  /** The most that an answer may have; at least one. */
   readonly maxTokens: number
   /** The same on both sides of a transfer. */
   readonly sampling: ResolvedSampling
-  /** Aborted when nobody wants the answer any more. */
+  readonly bootstrap: Bootstrap
+  /** Aborted when nobody wants the answers any more. */
   readonly signal: AbortSignal
   readonly events: Events
 }

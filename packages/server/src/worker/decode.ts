@@ -1,10 +1,13 @@
 /** The decode leg: finds prefill, reserves pages, waits until the prompt's cache is in them, and goes on from there. */
 import { neededPages, promptDigest, type DecodeManager } from '@kvx/core'
-import { KvxError, toKvxError } from '@kvx/contract'
-import { decode, type Generation, type LlamaModel } from '@kvx/llama'
-import type { Run, Transferred } from './answer.ts'
+import { toKvxError } from '@kvx/contract'
+import { decode, sampleOf, type Generation, type LlamaModel } from '@kvx/llama'
+import type { Run } from '../answers/pieces.ts'
+import type { Transferred } from '../answers/rendering.ts'
 import type { Call } from './call.ts'
-import type { CacheLease, CachePools } from './cache-pools.ts'
+import type { CachePools } from './cache-pools.ts'
+import type { Runs } from './compute.ts'
+import { firstTokensIn } from './first-tokens.ts'
 import { byAddress, returnPages } from './pages.ts'
 import type { Strangers } from './strangers.ts'
 import type { WorkerMetrics } from './metrics.ts'
@@ -20,16 +23,17 @@ export interface DecodeSide {
 }
 
 /**
- * Resolves when prefill has answered: then it is time to tell the client that its request is taken.
+ * Calls `use` when prefill has answered: then it is time to tell the client that its request is taken.
  * @param find the bootstrap service of the prefill instance
- * @throws KvxError as `Strangers.reach`; while iterating, with the first cause
+ * @throws KvxError as `Strangers.reach`, and with the first cause of whatever fails while `use` runs
  */
 export async function receivePrompt(
   { model, manager, pools, metrics, queueMs, strangers }: DecodeSide,
-  { tokens, maxTokens, sampling, signal, events }: Call,
+  { tokens, samples, maxTokens, sampling, signal, events }: Call,
   room: bigint,
   find: () => Promise<string>,
-): Promise<Run> {
+  use: (runs: Runs) => Promise<void>,
+): Promise<void> {
   const receive = (from: string) => {
     const opened = manager.receive(room, {
       ...{ from, tokens: tokens.length },
@@ -40,28 +44,32 @@ export async function receivePrompt(
   }
   // No page is taken for an address at which no prefill is; it then waits with this side for the pages.
   const receiver = await strangers.reach({ room, find, receive, signal })
-  let generation: Generation | undefined
   let transfer: Transferred | undefined
+  let giveBack: () => void = () => undefined
 
-  async function arrival(pages: CacheLease['pages']): Promise<number> {
+  /** The pages that hold the cache, and the first token of each answer. */
+  async function arrival() {
+    // Ends the wait for pages when prefill fails meanwhile.
+    const over = new AbortController()
+    receiver.done.catch((error: unknown) => {
+      over.abort(error)
+    })
+    const counts = neededPages(model.cache, { tokens: tokens.length })
+    const either = AbortSignal.any([signal, over.signal])
+    const lease = await pools.allocate(counts, { signal: either, timeoutMs: queueMs })
+    giveBack = once(() => {
+      returnPages(lease, receiver.settled, events)
+    })
+    events('pages.leased', { pages: lease.count })
     try {
-      await receiver.reserve(byAddress(model, pages), { signal })
+      await receiver.reserve(byAddress(model, lease.pages), { signal })
       events('room.reserved')
       const { aux, report } = await receiver.done
-      if (aux.firstToken === undefined) {
-        throw new KvxError('ERR_KVX_PROTOCOL', 'Prefill sent the cache without a first token.')
-      }
-      // The model's library would end this process.
-      if (aux.firstToken >= model.vocabularySize) {
-        throw new KvxError(
-          'ERR_KVX_PROTOCOL',
-          `Prefill sent the first token ${String(aux.firstToken)}; this model knows 0 to ${String(model.vocabularySize - 1)}.`,
-        )
-      }
+      const firstTokens = firstTokensIn(aux, samples, model.vocabularySize)
       transfer = { ...report, backend: manager.engine.backend }
       events('transfer.complete', { ...transfer })
       metrics.transferred(report.bytes)
-      return aux.firstToken
+      return { firstTokens, pages: lease.pages }
     } catch (cause) {
       const error = receiver.error ?? toKvxError(cause)
       metrics.transferFailed(error)
@@ -69,62 +77,71 @@ export async function receivePrompt(
     }
   }
 
-  async function* answer(): AsyncGenerator<number, void> {
-    const abort = () => {
-      receiver.abort('The client closed its connection.')
-    }
-    signal.addEventListener('abort', abort, { once: true })
-    // Ends the wait for pages when prefill fails meanwhile.
-    const over = new AbortController()
-    receiver.done.catch((error: unknown) => {
-      over.abort(error)
-    })
-    const either = AbortSignal.any([signal, over.signal])
-    try {
-      if (signal.aborted) abort()
-      const counts = neededPages(model.cache, { tokens: tokens.length })
-      const lease = await pools.allocate(counts, { signal: either, timeoutMs: queueMs })
-      events('pages.leased', { pages: lease.count })
-      let held = true
-      const giveBack = () => {
-        if (held) returnPages(lease, receiver.settled, events)
-        held = false
-      }
-      try {
-        const firstToken = await arrival(lease.pages)
-        generation = decode(model, {
-          tokens,
-          pages: lease.pages,
-          firstToken,
-          maxTokens,
-          sampling,
-          onLoaded: giveBack,
-          signal,
-        })
-        yield* generation
-      } finally {
-        giveBack()
-      }
-    } catch (cause) {
-      receiver.abort(toKvxError(cause))
-      throw receiver.error ?? cause
-    } finally {
-      signal.removeEventListener('abort', abort)
-      // Does nothing once the transfer has ended; else it ends it, so that nothing waits for pages.
-      receiver.abort('The request ended before its cache arrived.')
-    }
+  const abort = () => {
+    receiver.abort('The client closed its connection.')
   }
+  signal.addEventListener('abort', abort, { once: true })
+  if (signal.aborted) abort()
+  const arrived = arrival()
+  // Whoever takes the first token of an answer is told of it.
+  arrived.catch(() => undefined)
+  try {
+    // The pages go back when every answer has read them, or has ended without.
+    let reading = samples
+    const read = () => {
+      if (--reading === 0) giveBack()
+    }
+    const runs = Array.from({ length: samples }, (_, k): Run => {
+      let generation: Generation | undefined
+      async function* answer(): AsyncGenerator<number, void> {
+        const onLoaded = once(read)
+        try {
+          const { firstTokens, pages } = await arrived
+          const firstToken = firstTokens[k] ?? -1
+          const own = sampleOf(sampling, k)
+          const request = { tokens, pages, firstToken, maxTokens, sampling: own, onLoaded, signal }
+          generation = decode(model, request)
+          yield* generation
+        } finally {
+          onLoaded()
+        }
+      }
+      return {
+        [Symbol.asyncIterator]: answer,
+        get finishReason() {
+          return generation?.finishReason
+        },
+        get endToken() {
+          return generation?.endToken
+        },
+        get evaluatedTokens() {
+          return generation?.evaluatedTokens ?? 0
+        },
+      }
+    })
+    await use({
+      runs,
+      get transfer() {
+        return transfer
+      },
+    })
+  } catch (cause) {
+    receiver.abort(toKvxError(cause))
+    throw receiver.error ?? cause
+  } finally {
+    signal.removeEventListener('abort', abort)
+    // Does nothing once the transfer has ended; else it ends it, so that nothing waits for pages.
+    receiver.abort('The request ended before its cache arrived.')
+    await arrived.catch(() => undefined)
+    giveBack()
+  }
+}
 
-  return {
-    [Symbol.asyncIterator]: answer,
-    get finishReason() {
-      return generation?.finishReason
-    },
-    get evaluatedTokens() {
-      return generation?.evaluatedTokens ?? 0
-    },
-    get transfer() {
-      return transfer
-    },
+/** Does it the first time. */
+function once(what: () => void): () => void {
+  let isDone = false
+  return () => {
+    if (!isDone) what()
+    isDone = true
   }
 }

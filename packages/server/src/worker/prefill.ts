@@ -2,9 +2,10 @@
 import { promptDigest, type PrefillManager } from '@kvx/core'
 import { toKvxError } from '@kvx/contract'
 import { prefill, type LlamaModel } from '@kvx/llama'
-import type { Transferred } from './answer.ts'
 import type { Call } from './call.ts'
 import type { CachePools } from './cache-pools.ts'
+import type { Prefilled } from './compute.ts'
+import { auxOf } from './first-tokens.ts'
 import { byAddress, pagesOfTokens, pagesToFill, returnPages } from './pages.ts'
 import type { WorkerMetrics } from './metrics.ts'
 
@@ -23,9 +24,9 @@ export interface PrefillSide {
  */
 export async function sendPrompt(
   { model, manager, pools, metrics, queueMs }: PrefillSide,
-  { tokens, sampling, signal, events }: Call,
+  { tokens, samples, sampling, signal, events }: Call,
   room: bigint,
-): Promise<{ firstToken: number; transfer: Transferred }> {
+): Promise<Prefilled> {
   const digest = promptDigest(tokens)
   const sender = manager.send(room, { tokens: tokens.length, digest })
   events('room.opened')
@@ -45,8 +46,9 @@ export async function sendPrompt(
     events('pages.leased', { pages: lease.count })
     const { state } = byAddress(model, lease.pages)
     try {
-      const { firstToken } = await prefill(model, {
+      const { firstToken, otherFirstTokens } = await prefill(model, {
         tokens,
+        samples,
         pages: lease.pages,
         sampling,
         signal: either,
@@ -62,11 +64,12 @@ export async function sendPrompt(
           events('chunk.sent', { tokens: chunk.tokens })
         },
       })
-      const summary = await sender.finish({ state, aux: { firstToken } }, { signal })
+      const firstTokens = [firstToken, ...otherFirstTokens]
+      const summary = await sender.finish({ state, aux: auxOf(firstTokens) }, { signal })
       const transfer = { ...summary, backend: manager.engine.backend }
       events('transfer.complete', { ...transfer })
       metrics.transferred(summary.bytes)
-      return { firstToken, transfer }
+      return { firstTokens, transfer }
     } catch (cause) {
       // Before the pages are given up: what is in flight must be called back, not waited for.
       sender.abort(toKvxError(cause))

@@ -15,7 +15,8 @@ import { Admission, within } from '../http/drain.ts'
 import { listen, type Draining, type HttpOptions, type Listening } from '../http/server.ts'
 import type { Call } from './call.ts'
 import { Cleanup } from './cleanup.ts'
-import { completionsApp, type Compute } from './completions.ts'
+import { workerApp } from './app.ts'
+import type { Compute } from './compute.ts'
 import { receivePrompt } from './decode.ts'
 import { EventLog, type WorkerEvent } from './events.ts'
 import { CachePools } from './cache-pools.ts'
@@ -136,7 +137,7 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
   const transfer = mode === 'null' ? undefined : await openTransfer(options, mode, model, cleanup)
   const metrics = workerMetrics(transfer && (() => transfer.pools.counts()))
   const bootstrapPort = transfer?.bootstrapPort
-  const app = completionsApp({
+  const app = workerApp({
     model,
     modelName: options.modelName ?? options.model,
     compute: computeWith(options, model, transfer, metrics),
@@ -227,7 +228,7 @@ function computeWith(
   metrics: ReturnType<typeof workerMetrics>,
 ): Compute {
   if (transfer === undefined) {
-    return { kind: 'answer', run: (call) => generateAlone(model, call) }
+    return { kind: 'answer', run: (call, use) => use(generateAlone(model, call)) }
   }
   const queueMs = options.deadlines?.queue ?? defaultDeadlines.queue
   const { manager, pools } = transfer
@@ -242,9 +243,9 @@ function computeWith(
     : PrefillHosts.byDefault(options.host ?? '127.0.0.1')
   return {
     kind: 'answer',
-    run: (call) => {
+    run: (call, use) => {
       const room = roomOf(call, 'decode')
-      const { host, port = options.bootstrapPort ?? 8998 } = call.request.bootstrap
+      const { host, port = options.bootstrapPort ?? 8998 } = call.bootstrap
       if (host === undefined) {
         throw new KvxError(
           'ERR_KVX_INVALID_ARGUMENT',
@@ -252,16 +253,16 @@ function computeWith(
           { phase: 'open' },
         )
       }
-      return receivePrompt(decodeSide, call, room, async () => {
+      const find = async () => {
         const address = await hosts.addressOf(host)
         return `tcp://${urlHost(address)}:${String(port)}`
-      })
+      }
+      return receivePrompt(decodeSide, call, room, find, use)
     },
   }
 }
 
-function roomOf({ request }: Call, mode: string): bigint {
-  const { room } = request.bootstrap
+function roomOf({ bootstrap: { room } }: Call, mode: string): bigint {
   if (room !== undefined) return room
   throw new KvxError(
     'ERR_KVX_INVALID_ARGUMENT',

@@ -6,9 +6,9 @@ import { LlamaModel } from '@kvx/llama'
 import { Admission } from '../../src/http/drain.ts'
 import { listen, type HttpOptions, type ListenOptions } from '../../src/http/server.ts'
 import { startRouter } from '../../src/index.ts'
-import type { Run } from '../../src/worker/answer.ts'
+import type { Runs } from '../../src/worker/compute.ts'
 import type { Call } from '../../src/worker/call.ts'
-import { completionsApp } from '../../src/worker/completions.ts'
+import { workerApp } from '../../src/worker/app.ts'
 import { EventLog } from '../../src/worker/events.ts'
 import { workerMetrics } from '../../src/worker/metrics.ts'
 
@@ -42,17 +42,20 @@ export interface WorkerOptions {
 /** The HTTP side of a worker. */
 export async function startWorkerApp(options: WorkerOptions = {}) {
   const { answering = twoTokens, http, limits } = options
-  const run = (call: Call): Run => {
-    const tokens = answering(call)
-    return {
-      [Symbol.asyncIterator]: () => tokens,
-      ...{ finishReason: 'length', evaluatedTokens: 0, transfer: undefined },
-    }
-  }
+  const runsOf = (call: Call): Runs => ({
+    runs: Array.from({ length: call.samples }, () => {
+      const tokens = answering(call)
+      return {
+        [Symbol.asyncIterator]: () => tokens,
+        ...{ finishReason: 'length', endToken: undefined, evaluatedTokens: 0 },
+      }
+    }),
+    transfer: undefined,
+  })
   const metrics = workerMetrics(undefined)
-  const app = completionsApp({
+  const app = workerApp({
     ...{ model, modelName: 'none', metrics, log: silentLog, info: { bootstrap_port: 1 } },
-    compute: { kind: 'answer', run },
+    compute: { kind: 'answer', run: (call, use) => use(runsOf(call)) },
     events: new EventLog(silentLog, undefined),
     admission: new Admission('worker'),
   })

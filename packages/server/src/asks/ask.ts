@@ -1,0 +1,26 @@
+/** What a client wants, whichever interface it speaks. */
+import type { Sampling } from '@kvx/llama'
+
+/** Text, or token ids. */
+export type Prompt = string | readonly number[]
+
+/** Where the cache of one prompt comes from, and under which number; nothing of it for a worker that does both halves. */
+export interface Bootstrap {
+  readonly host: string | undefined
+  readonly port: number | undefined
+  readonly room: bigint | undefined
+}
+
+export interface Ask {
+  /** Each is computed once, whatever `samples` is. At least one. */
+  readonly prompts: readonly Prompt[]
+  /** One for each prompt. */
+  readonly bootstrap: readonly Bootstrap[]
+  /** Answers to each prompt: the k-th draws with the seed `sampling.seed + k`. */
+  readonly samples: number
+  /** Undefined: the interface does not say. 0: only what comes before the answer. */
+  readonly maxTokens: number | undefined
+  readonly sampling: Sampling
+  readonly stop: readonly string[]
+  readonly stream: boolean
+}

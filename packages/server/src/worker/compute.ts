@@ -1,0 +1,28 @@
+/** How a worker computes: whole answers, or the first token of those that another process goes on with. */
+import type { Run } from '../answers/pieces.ts'
+import type { Transferred } from '../answers/rendering.ts'
+import type { Call } from './call.ts'
+
+/** The answers to one prompt, one run for each sample. */
+export interface Runs {
+  readonly runs: readonly Run[]
+  /** Known once the first token of any run has come. */
+  readonly transfer: Transferred | undefined
+}
+
+export interface Prefilled {
+  /** One for each sample. */
+  readonly firstTokens: readonly number[]
+  readonly transfer: Transferred
+}
+
+export type Compute =
+  | {
+      readonly kind: 'answer'
+      /**
+       * @param use is called when the request is accepted: only then is it time to send headers. What the runs hold is
+       *   given back when it has returned.
+       */
+      run(call: Call, use: (runs: Runs) => Promise<void>): Promise<void>
+    }
+  | { readonly kind: 'prefill'; run(call: Call): Promise<Prefilled> }

@@ -1,0 +1,222 @@
+/** One request from its body to its last byte: every prompt computed once, every answer told as it comes. */
+import { setImmediate } from 'node:timers/promises'
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import { toKvxError } from '@kvx/contract'
+import { resolveSampling, type LlamaModel } from '@kvx/llama'
+import { pieces, Sample, type Piece, type Run } from '../answers/pieces.ts'
+import type { PromptFacts, Rendering } from '../answers/rendering.ts'
+import type { Ask } from '../asks/ask.ts'
+import { httpError } from '../http/errors.ts'
+import { parseJson } from '../http/json.ts'
+import { clientGone, json, type AppContext } from '../http/server.ts'
+import { openEventStream } from '../http/sse.ts'
+import type { Worker } from './app.ts'
+import type { Call } from './call.ts'
+import type { Compute } from './compute.ts'
+import { Meeting, together } from './together.ts'
+
+/** What a body asks for, and how its interface tells the answer. */
+export interface Asked {
+  readonly ask: Ask
+  /** As the answer tells it. */
+  readonly id: string
+  readonly rendering: Rendering
+}
+
+/**
+ * @param read throws KvxError `ERR_KVX_INVALID_ARGUMENT`
+ * @throws KvxError with the first cause, unless the answer has begun to leave
+ */
+export async function serve(
+  worker: Worker,
+  c: AppContext,
+  read: (body: unknown) => Asked,
+): Promise<Response> {
+  const { metrics, log } = worker
+  const asked = read(parseJson(await c.var.text()))
+  const { ask, id } = asked
+  const signal = clientGone(c)
+  const calls = await callsOf(worker, asked, signal)
+  const rooms = ask.bootstrap.map(({ room }) => room?.toString())
+  const events = worker.events.of(id, ask.bootstrap[0]?.room)
+  metrics.requestBegan()
+  const tokens = calls.reduce((sum, call) => sum + call.tokens.length, 0)
+  events('request.received', { tokens, stream: ask.stream })
+  try {
+    const response = await answer(worker, c, asked, calls, signal)
+    metrics.requestEnded('success')
+    events('request.done')
+    return response
+  } catch (cause) {
+    if (signal.aborted) {
+      metrics.requestEnded('cancelled')
+      events('request.cancelled')
+      return RESPONSE_ALREADY_SENT
+    }
+    const error = toKvxError(cause)
+    // The other leg may be told before this connection closes.
+    const cancelled = error.code === 'ERR_KVX_ABORTED'
+    metrics.requestEnded(cancelled ? 'cancelled' : 'failed')
+    const { code, phase, peer, rank, message } = error
+    // Not always the client's to know.
+    const reason = error.cause instanceof Error ? error.cause.message : undefined
+    events(cancelled ? 'request.cancelled' : 'request.failed', { code, phase, peer, rank, reason })
+    log.warn({ request: id, room: rooms.join(','), code, reason, err: cause }, message)
+    if (!c.env.outgoing.headersSent) throw error
+    metrics.failed(error.code)
+    return RESPONSE_ALREADY_SENT
+  }
+}
+
+/** One for each prompt. @throws KvxError as `LlamaModel.tokenizePrompt` and `checkRequest` */
+async function callsOf(
+  { model, compute, events }: Worker,
+  { ask, id }: Asked,
+  signal: AbortSignal,
+): Promise<readonly Call[]> {
+  const sampling = resolveSampling(ask.sampling, model.vocabularySize)
+  const calls: Call[] = []
+  for (const [index, prompt] of ask.prompts.entries()) {
+    // Each costs a few milliseconds: what else there is to do comes between.
+    if (index > 0) await setImmediate()
+    const tokens = typeof prompt === 'string' ? await model.tokenizePrompt(prompt, signal) : prompt
+    // Who does not say how long the answer may be is not refused for it.
+    const room = Math.max(1, model.contextLength - tokens.length)
+    // Also where no answer is wanted, one token is sampled: the cache moves all the same.
+    const maxTokens = Math.max(1, ask.maxTokens ?? Math.min(16, room))
+    // How long the answer may be is for decode to judge, whose context it fills.
+    model.checkRequest(tokens, compute.kind === 'prefill' ? 1 : maxTokens)
+    const bootstrap = ask.bootstrap[index] ?? { host: undefined, port: undefined, room: undefined }
+    calls.push({
+      ...{ tokens, samples: ask.samples, maxTokens, sampling, bootstrap, signal },
+      events: events.of(id, bootstrap.room),
+    })
+  }
+  return calls
+}
+
+async function answer(
+  worker: Worker,
+  c: AppContext,
+  { ask, rendering }: Asked,
+  calls: readonly Call[],
+  signal: AbortSignal,
+): Promise<Response> {
+  const answers = calls.map(({ tokens }, prompt) =>
+    Array.from(
+      { length: ask.samples },
+      (_, k) => new Sample(prompt * ask.samples + k, tokens.length),
+    ),
+  )
+  const { compute } = worker
+  // Prefill has one token to tell: a stream of it would be of no use to anybody.
+  const telling =
+    ask.stream && compute.kind === 'answer' ? inEvents(c, rendering) : atOnce(c, rendering)
+  try {
+    const facts =
+      compute.kind === 'prefill'
+        ? await prefillAll(worker.model, compute, calls, answers, signal)
+        : await answerAll(worker.model, compute, ask, calls, answers, signal, telling)
+    return await telling.end(answers.flat(), facts)
+  } catch (cause) {
+    await telling.fail(cause)
+    throw cause
+  }
+}
+
+function prefillAll(
+  model: LlamaModel,
+  compute: Compute & { kind: 'prefill' },
+  calls: readonly Call[],
+  answers: readonly (readonly Sample[])[],
+  signal: AbortSignal,
+): Promise<PromptFacts[]> {
+  return together(calls, signal, async (call, prompt, either) => {
+    const { tokens, sampling } = call
+    const { firstTokens, transfer } = await compute.run({ ...call, signal: either })
+    answers[prompt]?.forEach((sample, k) => {
+      const token = firstTokens[k] ?? -1
+      const text = model.endsAnswer(token, sampling) ? '' : model.detokenizer(tokens).push(token)
+      sample.add({ text, tokens: [token], finish: { reason: 'length' } })
+    })
+    return { promptTokens: tokens.length, evaluatedTokens: tokens.length, transfer }
+  })
+}
+
+function answerAll(
+  model: LlamaModel,
+  compute: Compute & { kind: 'answer' },
+  ask: Ask,
+  calls: readonly Call[],
+  answers: readonly (readonly Sample[])[],
+  signal: AbortSignal,
+  telling: Telling,
+): Promise<PromptFacts[]> {
+  const accepted = new Meeting(calls.length, () => {
+    telling.accepted()
+  })
+  return together(calls, signal, async (call, prompt, either) => {
+    const { tokens, sampling, events } = call
+    let evaluatedTokens = 0
+    let transfer: PromptFacts['transfer']
+    const follow = async (run: Run, sample: Sample) => {
+      const { minTokens } = sampling
+      for await (const piece of pieces(run, model.detokenizer(tokens), ask.stop, minTokens)) {
+        const told = ask.maxTokens === 0 ? { ...piece, text: '', tokens: [] } : piece
+        sample.add(told)
+        if (told.tokens.length > 0) events('token', { position: sample.tokens.length })
+        await telling.piece(sample, told)
+      }
+      evaluatedTokens += run.evaluatedTokens
+    }
+    await compute.run({ ...call, signal: either }, async (given) => {
+      await accepted.arrive(either)
+      await together(given.runs, either, async (run, k) => {
+        const sample = answers[prompt]?.[k]
+        if (sample !== undefined) await follow(run, sample)
+      })
+      ;({ transfer } = given)
+    })
+    return { promptTokens: tokens.length, evaluatedTokens, transfer }
+  })
+}
+
+/** How an answer leaves. */
+interface Telling {
+  /** No prompt can be refused any more. */
+  accepted(): void
+  piece(sample: Sample, piece: Piece): Promise<void>
+  end(samples: readonly Sample[], prompts: readonly PromptFacts[]): Promise<Response>
+  fail(cause: unknown): Promise<void>
+}
+
+const atOnce = (c: AppContext, rendering: Rendering): Telling => ({
+  accepted: () => undefined,
+  piece: () => Promise.resolve(),
+  end: (samples, prompts) => Promise.resolve(json(c, rendering.whole(samples, prompts))),
+  fail: () => Promise.resolve(),
+})
+
+function inEvents(c: AppContext, rendering: Rendering): Telling {
+  let open: ReturnType<typeof openEventStream> | undefined
+  const opened = () => (open ??= openEventStream(c))
+  return {
+    accepted: () => {
+      opened()
+    },
+    async piece(sample, piece) {
+      const event = rendering.event(sample, piece)
+      if (event !== undefined) await opened().stream.send(event)
+    },
+    async end(samples, prompts) {
+      const { stream, response } = opened()
+      const last = rendering.last(samples, prompts)
+      if (last !== undefined) await stream.send(last)
+      stream.end()
+      return response
+    },
+    async fail(cause) {
+      await open?.stream.fail(httpError(cause).body)
+    },
+  }
+}
