@@ -1,29 +1,11 @@
 /** The HTTP face of a worker: which interfaces it speaks, and what it tells of itself. */
-import type { Log } from '@kvx/contract'
-import type { LlamaModel } from '@kvx/llama'
 import { generateRendering } from '../answers/generate.ts'
 import { chatRendering, completionRendering, heading } from '../answers/openai.ts'
 import { parseChat } from '../asks/chat.ts'
 import { parseCompletion } from '../asks/completions.ts'
 import { parseGenerate } from '../asks/generate.ts'
-import type { Admission } from '../http/drain.ts'
 import { json, makeApp, type App, type AppContext } from '../http/server.ts'
-import type { Compute } from './compute.ts'
-import type { EventLog } from './events.ts'
-import type { WorkerMetrics } from './metrics.ts'
-import { serve, type Asked } from './serve.ts'
-
-export interface Worker {
-  readonly model: LlamaModel
-  readonly modelName: string
-  readonly compute: Compute
-  readonly events: EventLog
-  readonly metrics: WorkerMetrics
-  readonly log: Log
-  readonly admission: Admission
-  /** What `/server_info` tells, besides the model. */
-  readonly info: object
-}
+import { serve, type Asked, type Worker } from './serve.ts'
 
 export function workerApp(worker: Worker): App {
   const { modelName, model, metrics, admission } = worker

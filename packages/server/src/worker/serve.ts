@@ -1,19 +1,33 @@
 /** One request from its body to its last byte: every prompt computed once, every answer told as it comes. */
 import { setImmediate } from 'node:timers/promises'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
-import { toKvxError } from '@kvx/contract'
+import { toKvxError, type Log } from '@kvx/contract'
 import { resolveSampling, type LlamaModel } from '@kvx/llama'
 import { pieces, Sample, type Piece, type Run } from '../answers/pieces.ts'
 import type { PromptFacts, Rendering } from '../answers/rendering.ts'
 import type { Ask } from '../asks/ask.ts'
+import type { Admission } from '../http/drain.ts'
 import { httpError } from '../http/errors.ts'
 import { parseJson } from '../http/json.ts'
 import { clientGone, json, type AppContext } from '../http/server.ts'
 import { openEventStream } from '../http/sse.ts'
-import type { Worker } from './app.ts'
 import type { Call } from './call.ts'
 import type { Compute } from './compute.ts'
+import type { EventLog } from './events.ts'
+import type { WorkerMetrics } from './metrics.ts'
 import { Meeting, together } from './together.ts'
+
+export interface Worker {
+  readonly model: LlamaModel
+  readonly modelName: string
+  readonly compute: Compute
+  readonly events: EventLog
+  readonly metrics: WorkerMetrics
+  readonly log: Log
+  readonly admission: Admission
+  /** What `/server_info` tells, besides the model. */
+  readonly info: object
+}
 
 /** What a body asks for, and how its interface tells the answer. */
 export interface Asked {
