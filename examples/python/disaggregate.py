@@ -22,7 +22,7 @@ WAIT_SECONDS = 300
 @dataclass
 class Job:
     """`make(device)` makes a model with
-    - `shape`, `place` and `memory`, as kvx takes them, and `page_tokens`,
+    - `paged`, the shape and the place of its cache, and `memory`, as kvx takes them, and `page_tokens`,
     - `spoil()`: fills the whole cache with NaN,
     - `step(ids, start, pages)`: computes tokens `start`, `start + 1`, …, whose keys and values go to `pages`; the next token,
     - `synchronize()`: waits until the cache holds what was computed,
@@ -48,7 +48,7 @@ class Job:
 def prefill(job: Job, pipe: Any) -> None:
     model = job.make(job.devices[0])
     serve = {"host": "127.0.0.1", "port": 0}
-    with kvx.Prefill(**_options(job, model, model.memory), serve=serve) as manager:
+    with kvx.Prefill(**_options(job, model), serve=serve) as manager:
         pipe.send(manager.bootstrap)
         sender = manager.send(job.room, job.prompt)
         sender.reserved().result()  # only now it takes pages and its turn at the model
@@ -69,8 +69,8 @@ def prefill(job: Job, pipe: Any) -> None:
 def decode(job: Job, pipe: Any) -> None:
     model = job.make(job.devices[1])
     model.spoil()
-    memory = job.make(job.devices[1]).memory if job.suppress else model.memory  # suppressed: the pages land elsewhere
-    with kvx.Decode(**_options(job, model, memory)) as manager:
+    landing = job.make(job.devices[1]) if job.suppress else model
+    with kvx.Decode(**_options(job, landing)) as manager:
         receiver = manager.receive(job.room, job.prompt, source=pipe.recv())
         tokens = len(job.prompt)
         receiver.reserve(pages=job.decode_pages[: -(-tokens // model.page_tokens)]).result()
@@ -96,8 +96,29 @@ def generate(model: Any, first: int, job: Job, pages: list[int]) -> list[int]:
     return answer
 
 
-def _options(job: Job, model: Any, memory: Any) -> dict:
-    return {"backend": "shm", "token": job.token, "shape": model.shape, "place": model.place, "memory": memory}
+def _options(job: Job, model: Any) -> dict:
+    return {"backend": "shm", "token": job.token, "memory": model.memory, **model.paged}
+
+
+def paged(model: str, layers: int, heads: int, head_bytes: int, dtype: str, pages: int, page_tokens: int) -> dict:
+    """Shape and place of a cache in one region: of each layer all pages of K, then all of V, each [token][head][dim]."""
+    page_bytes = page_tokens * heads * head_bytes
+    parts = [(layer, which, part) for layer in range(layers) for which, part in enumerate(("k", "v"))]
+    shapes = [
+        {"layer": layer, "part": part, "dtype": dtype, "units": heads, "unitBytes": head_bytes} for layer, _, part in parts
+    ]
+    places = [
+        {
+            **{"component": "kv", "layer": layer, "part": part, "order": "NHD"},
+            **{"region": 0, "base": (2 * layer + which) * pages * page_bytes, "pageBytes": page_bytes},
+        }
+        for layer, which, part in parts
+    ]
+    components = [{"name": "kv", "addressed": "tokens", "tensors": shapes}]
+    return {
+        "shape": {"model": model, "layers": layers, "components": components},
+        "place": {"components": {"kv": {"pageTokens": page_tokens, "pages": pages}}, "tensors": places},
+    }
 
 
 def run(job: Job) -> dict:

@@ -8,6 +8,7 @@ ends: with a value, or with a `KvxError`.
 from __future__ import annotations
 
 import base64
+import ctypes
 import fcntl
 import itertools
 import json
@@ -59,6 +60,58 @@ class HostMemory:
 
     def __del__(self) -> None:
         os.close(self.fd)
+
+
+class CudaMemory:
+    """`size` bytes of GPU memory at `address` of this process, on the device of that number (`tensor.data_ptr()`, `device.index`): part
+    of what `cudaMalloc` gave, as torch's default allocator uses it. The Node process must see the same devices in the same order."""
+
+    def __init__(self, address: int, size: int, device: int):
+        context, number = ctypes.c_void_p(), ctypes.c_int()
+        base, whole, handle = ctypes.c_uint64(), ctypes.c_size_t(), (ctypes.c_ubyte * 64)()
+        _cuda("cuInit", 2000, 0)
+        _cuda("cuDeviceGet", 2000, ctypes.byref(number), device)
+        _cuda("cuDevicePrimaryCtxRetain", 7000, ctypes.byref(context), number)
+        try:
+            _cuda("cuCtxPushCurrent", 4000, context)
+            try:
+                start = ctypes.c_uint64(address)
+                _cuda("cuMemGetAddressRange", 3020, ctypes.byref(base), ctypes.byref(whole), start)
+                _cuda("cuIpcGetMemHandle", 4010, handle, start)
+                if address + size > base.value + whole.value:
+                    raise _not_shared(f"its allocation ends after {base.value + whole.value - address} of {size} bytes")
+            finally:
+                _cuda("cuCtxPopCurrent", 4000, ctypes.byref(ctypes.c_void_p()))
+        finally:
+            _cuda("cuDevicePrimaryCtxRelease", 11000, number)
+        self.description = {
+            **{"kind": "cuda", "device": device, "address": str(address), "bytes": size},
+            **{"handle": base64.b64encode(bytes(handle)).decode(), "offset": address - base.value},
+        }
+
+
+def _cuda(name: str, version: int, *arguments: Any) -> None:
+    """Calls a function of CUDA's driver, of the version of its ABI that the arguments have."""
+    try:
+        find = ctypes.CDLL(os.environ.get("KVX_CUDA_LIBRARY") or "libcuda.so.1").cuGetProcAddress_v2
+    except (OSError, AttributeError) as error:
+        raise KvxError("ERR_KVX_MEMORY", f"There is no driver of CUDA 12 or newer here: {error}.", "open") from error
+    found, status = ctypes.c_void_p(), ctypes.c_int()
+    result = find(name.encode(), ctypes.byref(found), version, ctypes.c_uint64(0), ctypes.byref(status))
+    if result == 0 and not found.value:
+        result = 500  # CUDA_ERROR_NOT_FOUND
+    if result == 0:
+        result = ctypes.CFUNCTYPE(ctypes.c_int)(found.value)(*arguments)
+    if result == 0:
+        return
+    why = f"{name} fails with error {result}"
+    if name == "cuIpcGetMemHandle":
+        why += ", because only memory of cudaMalloc can be shared, not that of cudaMallocAsync or of expandable segments"
+    raise _not_shared(why)
+
+
+def _not_shared(why: str) -> KvxError:
+    return KvxError("ERR_KVX_MEMORY", f"The GPU memory cannot be given to another process: {why}.", "open")
 
 
 class Manager:

@@ -10,7 +10,7 @@ import { closeSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import { BootstrapServer, KVManager, KvxError, promptDigest, toKvxError } from '@kvx/core'
-import { adopt } from '@kvx/native'
+import { adopt, adoptGpu } from '@kvx/native'
 
 const log = {
   debug: () => undefined,
@@ -50,11 +50,11 @@ const calls = {
     manager = await KVManager.open({
       ...options,
       ...(address === undefined ? {} : { bootstrap: address }),
-      memory: memory.map(({ fd, bytes }) => adopt(fd, bytes)),
+      memory: await Promise.all(memory.map((part) => memoryOf(part, options))),
       from: import.meta.url,
       log,
     })
-    for (const { fd } of memory) closeSync(fd) // `adopt` has its own
+    for (const { fd } of memory) if (fd !== undefined) closeSync(fd) // `adopt` has its own
     return { bootstrap: address, engine: manager.engine, incarnation: manager.incarnation }
   },
   send({ leg, room, ids, request }) {
@@ -73,6 +73,17 @@ const calls = {
     await manager?.close()
     await bootstrap?.close()
   },
+}
+
+/**
+ * Of the kind `cpu`: a file that Python has mapped. `cuda`: what its driver gave a handle of. Decode only hands that on to those who
+ * write, so that it needs no CUDA of its own, unless it computes digests.
+ */
+function memoryOf({ kind, bytes, fd, device, address, handle, offset }, { role, verifyKV }) {
+  if (kind === 'cpu') return adopt(fd, bytes)
+  const shared = { device, handle: Buffer.from(handle, 'base64'), offset, bytes }
+  if (role === 'prefill' || verifyKV) return adoptGpu(shared)
+  return { ...shared, kind, address: BigInt(address) }
 }
 
 function identified(ids, request) {
@@ -129,7 +140,7 @@ const parent = process.ppid
 const watch = setInterval(() => (process.ppid === parent ? say({}) : leave()), 1000)
 
 const lines = createInterface({ input: python })
-lines.on('close', leave)
+lines.on('error', leave).on('close', leave)
 lines.on('line', (line) => {
   const { id, ...message } = JSON.parse(line)
   void answer({ id }, perform(message))

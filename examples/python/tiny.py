@@ -18,45 +18,15 @@ LAYERS, HEADS, DIM, VOCABULARY = 2, 2, 4, 251
 WIDTH = HEADS * DIM
 PAGES, PAGE_TOKENS = 24, 8
 PAGE_FLOATS = PAGE_TOKENS * WIDTH
-PARTS = ("k", "v")
 
 
 class Model:
     page_tokens = PAGE_TOKENS
-    shape = {
-        "model": "tiny",
-        "layers": LAYERS,
-        "components": [
-            {
-                "name": "kv",
-                "addressed": "tokens",
-                "tensors": [
-                    {"layer": layer, "part": part, "dtype": "f32", "units": HEADS, "unitBytes": 4 * DIM}
-                    for layer in range(LAYERS)
-                    for part in PARTS
-                ],
-            }
-        ],
-    }
-    # One region: for each layer all pages of K, then all pages of V.
-    place = {
-        "components": {"kv": {"pageTokens": PAGE_TOKENS, "pages": PAGES}},
-        "tensors": [
-            {
-                **{"component": "kv", "layer": layer, "part": part, "order": "NHD"},
-                **{"region": 0, "base": 4 * PAGE_FLOATS * PAGES * (2 * layer + which), "pageBytes": 4 * PAGE_FLOATS},
-            }
-            for layer in range(LAYERS)
-            for which, part in enumerate(PARTS)
-        ],
-    }
+    paged = disaggregate.paged("tiny", LAYERS, HEADS, 4 * DIM, "f32", PAGES, PAGE_TOKENS)
 
     def __init__(self, device: str):
-        if device != "cpu":
-            raise ValueError(f"the device must be cpu, got {device}")
-        pool = kvx.HostMemory(4 * PAGE_FLOATS * PAGES * 2 * LAYERS)
-        self.memory = [pool]
-        self._kv = memoryview(pool.map).cast("f")
+        self.memory, pool = self._pool(device, 4 * PAGE_FLOATS * PAGES * 2 * LAYERS)
+        self._kv = memoryview(pool).cast("B").cast("f")
         weights = random.Random(1)
 
         def matrix(rows: int, columns: int) -> list[list[float]]:
@@ -65,6 +35,13 @@ class Model:
         self._tokens = [[weights.gauss(0, 1) for _ in range(WIDTH)] for _ in range(VOCABULARY)]
         self._layers = [[matrix(WIDTH, WIDTH) for _ in range(4)] for _ in range(LAYERS)]
         self._head = matrix(WIDTH, VOCABULARY)
+
+    def _pool(self, device: str, size: int) -> tuple:
+        """The cache, as kvx and as this module see it."""
+        if device != "cpu":
+            raise ValueError(f"the device must be cpu, got {device}")
+        shared = kvx.HostMemory(size)
+        return [shared], shared.map
 
     def spoil(self) -> None:
         for at in range(len(self._kv)):
@@ -96,7 +73,7 @@ class Model:
     def cache(self, tokens: int, pages: list[int]) -> str:
         digest = hashlib.sha256()
         for layer in range(LAYERS):
-            for which in range(len(PARTS)):
+            for which in range(2):
                 for position in range(tokens):
                     digest.update(self._row(layer, which, position, pages))
         return digest.hexdigest()

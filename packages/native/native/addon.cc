@@ -1,9 +1,11 @@
+#include "adopt_gpu.h"
 #include "digest.h"
 #include "memory.h"
 #include "plan_tool.h"
 #include "tokens.h"
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  kvx::export_adopt_gpu(env, exports);
   kvx::export_digest(env, exports);
   kvx::export_memory(env, exports);
   kvx::export_plan_tool(env, exports);

@@ -5,6 +5,12 @@ import { loadAddon } from './load.ts'
 interface Addon {
   allocate(bytes: number): MappedFile
   adopt(fd: number, bytes: number): MappedFile
+  adoptGpu(
+    device: number,
+    handle: Uint8Array,
+    offset: number,
+    bytes: number,
+  ): Promise<{ readonly address: bigint; readonly handle: object }>
   view(handle: MemoryHandle, offset: number, length: number): Uint8Array
   free(handle: MemoryHandle): void
   expand(

@@ -1,5 +1,7 @@
 """What examples/python/kvx_host.py promises to a host, with real Node processes over `shm`. python.test.ts runs it."""
 
+import base64
+import ctypes
 import os
 import secrets
 import select
@@ -205,6 +207,87 @@ class Host(unittest.TestCase):
     def test_a_node_that_cannot_be_started_is_named(self):
         failure = self.fails("ERR_KVX_BACKEND_UNAVAILABLE", lambda: decode(node="/nowhere/node"))
         self.assertIn("/nowhere/node", str(failure))
+
+    def test_gpu_memory_is_named_by_the_handle_of_its_allocation_and_an_offset(self):
+        driver = self.driver()
+        memory = kvx.CudaMemory(BASE + 512, 4096, 1)
+        handle = base64.b64encode(bytes(range(64))).decode()
+        expected = {"kind": "cuda", "device": 1, "address": str(BASE + 512), "bytes": 4096}
+        self.assertEqual(memory.description, {**expected, "handle": handle, "offset": 512})
+        self.assertEqual(driver.contexts, [])
+
+    def test_gpu_memory_that_cannot_be_shared_is_refused(self):
+        driver = self.driver(refuses="cuIpcGetMemHandle")
+        failure = self.fails("ERR_KVX_MEMORY", lambda: kvx.CudaMemory(BASE, 4096, 0))
+        self.assertIn("expandable segments", str(failure))
+        self.assertEqual(driver.contexts, [])
+        self.driver(refuses="cuInit")
+        self.fails("ERR_KVX_MEMORY", lambda: kvx.CudaMemory(BASE, 4096, 0))
+        self.driver()
+        failure = self.fails("ERR_KVX_MEMORY", lambda: kvx.CudaMemory(BASE + SIZE - 4095, 4096, 0))
+        self.assertIn("after 4095 of 4096 bytes", str(failure))
+
+    def test_gpu_memory_that_the_engine_cannot_take_is_refused(self):
+        self.driver()
+        nowhere = 4095  # a device that no machine has
+        for kind in (prefill, decode):
+            self.fails("ERR_KVX_MEMORY", lambda kind=kind: kind(memory=[kvx.CudaMemory(BASE, PAGES * PAGE, nowhere)]))
+
+    def driver(self, **does):
+        """In the place of libcuda, which this machine need not have."""
+        driver = Driver(**does)
+        self.addCleanup(setattr, kvx.ctypes, "CDLL", kvx.ctypes.CDLL)
+        kvx.ctypes.CDLL = lambda name: driver
+        return driver
+
+
+BASE, SIZE = 0x7F00_0000_0000, 1 << 20  # of the only allocation
+
+
+class Driver:
+    """The part of a CUDA driver that gives handles out."""
+
+    def __init__(self, refuses=None):
+        self.contexts = []  # those that are retained, and the current one
+        number, address, bytes_, pointer, one, handle = (
+            *(ctypes.c_int, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p),
+            *(ctypes.POINTER, ctypes.POINTER(ctypes.c_ubyte * 64)),
+        )
+        functions = {
+            "cuInit": (lambda flags: 0, number),
+            "cuDeviceGet": (lambda to, ordinal: self._set(to, ordinal), one(number), number),
+            "cuDevicePrimaryCtxRetain": (lambda to, device: self._begins("retained"), one(pointer), number),
+            "cuCtxPushCurrent": (lambda context: self._begins("current"), pointer),
+            "cuMemGetAddressRange": (
+                lambda base, size, at: self._set(base, BASE) or self._set(size, SIZE),
+                *(one(address), one(bytes_), address),
+            ),
+            "cuIpcGetMemHandle": (lambda to, at: self._set(to, tuple(range(64))), handle, address),
+            "cuCtxPopCurrent": (lambda to: self._ends("current"), one(pointer)),
+            "cuDevicePrimaryCtxRelease": (lambda device: self._ends("retained"), number),
+        }
+        if refuses is not None:
+            functions[refuses] = (lambda *_: 1, *functions[refuses][1:])
+        self._functions = {
+            name.encode(): ctypes.CFUNCTYPE(number, *types)(function) for name, (function, *types) in functions.items()
+        }
+
+    def cuGetProcAddress_v2(self, name, found, version, flags, status):
+        found._obj.value = ctypes.cast(self._functions[name], ctypes.c_void_p).value
+        return 0
+
+    def _begins(self, what):
+        self.contexts.append(what)
+        return 0
+
+    def _ends(self, what):
+        self.contexts.remove(what)
+        return 0
+
+    @staticmethod
+    def _set(to, value):
+        to[0] = value
+        return 0
 
 
 class Unsealed:
