@@ -130,7 +130,10 @@ export interface Capabilities {
   readonly fence: FenceKind
   /** Largest single piece in bytes; native code splits what is larger. 0: no limit. */
   readonly maxSegmentBytes: number
-  /** Runs shorter than this many bytes are slow with this engine: gather before sending. */
+  /**
+   * Below how many bytes in the mean the runs of a plan take longer to write one by one than to copy into one long run,
+   * write and copy out again. 0: this engine moves runs of any length best as they are.
+   */
   readonly minEfficientRun: number
   /** Whether `TransferOptions.after` is kept. Default false: who gives it is refused with `ERR_KVX_INVALID_OPTION`. */
   readonly after?: boolean | undefined
@@ -159,6 +162,13 @@ export interface TransferEngine {
    *   `ERR_KVX_INVALID_OPTION` for memory that this engine cannot read, `ERR_KVX_ABORTED` by the signal, `ERR_KVX_CLOSED`
    */
   digest(job: DigestJob, options?: { signal?: AbortSignal }): Promise<Uint8Array>
+  /**
+   * Makes memory through which short runs take their way: the writer gathers them there into one long run, which the target
+   * scatters from memory of its own. It is registered as the next region, and given back with the engine. Absent when the
+   * engine cannot copy: then runs of every length are written as they are.
+   * @throws KvxError `ERR_KVX_MEMORY`
+   */
+  openStaging?(bytes: number): Promise<Staging>
   /**
    * Writer side: prepares to write into the regions of a peer. Bounded by `options.timeoutMs`.
    * @throws KvxError `ERR_KVX_CONNECT_FAILED` with the reason
@@ -236,6 +246,21 @@ export interface DigestJob {
    * goes on in the next one.
    */
   readonly runs: Int32Array
+}
+
+/**
+ * Memory of an engine's own. Copies run neither on the thread of JavaScript nor on one that moves bytes; while one runs, neither
+ * `deregister` of a region that it reads or writes nor `close` resolves. A plan's runs lie here one behind the other, in the order
+ * in which `TransferPlan` defines its copies. Both reject with `ERR_KVX_PLAN_INVALID` before the first byte for a plan that
+ * is malformed, or reaches outside of the regions or of this memory; with `ERR_KVX_INVALID_OPTION` for memory that this
+ * engine cannot read; with `ERR_KVX_CLOSED`.
+ */
+export interface Staging {
+  readonly region: Region
+  /** Copies the source runs of a plan to `offset`. The destinations do not matter. Resolves with the number of bytes. */
+  gather(plan: TransferPlan, offset: number): Promise<number>
+  /** Copies what lies at `offset` into the destinations of a plan, which are regions of this engine. The sources do not matter. */
+  scatter(plan: TransferPlan, offset: number): Promise<number>
 }
 
 export type PeerGoneListener = (generation: string, reason: string) => void

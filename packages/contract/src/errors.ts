@@ -236,7 +236,7 @@ export const errorTable = {
   ERR_KVX_PROTOCOL: {
     summary: 'A peer sent a message that breaks the protocol.',
     retryable: false,
-    phases: ['bootstrap', 'hello', 'reserve', 'complete'],
+    phases: ['bootstrap', 'hello', 'reserve', 'transfer', 'complete'],
     advice: 'Run the same version of kvx on both sides; if it is the same, please report it.',
   },
   ERR_KVX_ROOM_IN_USE: {

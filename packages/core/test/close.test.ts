@@ -22,7 +22,13 @@ async function pair(options: PairOptions) {
 
 function openEngine(loopback: Loopback): Promise<Engine> {
   const { backend } = loopback
-  return Engine.open({ backend, backendOptions: {}, memory: [plainMemory(64)], log: silentLog })
+  return Engine.open({
+    backend,
+    backendOptions: {},
+    memory: [plainMemory(64)],
+    staging: undefined,
+    log: silentLog,
+  })
 }
 
 const left = ({ opened, closed }: Loopback) => opened.filter((name) => !closed.includes(name))

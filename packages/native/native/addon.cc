@@ -2,6 +2,7 @@
 #include "digest.h"
 #include "memory.h"
 #include "plan_tool.h"
+#include "staging.h"
 #include "tokens.h"
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
@@ -9,6 +10,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   kvx::export_digest(env, exports);
   kvx::export_memory(env, exports);
   kvx::export_plan_tool(env, exports);
+  kvx::export_staging(env, exports);
   kvx::export_tokens(env, exports);
   return exports;
 }

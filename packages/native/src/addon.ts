@@ -28,6 +28,16 @@ interface Addon {
     keys: BigUint64Array,
     runs: Int32Array,
   ): DigestWork
+  /** Into staging memory, or out of it. */
+  copyStaged(
+    isGather: boolean,
+    memories: readonly (Memory | undefined)[],
+    staging: Memory,
+    offset: number,
+    lanes: Float64Array,
+    groups: Int32Array,
+    blocks: Int32Array,
+  ): Promise<number>
   scatter(...job: TokenJob): void
   gather(...job: TokenJob): void
 }

@@ -2,6 +2,7 @@ import { inspect } from 'node:util'
 import {
   KvxError,
   digestTensorWidth,
+  laneWidth,
   isErrorCode,
   type Capabilities,
   type DeviceWork,
@@ -16,6 +17,7 @@ import {
   type PeerGoneListener,
   type Phase,
   type Region,
+  type Staging,
   type Transfer,
   type TransferEngine,
   type TransferOptions,
@@ -23,7 +25,7 @@ import {
   type TransferReport,
 } from '@kvx/contract'
 import { addon, type DigestWork } from './addon.ts'
-import { pin } from './memory.ts'
+import { allocate, pin, type AllocatedMemory } from './memory.ts'
 
 declare const engineBrand: unique symbol
 interface EngineHandle {
@@ -251,6 +253,10 @@ class NativeEngine implements TransferEngine {
   #reads: Promise<unknown> = Promise.resolve()
   /** The digest that is being computed. */
   #digesting: DigestWork | undefined
+  /** Ends with the last copy into staging memory or out of it: as `#reads`, but never behind a digest. */
+  #copies: Promise<unknown> = Promise.resolve()
+  /** Its own, which it frees when it is closed. */
+  readonly #staging: AllocatedMemory[] = []
   #closed: Promise<void> | undefined
 
   constructor(
@@ -299,9 +305,53 @@ class NativeEngine implements TransferEngine {
     const deregistered = this.#calls.ask('transfer', (operation) => {
       this.#binding.deregister(this.#calls.handle, operation, id)
     })
-    await Promise.all([deregistered, this.#reads])
+    await Promise.all([deregistered, this.#reads, this.#copies])
     this.#pins.get(id)?.()
     this.#pins.delete(id)
+  }
+
+  async openStaging(bytes: number): Promise<Staging> {
+    const memory = allocate(bytes)
+    let region: Region
+    try {
+      region = await this.register(memory)
+    } catch (error) {
+      memory.free()
+      throw error
+    }
+    this.#staging.push(memory)
+    return Object.freeze({
+      region,
+      gather: (plan: TransferPlan, offset: number) => this.#copy('source', memory, plan, offset),
+      scatter: (plan: TransferPlan, offset: number) =>
+        this.#copy('destination', memory, plan, offset),
+    })
+  }
+
+  /** One after another, as digests. */
+  #copy(
+    side: 'source' | 'destination',
+    staging: AllocatedMemory,
+    { lanes, groups, blocks }: TransferPlan,
+    offset: number,
+  ): Promise<number> {
+    const turn = this.#copies.then(async () => {
+      this.#checkOpen()
+      checkCopyable(this.#memories, lanes, side)
+      const isGather = side === 'source'
+      try {
+        const memories = [...this.#memories]
+        return await addon().copyStaged(isGather, memories, staging, offset, lanes, groups, blocks)
+      } catch (cause) {
+        throw new KvxError(
+          'ERR_KVX_PLAN_INVALID',
+          `The plan cannot be ${isGather ? 'gathered' : 'scattered'}: ${(cause as Error).message}.`,
+          { cause, phase: 'transfer' },
+        )
+      }
+    })
+    this.#copies = turn.catch(() => undefined)
+    return turn
   }
 
   /** One after another, so that they never take more than one thread of Node's pool. */
@@ -424,9 +474,11 @@ class NativeEngine implements TransferEngine {
       await this.#reads
       for (const one of this.#pins.values()) one()
       this.#pins.clear()
+      for (const memory of this.#staging) memory.free()
     }
     this.#digesting?.stop()
     try {
+      await this.#copies
       await this.#calls.ask('transfer', (operation) => {
         this.#binding.close(this.#calls.handle, operation)
       })
@@ -557,6 +609,22 @@ function checkNotAborted(signal: AbortSignal | undefined): void {
 
 function digestAborted(signal: AbortSignal): KvxError {
   return aborted('The digest was aborted.', signal.reason)
+}
+
+/** Of the regions that a plan names on one side, is each one of the host's own memory? */
+function checkCopyable(
+  memories: readonly (Memory | undefined)[],
+  lanes: Float64Array,
+  side: 'source' | 'destination',
+): void {
+  for (let i = side === 'source' ? 0 : 1; i < lanes.length; i += laneWidth) {
+    const kind = memories[lanes[i] ?? -1]?.kind ?? 'cpu'
+    if (kind === 'cpu') continue
+    throw new KvxError(
+      'ERR_KVX_INVALID_OPTION',
+      `Region ${String(lanes[i])} is ${kind} memory, which this engine cannot stage: only memory of the kind cpu can be.`,
+    )
+  }
 }
 
 /** Of the regions that a digest names, is each one of the host's own memory? */

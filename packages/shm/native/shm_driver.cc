@@ -37,7 +37,7 @@ Capabilities shm_capabilities() {
   capabilities.fence = "exit";
   capabilities.max_segment_bytes = 1 << 20;  // so that all copy threads get a share of a long run
   capabilities.max_batch_segments = 1024;
-  capabilities.min_efficient_run = 4096;
+  capabilities.min_efficient_run = 0;  // a run is one memcpy, and staging takes two more
   capabilities.version = "1";
   return capabilities;
 }

@@ -8,14 +8,23 @@ import {
   type Log,
   type Memory,
   type PeerGoneListener,
+  type Staging,
   type TransferEngine,
 } from '@kvx/contract'
+import type { StagingSize } from '../protocol/index.ts'
 import { until } from './check.ts'
 
 /** One generation, with the memory of the host registered. */
 export interface Generation {
   readonly engine: TransferEngine
-  readonly address: { generation: string; address: Uint8Array; regions: readonly Uint8Array[] }
+  /** Through which short runs take their way; undefined: they are written as they are. */
+  readonly staging: Staging | undefined
+  readonly address: {
+    generation: string
+    address: Uint8Array
+    regions: readonly Uint8Array[]
+    staging: Uint8Array | undefined
+  }
 }
 
 export interface EngineOptions {
@@ -23,6 +32,8 @@ export interface EngineOptions {
   readonly backendOptions: Record<string, unknown>
   /** Registered in this order with each generation. */
   readonly memory: readonly Memory[]
+  /** What there may be of staging memory; undefined: none. */
+  readonly staging: StagingSize | undefined
   readonly log: Log
 }
 
@@ -141,24 +152,36 @@ export class Engine {
 /** How long `close` waits for a generation that is being opened. */
 const openMs = 60_000
 
-async function openGeneration({
-  backend,
-  backendOptions,
-  memory,
-  log,
-}: EngineOptions): Promise<Generation> {
+async function openGeneration(options: EngineOptions): Promise<Generation> {
+  const { backend, backendOptions, memory, log } = options
   const generation = randomBytes(16).toString('hex')
   const engine = await backend.open(backendOptions, { generation, log })
   try {
     const regions: Uint8Array[] = []
     for (const range of memory) regions.push((await engine.register(range)).descriptor)
-    return { engine, address: { generation, address: engine.address, regions } }
+    const staging = await openStaging(engine, options)
+    const { address } = engine
+    return {
+      engine,
+      staging,
+      address: { generation, address, regions, staging: staging?.region.descriptor },
+    }
   } catch (cause) {
     await engine.close().catch((error: unknown) => {
       log.warn({ error }, 'an engine that could not register the memory could not be closed either')
     })
     throw cause
   }
+}
+
+/** Where the engine moves short runs faster so, and can copy. */
+async function openStaging(
+  engine: TransferEngine,
+  { staging, memory }: EngineOptions,
+): Promise<Staging | undefined> {
+  const isFaster = engine.capabilities.minEfficientRun > 0
+  if (!staging || !isFaster || !memory.every(({ kind }) => kind === 'cpu')) return undefined
+  return engine.openStaging?.(staging.bays * staging.bayBytes)
 }
 
 function closed(): KvxError {

@@ -8,7 +8,15 @@ import { checkPlace, packPlace } from '../place/index.ts'
 import { prefixBlock } from '../plan/index.ts'
 import { checkShape, maxNameLength, packShape } from '../shape/index.ts'
 import { divisionObjection, makeRank, rankCount, rankObjection, type Rank } from '../share/index.ts'
-import { defaultDeadlines, defaultLimits, helloOf, settings, welcomeOf } from '../protocol/index.ts'
+import {
+  defaultDeadlines,
+  defaultLimits,
+  divide,
+  fewestRuns,
+  helloOf,
+  settings,
+  welcomeOf,
+} from '../protocol/index.ts'
 import { checkOpenOptions } from './arguments.ts'
 import { DecodeManager } from './decode.ts'
 import { Engine } from './engine.ts'
@@ -59,6 +67,7 @@ async function open(options: KVManagerOptions): Promise<KVManagerType> {
     backend,
     backendOptions: options.backendOptions ?? {},
     memory,
+    staging: divide(limits.stagingBytes),
     log,
   })
   /** What is open already; an engine or a port that is left open would keep the host's process alive. */
@@ -106,6 +115,7 @@ async function openOver(
     deadlines,
     limits,
   }
+  const staging = engine.current.staging && divide(limits.stagingBytes)
   /** As long as any that there will be. */
   const most = { to: incarnation, epoch: Number.MAX_SAFE_INTEGER, fences: Number.MAX_SAFE_INTEGER }
   const unsent = maxUnsentBytes(options.role, limits, place)
@@ -113,6 +123,7 @@ async function openOver(
     const session = randomBytes(16).toString('hex')
     const decode = {
       ...self,
+      staging,
       session,
       prefixBlock: prefixBlock(shape, rank, place),
       verify: options.verifyKV ?? false,
@@ -127,9 +138,14 @@ async function openOver(
     })
   }
   const { generation } = engine.current.address
-  checkGreeting(welcomeOf(self, { to: incarnation, gen: generation, writer: generation }), place)
+  const shortRun = capabilities.minEfficientRun
+  const prefill = {
+    ...self,
+    staging: staging && { ...staging, shortRun, fewestRuns, region: options.memory.length },
+  }
+  checkGreeting(welcomeOf(prefill, { to: incarnation, gen: generation, writer: generation }), place)
   const manager = new PrefillManager({
-    self,
+    self: prefill,
     engine,
     log,
   })

@@ -121,6 +121,8 @@ export interface Limits {
   auxBytes: number
   /** Live requests of this manager. */
   requests: number
+  /** Memory through which short runs take their way, where that is faster with the engine. 0: none. */
+  stagingBytes: number
   /** Ranks of the other side that are known at once; decode: also bootstrap services. */
   peers: number
   /** Share of the pages in quarantine, 0 to 1, beyond which decode recycles its engine (fence kind `engine`). */
@@ -345,4 +347,6 @@ export interface TransferSummary {
    * the same number; of several decode or prefill ranks it is that of the slowest.
    */
   ms: number
+  /** How many of `bytes` went through staging memory, as their runs were short. */
+  stagedBytes: number
 }

@@ -96,7 +96,7 @@ interface KeptTensor {
   readonly held: Range
 }
 
-/** By ascending layer. */
+/** By ascending layer, and then by part: in which order the two hosts list them must not matter. */
 function sharedTensors(
   component: ComponentShape,
   source: RankCache,
@@ -120,7 +120,9 @@ function sharedTensors(
       },
     ]
   })
-  return shared.sort((a, b) => a.tensor.layer - b.tensor.layer)
+  return shared.sort(({ tensor: a }, { tensor: b }) =>
+    a.layer === b.layer ? compareText(a.part, b.part) : a.layer - b.layer,
+  )
 }
 
 function lanesOf(options: {
@@ -172,6 +174,10 @@ function pagesAt(place: Place, component: string): ComponentPlace {
   const found = Object.hasOwn(place.components, component) ? place.components[component] : undefined
   if (found) return found
   throw new KvxError('ERR_KVX_INTERNAL', `The pages of the component '${component}' are not known.`)
+}
+
+function compareText(a: string, b: string): number {
+  return a < b ? -1 : Number(a > b)
 }
 
 function tensorsOf({ tensors }: Place): Map<string, TensorPlace> {

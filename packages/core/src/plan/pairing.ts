@@ -96,6 +96,12 @@ export class Pairing {
     return this.spans(this.component(component), prompt).wanted
   }
 
+  /** How many pages, in the order of the prompt, the source has of a component that is addressed by tokens. */
+  sourcePages(component: string, { tokens }: Prompt): number {
+    const { pageTokens = 1 } = this.component(component).sourcePages
+    return pagesWith(heldTokens(this.#source.rank, tokens, pageTokens), pageTokens, [0, tokens])[1]
+  }
+
   /** What a part would move: as `Moved.units`, without the pages. */
   units(part: Omit<TokenPart, 'source' | 'destination'> & { readonly count: number }): number {
     const paired = this.component(part.component)

@@ -26,6 +26,10 @@ export function helloOf(
       address: engine.address,
       regions: [...engine.regions],
     },
+    ...(self.staging &&
+      engine.staging && {
+        staging: { region: engine.staging, bayBytes: self.staging.bayBytes },
+      }),
     ...about,
   }
 }

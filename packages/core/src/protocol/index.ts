@@ -2,6 +2,7 @@
  * Who says what, and when: pure, shared by production and simulation. Who calls these functions sees to their arguments:
  * peers' messages are parsed, and what a host gives is checked by the manager.
  */
+export { divide, fewestRuns, type StagingSize } from './bays.ts'
 export { sizeObjection, type Itself } from './fit.ts'
 export { helloOf, welcomeOf } from './greeting.ts'
 export { noNewRequests, roomKey, type Draining, type PeerGone, type Sample } from './keys.ts'

@@ -154,6 +154,11 @@ const place = v.pipe(
   v.transform((value): PackedPlace => value),
 )
 
+const descriptor = v.pipe(bytes, v.maxLength(4_096))
+
+/** A part of a transfer that goes through a bay: its number in the transfer, from 1. */
+const load = v.pipe(natural, v.minValue(1))
+
 const envelope = { v: v.literal(protocolVersion), from: hex128, to: hex128 }
 const transfer = { ...envelope, gen: hex128, ep: v.pipe(natural, v.minValue(1)) }
 
@@ -179,6 +184,14 @@ const manifest = v.object({
   ms: v.pipe(v.number(), v.finite(), v.minValue(0)),
   /** Per component: 16 bytes for each layer of which anything moved, ascending; when decode asked for it. */
   digests: v.optional(v.record(shortText, bytes)),
+})
+
+const stagedPart = v.object({
+  component: name,
+  layers: v.tuple([natural, natural]),
+  /** Of pages: the number of the first one, among those that prefill has of the prompt. Absent for slots. */
+  first: v.exactOptional(natural),
+  count: natural,
 })
 
 /** Parked, and the last prefill leg of the room was sent whole, not longer ago than the linger. */
@@ -215,8 +228,10 @@ const schemas = {
       backend: shortText,
       version: shortText,
       address: v.pipe(bytes, v.maxLength(16_384)),
-      regions: v.pipe(v.array(v.pipe(bytes, v.maxLength(4_096))), v.maxLength(maxRegions)),
+      regions: v.pipe(v.array(descriptor), v.maxLength(maxRegions)),
     }),
+    /** Memory through which short runs may take their way: one region more, and the bytes of a bay in it. */
+    staging: v.exactOptional(v.object({ region: descriptor, bayBytes: positive })),
   }),
   /** P→D. Its engine is connected and may write. */
   welcome: v.object({
@@ -275,6 +290,14 @@ const schemas = {
     k: v.literal('pages'),
     pages: pageLists,
   }),
+  /** P→D. Asks for a bay for so many bytes, and waits for so many milliseconds. */
+  stage: v.object({ ...transfer, k: v.literal('stage'), load, bytes: positive, ms: positive }),
+  /** D→P. Where in decode's staging memory the bay begins; without it there is none: the load is to be written as it is. */
+  bay: v.object({ ...transfer, k: v.literal('bay'), load, offset: v.exactOptional(natural) }),
+  /** P→D. The load lies in its bay: the runs of these parts, one behind the other. */
+  staged: v.object({ ...transfer, k: v.literal('staged'), load, parts: v.array(stagedPart) }),
+  /** D→P. The load lies in its pages, and its bay is not its own any more. */
+  scattered: v.object({ ...transfer, k: v.literal('scattered'), load }),
   /** P→D. Tokens, or slots, times layers that have landed so far. */
   progress: v.object({ ...transfer, k: v.literal('progress'), units: natural }),
   /** P→D. */
@@ -318,6 +341,7 @@ type Schemas = typeof schemas
 export type MessageKind = keyof Schemas
 export type MessageOf<K extends MessageKind> = v.InferOutput<Schemas[K]>
 export type Message = { [K in MessageKind]: MessageOf<K> }[MessageKind]
+export type StagedPart = v.InferOutput<typeof stagedPart>
 export type Manifest = v.InferOutput<typeof manifest>
 export type WireAux = v.InferOutput<typeof aux>
 

@@ -8,6 +8,8 @@ interface Setting {
   readonly default: number
   /** None: there is no largest value. */
   readonly most?: number
+  /** 0 is a value too, and turns it off. */
+  readonly orZero?: true
   readonly unit: 'ms' | 'bytes' | 'requests' | 'ranks' | 'share'
   /** Whose settings count. */
   readonly side: 'prefill' | 'decode' | 'both'
@@ -196,6 +198,17 @@ export const limitTable = {
     end: 'A further `hello` or request is refused.',
     codes: ['ERR_KVX_OVER_LIMIT'],
   },
+  stagingBytes: {
+    default: 64 * 1024 ** 2,
+    orZero: true,
+    unit: 'bytes',
+    side: 'both',
+    perRequest: false,
+    summary:
+      'Memory through which short runs take their way, where the engine is faster so. Registered when the manager opens, divided into 16 bays; 0: none.',
+    end: 'Loads wait for a bay, at most for a quarter of the deadline `transfer`; then they are written run by run.',
+    codes: [],
+  },
   quarantineShare: {
     default: 0.25,
     most: 1,
@@ -292,9 +305,10 @@ function objection(
         : `${setting.side}, and ${role} does not have it`
     return `The ${what} '${name}' is one of ${owned}. ${there}`
   }
-  const { most = Infinity } = setting
+  const { most = Infinity, orZero = false } = setting
+  if (value === 0 && orZero) return undefined
   if (typeof value !== 'number' || !(value > 0) || !Number.isFinite(value)) {
-    return `The ${what} '${name}' must be a positive number, got ${shown(value)}.`
+    return `The ${what} '${name}' must be a positive number${orZero ? ' or 0' : ''}, got ${shown(value)}.`
   }
   if (value > most) {
     return `The ${what} '${name}' can be ${String(most)} at most, got ${String(value)}.`

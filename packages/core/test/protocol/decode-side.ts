@@ -59,6 +59,7 @@ export class DecodeSide {
   constructor(
     change: {
       fence?: FenceKind
+      staging?: DecodeState['self']['staging']
       verify?: boolean
       deadlines?: Partial<Deadlines>
       limits?: Partial<Limits>
@@ -77,6 +78,7 @@ export class DecodeSide {
         backend: 'fake',
         version: '1',
         fence: change.fence ?? 'exit',
+        staging: change.staging,
         ...cache,
         packed: onWire(cache),
         prefixBlock: prefixBlock(cache.shape, at, cache.place),
@@ -84,7 +86,12 @@ export class DecodeSide {
         deadlines: { ...deadlines, ...change.deadlines },
         limits: { ...limits, ...change.limits },
       },
-      { generation: name128('G', 1), address: new Uint8Array(1), regions: [new Uint8Array(1)] },
+      {
+        generation: name128('G', 1),
+        address: new Uint8Array(1),
+        regions: [new Uint8Array(1)],
+        staging: change.staging && new Uint8Array(1),
+      },
     )
   }
 
@@ -267,6 +274,7 @@ export class DecodeSide {
           'connect',
           'disconnect',
           'verify',
+          'scatter',
           'fence',
           'recycle',
         ].includes(e.do)
@@ -292,8 +300,13 @@ export class DecodeSide {
 
   /** Everything that must not outlive its request, as one line; empty when nothing is left. */
   left(): string {
-    const { requests, rooms, sources, links } = this.state
-    const counts: Record<string, number> = { requests: requests.size, rooms: rooms.size }
+    const { requests, rooms, sources, links, bays, bayQueue } = this.state
+    const counts: Record<string, number> = {
+      requests: requests.size,
+      rooms: rooms.size,
+      bays: bays.taken.filter(Boolean).length,
+      'loads that wait': bayQueue.length,
+    }
     for (const link of links.values()) {
       counts[`legs of ${link.endpoint}`] = link.legs.size
       counts[`waiting for ${link.endpoint}`] = link.waiting.size

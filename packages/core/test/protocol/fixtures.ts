@@ -98,6 +98,7 @@ export const limits: Limits = {
   requests: 8,
   peers: 16,
   quarantineShare: 0.25,
+  stagingBytes: 0,
 }
 
 export const digest = (number = 1) => new Uint8Array(16).fill(number)
@@ -124,6 +125,12 @@ export function shortly(message: Message): string {
     case 'failed':
     case 'abort':
       return `${message.k}(${message.code.replace('ERR_KVX_', '')})`
+    case 'stage':
+    case 'scattered':
+    case 'staged':
+      return `${message.k}(${String(message.load)})`
+    case 'bay':
+      return `bay(${String(message.load)}, ${message.offset === undefined ? 'none' : String(message.offset)})`
     case 'progress':
       return `progress(${String(message.units)})`
     case 'status':
@@ -179,6 +186,7 @@ export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
         address: new Uint8Array([1]),
         regions: [new Uint8Array([2, 3])],
       },
+      staging: { region: new Uint8Array([4]), bayBytes: 4_096 },
     },
     welcome: {
       ...envelope,
@@ -207,6 +215,15 @@ export const samples: { [K in MessageKind]: MessageOf<K> } = (() => {
     accept: { ...transfer, k: 'accept', state: 'parked', consumed: true },
     ready: { ...transfer, k: 'ready' },
     pages: { ...transfer, k: 'pages', pages: { kv: packed(5, 6, 7), mamba: packed(1) } },
+    stage: { ...transfer, k: 'stage', load: 1, bytes: 96, ms: 750 },
+    bay: { ...transfer, k: 'bay', load: 1, offset: 4_096 },
+    staged: {
+      ...transfer,
+      k: 'staged',
+      load: 1,
+      parts: [{ component: 'kv', layers: [0, 2], first: 0, count: 3 }],
+    },
+    scattered: { ...transfer, k: 'scattered', load: 1 },
     progress: { ...transfer, k: 'progress', units: 16 },
     complete,
     failed,

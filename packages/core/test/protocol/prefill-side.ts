@@ -63,6 +63,7 @@ export class PrefillSide {
       deadlines?: Partial<Deadlines>
       limits?: Partial<Limits>
       fence?: FenceKind
+      staging?: PrefillState['self']['staging']
       cache?: Cache
       rank?: Rank
     } = {},
@@ -75,6 +76,7 @@ export class PrefillSide {
       backend: 'fake',
       version: '1',
       fence: change.fence ?? 'exit',
+      staging: change.staging,
       ...cache,
       packed: onWire(cache),
       deadlines: { ...deadlines, ...change.deadlines },
@@ -291,7 +293,9 @@ export class PrefillSide {
       sent: messages.filter((message) => message.k !== 'pong').map(shortly),
       told: effects.flatMap(news),
       engine: effects.flatMap((e) =>
-        ['post', 'cancel', 'openLink', 'closeLink', 'digest'].includes(e.do) ? [e.do] : [],
+        ['post', 'cancel', 'gather', 'openLink', 'closeLink', 'digest'].includes(e.do)
+          ? [e.do]
+          : [],
       ),
     }
   }
@@ -317,12 +321,13 @@ export class PrefillSide {
 
   /** Everything that must not outlive its request, as one line; empty when nothing is left. */
   left(): string {
-    const { peers, rooms, ended, senders, pieces } = this.state
+    const { peers, rooms, ended, senders, pieces, bays } = this.state
     const counts: Record<string, number> = {
       rooms: rooms.size,
       ended: ended.size,
       senders: senders.size,
       pieces: pieces.size,
+      bays: bays.taken.filter(Boolean).length,
     }
     for (const peer of peers.values()) {
       counts[`transfers of ${peer.instance}`] = peer.transfers.size

@@ -5,15 +5,14 @@
 import {
   backendSymbol,
   contractVersion,
-  blockWidth,
   digests,
-  groupWidth,
+  eachCopy,
   KvxError,
-  laneWidth,
   type Backend,
   type DeviceWork,
   type FenceKind,
   type Memory,
+  type Staging,
   type Transfer,
   type TransferEngine,
   type TransferPlan,
@@ -27,6 +26,9 @@ export interface Faults {
   beforeSettled?: () => Promise<void> | void
   /** Called before each checksum; what it returns or throws is awaited first. */
   beforeChecksum?: () => Promise<void> | void
+  /** Called before each copy into staging memory, and out of it; what it returns or throws is awaited first. */
+  beforeGather?: () => Promise<void> | void
+  beforeScatter?: () => Promise<void> | void
   /** Called before each fence; what it returns or throws is awaited first. */
   beforeFence?: () => Promise<void> | void
   failConnect?: string
@@ -47,12 +49,17 @@ export class Loopback {
   /** What the writes were given to wait for; an engine that cannot must not be given any. */
   readonly waits: (DeviceWork | undefined)[] = []
   after = false
+  gathers = 0
+  scatters = 0
   cancelled = 0
   readonly #regions = new Map<string, Memory>()
   readonly fence: FenceKind
+  readonly minEfficientRun: number
 
-  constructor(fence: FenceKind = 'exit') {
+  /** @param minEfficientRun above 0: it has staging memory as well */
+  constructor(fence: FenceKind = 'exit', minEfficientRun = 0) {
     this.fence = fence
+    this.minEfficientRun = minEfficientRun
   }
 
   get backend(): Backend {
@@ -74,27 +81,29 @@ export class Loopback {
     // Closing the engine settles everything that it wrote.
     const closed = new Promise<void>((resolve) => (close = resolve))
     const key = (id: number) => `${generation}/${String(id)}`
+    const register: TransferEngine['register'] = (memory) => {
+      const id = regions.push(memory) - 1
+      this.#regions.set(key(id), memory)
+      return Promise.resolve({
+        id,
+        bytes: memory.bytes,
+        descriptor: Buffer.from(key(id)),
+        deregister: () => Promise.resolve(),
+      })
+    }
     return {
       capabilities: Object.freeze({
         memoryKinds: ['cpu'] as const,
         crossHost: false,
         fence: this.fence,
         maxSegmentBytes: 0,
-        minEfficientRun: 0,
+        minEfficientRun: this.minEfficientRun,
         after: this.after,
       }),
       identity: { backend: 'loopback', version: '1', generation },
       address: Buffer.from(generation),
-      register: (memory) => {
-        const id = regions.push(memory) - 1
-        this.#regions.set(key(id), memory)
-        return Promise.resolve({
-          id,
-          bytes: memory.bytes,
-          descriptor: Buffer.from(key(id)),
-          deregister: () => Promise.resolve(),
-        })
-      },
+      register,
+      openStaging: (bytes) => this.#openStaging(bytes, regions, register),
       digest: async (job) => {
         await this.faults.beforeChecksum?.()
         return digests(job, regions)
@@ -123,6 +132,37 @@ export class Loopback {
         for (const name of this.#regions.keys())
           if (name.startsWith(generation)) this.#regions.delete(name)
         return Promise.resolve()
+      },
+    }
+  }
+
+  async #openStaging(
+    bytes: number,
+    regions: readonly Memory[],
+    register: TransferEngine['register'],
+  ): Promise<Staging> {
+    const memory = plainMemory(bytes)
+    return {
+      region: await register(memory),
+      gather: async (plan, offset) => {
+        this.gathers++
+        await this.faults.beforeGather?.()
+        let end = offset
+        eachCopy(plan, (region, source, _region, _destination, length) => {
+          memory.view(end, length).set(regions[region]!.view!(source, length))
+          end += length
+        })
+        return end - offset
+      },
+      scatter: async (plan, offset) => {
+        this.scatters++
+        await this.faults.beforeScatter?.()
+        let end = offset
+        eachCopy(plan, (_region, _source, region, destination, length) => {
+          regions[region]!.view!(destination, length).set(memory.view(end, length))
+          end += length
+        })
+        return end - offset
       },
     }
   }
@@ -161,34 +201,21 @@ export class Loopback {
   }
 }
 
+/** Copies what a plan orders, between the two sides' regions or one of them and staging memory. */
 function copy(
   plan: TransferPlan,
-  sources: readonly Memory[],
+  sources: readonly (Memory | undefined)[],
   destinations: readonly (Memory | undefined)[],
 ): TransferReport {
-  let bytes = 0
-  const { lanes, groups, blocks } = plan
-  for (let b = 0; b < blocks.length; b += blockWidth) {
-    const [g0 = 0, g1 = 0, l0 = 0, l1 = 0] = blocks.subarray(b, b + blockWidth)
-    for (let g = g0; g < g1; g++) {
-      const [from = 0, to = 0, count = 0] = groups.subarray(g * groupWidth, (g + 1) * groupWidth)
-      for (let l = l0; l < l1; l++) {
-        const [sr = 0, dr = 0, sb = 0, db = 0, sp = 0, dp = 0, run = 0, runs = 0, ss = 0, ds = 0] =
-          lanes.subarray(l * laneWidth, (l + 1) * laneWidth)
-        for (let p = 0; p < count; p++) {
-          for (let k = 0; k < runs; k++) {
-            const source = sources[sr]?.view?.(sb + (from + p) * sp + k * ss, run)
-            const destination = destinations[dr]?.view?.(db + (to + p) * dp + k * ds, run)
-            if (!source || !destination)
-              throw new KvxError('ERR_KVX_PEER_LOST', 'the region is gone')
-            destination.set(source)
-            bytes += run
-          }
-        }
-      }
-    }
-  }
-  return { bytes, segments: 1 }
+  let moved = 0
+  eachCopy(plan, (sourceRegion, source, destinationRegion, destination, bytes) => {
+    const from = sources[sourceRegion]?.view?.(source, bytes)
+    const to = destinations[destinationRegion]?.view?.(destination, bytes)
+    if (!from || !to) throw new KvxError('ERR_KVX_PEER_LOST', 'the region is gone')
+    to.set(from)
+    moved += bytes
+  })
+  return { bytes: moved, segments: 1 }
 }
 
 /** Plain memory of this process. */

@@ -39,7 +39,7 @@ export const deadlines: readonly Mutant[] = [
     edits: [
       ...inFile(
         'protocol/prefill/piece.ts',
-        [`deadlineMs: piece.sender.deadlines.transfer,`, `deadlineMs: Infinity,`],
+        [`deadlineMs: sender.deadlines.transfer,`, `deadlineMs: Infinity,`],
         [
           `piece.deadline = step.now + piece.sender.deadlines.transfer`,
           `piece.deadline = Infinity`,

@@ -6,6 +6,7 @@ import { identity } from './identity.ts'
 import { liveness } from './liveness.ts'
 import type { Mutant } from './mutant.ts'
 import { pages } from './pages.ts'
+import { staging } from './staging.ts'
 import { strangers } from './strangers.ts'
 import { success } from './success.ts'
 import { tables } from './tables.ts'
@@ -13,6 +14,7 @@ import { tables } from './tables.ts'
 /** All mutants, by the invariant that they break. */
 export const mutants: readonly Mutant[] = [
   ...pages,
+  ...staging,
   ...success,
   ...bytes,
   ...election,

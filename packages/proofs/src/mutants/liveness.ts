@@ -50,8 +50,8 @@ export const liveness: readonly Mutant[] = [
     invariant: 9,
     says: 'A credit that comes back is given to nobody who waits.',
     edits: inFile('protocol/prefill/settle.ts', [
-      `  settle(step, piece)\n  pump(step, piece.transfer.peer)\n`,
-      `  settle(step, piece)\n`,
+      `    settle(step, piece)\n  }\n  pump(step, piece.transfer.peer)\n`,
+      `    settle(step, piece)\n  }\n`,
     ]),
   },
   {
@@ -78,8 +78,8 @@ export const liveness: readonly Mutant[] = [
     invariant: 9,
     says: 'A write whose pages are not known yet holds up those behind it.',
     edits: inFile(piece, [
-      `const next = peer.queue.findIndex((piece) => piece.transfer.pages !== undefined)`,
-      `const next = peer.queue[0]?.transfer.pages === undefined ? -1 : 0`,
+      `if (piece.transfer.pages === undefined) continue\n    if (!piece.planned`,
+      `if (piece.transfer.pages === undefined) return false\n    if (!piece.planned`,
     ]),
   },
   {

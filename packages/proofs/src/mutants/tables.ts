@@ -67,8 +67,8 @@ export const tables: readonly Mutant[] = [
     invariant: 4,
     says: 'Prefill posts one write more than the bytes in flight allow.',
     edits: inFile('protocol/prefill/piece.ts', [
-      `if (peer.inFlight > 0 && peer.inFlight + bytes > limit) return`,
-      `if (peer.inFlight > 0 && peer.inFlight > limit) return`,
+      `peer.inFlight + bytes > self.limits.bytesInFlightPerPeer) return false`,
+      `peer.inFlight > self.limits.bytesInFlightPerPeer) return false`,
     ]),
   },
 ]

@@ -4,6 +4,7 @@
  * last one, that no table holds anything (checks/end.ts). What is wrong with a byte the moment it lands, the engine
  * itself notices (engine/writes.ts).
  */
+import type { Staging } from '../engine/staging.ts'
 import type { Writes } from '../engine/writes.ts'
 import type { Context } from '../machine/context.ts'
 import type { Cast } from '../ranks/cast.ts'
@@ -18,9 +19,9 @@ export class Checks {
   readonly messages: Messages
   readonly news: News
 
-  constructor(context: Context, cast: Cast, writes: Writes) {
+  constructor(context: Context, cast: Cast, engine: { writes: Writes; staging: Staging }) {
     this.deadlines = new Deadlines(context)
-    this.messages = new Messages(cast, writes, this.deadlines)
-    this.news = new News(context.shape, writes)
+    this.messages = new Messages(cast, engine, this.deadlines)
+    this.news = new News(context.shape, engine)
   }
 }

@@ -62,7 +62,7 @@ export const universe: readonly {
   ...rowsOf('P', ['ping'], ['opening', 'open', 'lost', 'stranger', 'another']),
   ...rowsOf(
     'P',
-    ['reserve', 'pages', 'query', 'abort', 'ack'],
+    ['reserve', 'pages', 'query', 'abort', 'ack', 'bay', 'scattered'],
     [
       'unknown',
       'parked',
@@ -83,7 +83,18 @@ export const universe: readonly {
   // A leg that is complete is over, also while others of its request are not.
   ...rowsOf(
     'D',
-    ['accept', 'refuse(reserve)', 'ready', 'progress', 'complete', 'failed', 'drained', 'status'],
+    [
+      'accept',
+      'refuse(reserve)',
+      'ready',
+      'stage',
+      'staged',
+      'progress',
+      'complete',
+      'failed',
+      'drained',
+      'status',
+    ],
     [
       'reserving',
       'parked',

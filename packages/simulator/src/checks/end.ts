@@ -63,6 +63,7 @@ function prefillTables(cast: Cast, { state }: PrefillRank): string | undefined {
     'ended legs': state.ended.size,
     requests: state.senders.size,
     pieces: pieces.filter((piece) => !isRecord(piece)).length,
+    bays: state.bays.taken.filter(Boolean).length,
   }
   for (const [what, count] of Object.entries(counts))
     if (count > 0) return `still has ${count} ${what}`
@@ -86,6 +87,8 @@ function decodeTables(cast: Cast, { state }: DecodeRank): string | undefined {
     requests: state.requests.size,
     rooms: state.rooms.size,
     'bootstrap services': state.sources.size,
+    bays: state.bays.taken.filter(Boolean).length,
+    'loads that wait': state.bayQueue.length,
     legs: links.reduce((sum, { legs, waiting }) => sum + legs.size + waiting.size, 0),
     'links to dead processes': links.filter(({ incarnation }) => !alive.has(incarnation)).length,
   }

@@ -2,6 +2,7 @@
 import type { DecodeEffect, Message, MessageOf } from '@kvx/core/protocol'
 import type { Reserve } from '../books/legs.ts'
 import { hasEnded } from '../books/legs.ts'
+import type { Staging } from '../engine/staging.ts'
 import type { Writes } from '../engine/writes.ts'
 import { violate } from '../machine/violation.ts'
 import type { Wire } from '../network/wire.ts'
@@ -16,11 +17,17 @@ export class Messages {
   readonly wrongManifests = new WeakSet<Message>()
   readonly #cast: Cast
   readonly #writes: Writes
+  readonly #staging: Staging
   readonly #deadlines: Deadlines
 
-  constructor(cast: Cast, writes: Writes, deadlines: Deadlines) {
+  constructor(
+    cast: Cast,
+    { writes, staging }: { writes: Writes; staging: Staging },
+    deadlines: Deadlines,
+  ) {
     this.#cast = cast
     this.#writes = writes
+    this.#staging = staging
     this.#deadlines = deadlines
   }
 
@@ -34,6 +41,8 @@ export class Messages {
         )
       return
     }
+    if (message.k === 'bay') this.#staging.onBay(decode, message)
+    if (message.k === 'scattered') this.#staging.onScattered(decode, message)
     if (message.k !== 'reserve') return
     if (decode.epochs.has(message.ep))
       violate('epoch used twice', `${decode.name} uses ${message.ep} again`)

@@ -2,6 +2,7 @@
 import type { KvxError } from '@kvx/contract'
 import type { DecodeEffect, PrefillEffect } from '@kvx/core/protocol'
 import { hasEnded, spoil, type Leg, type ReceiveLeg, type SendLeg } from '../books/legs.ts'
+import type { Staging } from '../engine/staging.ts'
 import type { Writes } from '../engine/writes.ts'
 import { violate } from '../machine/violation.ts'
 import { prefixOf } from '../shape/memory.ts'
@@ -14,10 +15,12 @@ export type ReceiverNews = Extract<DecodeEffect, { do: `receiver.${string}` }>
 export class News {
   readonly #shape: Shape
   readonly #writes: Writes
+  readonly #staging: Staging
 
-  constructor(shape: Shape, writes: Writes) {
+  constructor(shape: Shape, { writes, staging }: { writes: Writes; staging: Staging }) {
     this.#shape = shape
     this.#writes = writes
+    this.#staging = staging
   }
 
   onSender(leg: SendLeg, news: SenderNews): void {
@@ -49,7 +52,7 @@ export class News {
         return
       case 'sender.settled':
         unless(ended && !leg.settled)
-        if (this.#writes.mayRead(leg))
+        if (this.#writes.mayRead(leg) || this.#staging.isRead(leg))
           violate(
             'source pages given back early',
             `room ${leg.job.room} of ${host.name}: a write may still read them`,
@@ -112,6 +115,11 @@ export class News {
           violate(
             'pages given back early',
             `room ${job.room} of ${host.name}: a write may still land in them`,
+          )
+        if (this.#staging.isWritten(leg))
+          violate(
+            'pages given back early',
+            `room ${job.room} of ${host.name}: it is still scattered into them`,
           )
         if (phase === 'failed' && leg.reserves.some(({ over }) => !over))
           violate(

@@ -4,9 +4,11 @@ import type { ReceiveLeg, SendLeg } from '../books/legs.ts'
 import { occupier, type Owner } from '../books/pages.ts'
 import { violate } from '../machine/violation.ts'
 import type { EngineLink } from '../ranks/link.ts'
+import type { PostedLoad } from '../ranks/decode.ts'
 import type { PrefillRank } from '../ranks/prefill.ts'
 import type { Random } from '../shape/random.ts'
 import { expand } from './copies.ts'
+import type { StagedCargo } from './write.ts'
 
 export interface Cargo {
   /** Source, destination and length of each copy, in the order in which they land: any. */
@@ -14,6 +16,7 @@ export interface Cargo {
   readonly bytes: number
   readonly reader: SendLeg | undefined
   readonly owner: ReceiveLeg | undefined
+  readonly staged: StagedCargo | undefined
 }
 
 export function cargoOf(
@@ -22,7 +25,42 @@ export function cargoOf(
   plan: TransferPlan,
   random: Random,
 ): Cargo {
+  if (plan.lanes[0] === from.slot.memory.regions.length) return loadOf(from, link, plan, random)
+  return { ...moved(from, link, plan, random), staged: undefined }
+}
+
+/** One long run, which lands in a bay. */
+function loadOf(from: PrefillRank, link: EngineLink, plan: TransferPlan, random: Random): Cargo {
   const { target } = link
+  const [, , fromOffset = 0, toOffset = 0, , , bytes = 0] = plan.lanes
+  const at = from.bayAt(fromOffset, bytes)
+  const gathered = from.gathered.get(at)
+  if (gathered?.bytes !== bytes)
+    violate('post of what was not gathered', `${from.name} posts ${bytes} bytes`)
+  const cargo = moved(from, link, gathered.plan, random)
+  const list: number[] = []
+  const step = Math.ceil(bytes / 4)
+  const isHeard = target.alive && target.generation === link.generation && !link.revoked
+  const to = target.slot.memory.bytes + toOffset
+  const bay = isHeard ? target.bays.get(to) : undefined
+  if (isHeard && (bay?.reserve.leg !== cargo.owner || bay?.reserve.peer !== from.incarnation))
+    violate('post to a foreign bay', `${from.name} posts to ${toOffset} of ${target.name}`)
+  target.bayAt(toOffset, bytes)
+  if (bay) bay.posted = cargo.meant
+  for (let i = 0; i < bytes; i += step) list.push(at + i, to + i, Math.min(step, bytes - i))
+  const staged = { gathered, bay, from: at, to, meant: cargo.meant }
+  return { ...cargo, copies: disordered(list, random), staged }
+}
+
+/** What goes from page to page, now or after a while. */
+function moved(
+  from: PrefillRank,
+  link: EngineLink,
+  plan: TransferPlan,
+  random: Random,
+): Omit<Cargo, 'staged'> & { readonly meant: PostedLoad } {
+  const { target } = link
+  const meant = { at: [] as number[], to: [] as number[], scattered: false }
   const list: number[] = []
   let bytes = 0
   let source: Owner | undefined
@@ -40,6 +78,8 @@ export function cargoOf(
       first = false
     }
     for (let i = 0; i < count; i++) {
+      meant.at.push(at + i)
+      meant.to.push(to + i)
       const reader = from.ownerOf(at + i)
       if (reader === undefined || reader !== source)
         violate('post from a foreign page', `${from.name} posts a page that is not of one request`)
@@ -70,7 +110,7 @@ export function cargoOf(
     if (known) known.push(...list)
     else owner.posted.set(from.incarnation, [...list])
   }
-  return { copies: disordered(list, random), bytes, reader, owner }
+  return { copies: disordered(list, random), bytes, reader, owner, meant }
 }
 
 function disordered(list: readonly number[], random: Random): Int32Array {

@@ -6,6 +6,7 @@ import type { DecodeRank } from '../ranks/decode.ts'
 import type { EngineLink } from '../ranks/link.ts'
 import type { PrefillRank } from '../ranks/prefill.ts'
 import { fault } from '../shape/faults.ts'
+import type { Staging } from './staging.ts'
 import type { Writes } from './writes.ts'
 
 /** What is done with the end of an engine's work. */
@@ -21,9 +22,16 @@ export class Engines {
   readonly #context: Context
   readonly #cast: Cast
   readonly #writes: Writes
+  readonly #staging: Staging
   readonly #outcomes: Outcomes
 
-  constructor(context: Context, cast: Cast, writes: Writes, outcomes: Outcomes) {
+  constructor(
+    context: Context,
+    cast: Cast,
+    { writes, staging }: { writes: Writes; staging: Staging },
+    outcomes: Outcomes,
+  ) {
+    this.#staging = staging
     this.#context = context
     this.#cast = cast
     this.#writes = writes
@@ -71,6 +79,7 @@ export class Engines {
       for (const fail of from.opening) fail()
       from.links.clear()
       const settle = this.#writes.close(from)
+      this.#staging.onClose(from)
       const early = random.chance(0.5)
       if (early) settle()
       this.#reopen(from, () => {
@@ -88,6 +97,7 @@ export class Engines {
     owner.slot.mask |= fault.recycle
     this.#context.log(() => `${owner.name} closes its engine`)
     owner.later(this.#context.random.between(10, 120), () => {
+      this.#staging.onClose(owner)
       owner.generation = ''
       this.#reopen(owner, () => {
         owner.generation = this.#context.name('e')
@@ -114,6 +124,7 @@ export class Engines {
   /** Those that were connected with its engine may learn of its end from theirs, sooner or later: not every engine knows. */
   onExit(process: AnyRank): void {
     if (process.side === 'prefill') this.#writes.onExit(process)
+    this.#staging.onExit(process)
     const { random } = this.#context
     const { generation, name } = process
     for (const { process: other } of this.#cast.slots) {

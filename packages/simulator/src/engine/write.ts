@@ -3,7 +3,8 @@ import { KvxError } from '@kvx/contract'
 import type { ReceiveLeg, SendLeg } from '../books/legs.ts'
 import type { Fate } from '../machine/process.ts'
 import type { EngineLink } from '../ranks/link.ts'
-import type { PrefillRank } from '../ranks/prefill.ts'
+import type { PostedLoad, TakenBay } from '../ranks/decode.ts'
+import type { Gathered, PrefillRank } from '../ranks/prefill.ts'
 
 export interface Write {
   readonly piece: number
@@ -25,8 +26,21 @@ export interface Write {
   /** Its engine was closed and could not promise for the target. */
   abandoned: boolean
   flips: boolean
+  /** Of a load: what it reads, the bay that it fills, and where that begins. */
+  readonly staged: StagedCargo | undefined
   /** The writer's memory when it had sent everything; undefined while its pages are still read. */
   sent: Uint8Array | undefined
+}
+
+export interface StagedCargo {
+  readonly gathered: Gathered
+  /** Undefined when the target hears nothing of it any more. */
+  readonly bay: TakenBay | undefined
+  /** Addresses of both bays. */
+  readonly from: number
+  readonly to: number
+  /** In the pages of the target, of each byte. */
+  readonly meant: PostedLoad | undefined
 }
 
 /** The target still lets something of it in. */

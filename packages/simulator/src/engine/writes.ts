@@ -16,11 +16,12 @@ import type { Fate } from '../machine/process.ts'
 import { violate } from '../machine/violation.ts'
 import type { Cuts } from '../network/cuts.ts'
 import type { EngineLink } from '../ranks/link.ts'
-import type { PrefillRank } from '../ranks/prefill.ts'
+import type { DecodeRank, TakenBay } from '../ranks/decode.ts'
+import type { Gathered, PrefillRank } from '../ranks/prefill.ts'
 import { fault } from '../shape/faults.ts'
 import { cargoOf } from './cargo.ts'
 import { isMeant } from './digests.ts'
-import { broken, canLand, type Write } from './write.ts'
+import { broken, canLand, type StagedCargo, type Write } from './write.ts'
 
 export class Writes {
   readonly #context: Context
@@ -265,6 +266,10 @@ export class Writes {
     const destination = copies[write.next + 1]!
     const bytes = copies[write.next + 2]!
     write.next += 3
+    if (write.staged) {
+      this.#landInBay(write, write.staged, [source, destination, bytes])
+      return
+    }
     const to = target.ownerOf(destination)
     if (to === undefined || to !== write.owner)
       violate(
@@ -289,7 +294,51 @@ export class Writes {
     }
   }
 
+  #landInBay(
+    write: Write,
+    { gathered, bay, from: start, to, meant }: StagedCargo,
+    [source, destination, bytes]: readonly [number, number, number],
+  ): void {
+    const { from, link, owner } = write
+    const { target } = link
+    if (!bay || !owner || target.bays.get(to) !== bay)
+      violate('late write', `a byte of ${from.name} landed in a bay of another at ${target.name}`)
+    if (bay.posted?.scattered)
+      violate('write after scattering', `a byte of ${from.name} landed in ${target.name}`)
+    if (!write.sent && from.alive && from.gathered.get(start) !== gathered)
+      violate('source bay reused', `a write of ${from.name} read a bay that was given to another`)
+    for (let i = 0; i < bytes; i++)
+      target.memory[destination + i] = (write.sent ?? from.memory)[source + i]!
+    const meaning = meant?.to[destination - to]
+    if (write.flips && meaning !== undefined && isMeant(owner, meaning)) {
+      write.flips = false
+      target.memory[destination] = target.memory[destination]! ^ 0x55
+      for (const reserve of owner.reserves) reserve.falsified = true
+    }
+  }
+
   // What others ask
+
+  /** A write may still land in this bay. */
+  mayLandIn(owner: DecodeRank, bay: TakenBay): boolean {
+    for (const write of this.#writes)
+      if (write.staged?.bay === bay && write.link.target === owner && this.#canLand(write))
+        return true
+    return false
+  }
+
+  /** A write may still read what was gathered. */
+  readsBay(from: PrefillRank, gathered: Gathered): boolean {
+    for (const write of this.#writes)
+      if (
+        write.from === from &&
+        write.staged?.gathered === gathered &&
+        !write.sent &&
+        this.#canLand(write)
+      )
+        return true
+    return false
+  }
 
   /** Links that something goes over which has not settled. */
   linksInUse(): EngineLink[] {

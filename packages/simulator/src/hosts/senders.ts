@@ -160,7 +160,7 @@ export class Senders {
     const { context, checks } = this.#site
     leg.phase = 'finishing'
     const { progress, transfer, linger, drain, recycle, peerSilent } = context.shape.deadlines
-    const longest = progress + 2 * transfer + linger + drain + recycle + peerSilent
+    const longest = progress + 5 * transfer + linger + drain + recycle + peerSilent
     checks.deadlines.expectEnd(leg, 'finishing', longest)
     const aux = { firstToken: leg.job.prompt }
     rank.step({ type: 'host.finish', sender: leg.id, state, aux })

@@ -65,11 +65,11 @@ export abstract class Process {
   #frozenSince = 0
   #backlog: (() => void)[] = []
 
-  constructor(context: Context, slot: Slot) {
+  constructor(context: Context, slot: Slot, staging: number) {
     this.context = context
     this.slot = slot
     this.name = `${slot.name}#${slot.starts}`
-    this.memory = new Uint8Array(slot.memory.bytes).fill(0xdd)
+    this.memory = new Uint8Array(slot.memory.bytes + staging).fill(0xdd)
     this.#tickLater()
   }
 

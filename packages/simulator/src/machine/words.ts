@@ -15,6 +15,11 @@ export function describe(message: Message): string {
       return `progress(${message.units})${of}`
     case 'status':
       return `status(${message.state}${message.outcome ? `, ${message.outcome.k}` : ''})${of}`
+    case 'stage':
+    case 'bay':
+    case 'staged':
+    case 'scattered':
+      return `${message.k}(${message.load}${'offset' in message ? ` at ${message.offset}` : ''})${of}`
     case 'queued':
       return `queued(rooms ${message.rooms.map(([room]) => room).join(', ')})`
     case 'reserve':

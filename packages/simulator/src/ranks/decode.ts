@@ -12,7 +12,22 @@ import type { Books } from '../books/books.ts'
 import type { ReceiveLeg, Reserve } from '../books/legs.ts'
 import type { Context } from '../machine/context.ts'
 import type { Slot } from '../machine/process.ts'
+import { stagingBytes } from '../shape/shape.ts'
 import { RankProcess } from './rank.ts'
+
+/** A bay of decode, and what was posted into it. */
+export interface TakenBay {
+  readonly reserve: Reserve
+  readonly load: number
+  posted: PostedLoad | undefined
+}
+
+/** Source and destination of each byte, in the pages of both sides. */
+export interface PostedLoad {
+  readonly at: readonly number[]
+  readonly to: readonly number[]
+  scattered: boolean
+}
 
 export type DecodeSlot = Slot<DecodeRank>
 
@@ -33,6 +48,8 @@ export class DecodeRank extends RankProcess {
   /** Writers that have connected to its engine, and those that never may. */
   readonly everConnected = new Set<string>()
   readonly barred = new Set<string>()
+  /** Whom it has told of each bay last, by where it lies. */
+  readonly bays = new Map<number, TakenBay>()
   readonly #perform: (rank: DecodeRank, effect: DecodeEffect) => void
 
   /** @param perform does what the reducer orders */
@@ -42,7 +59,7 @@ export class DecodeRank extends RankProcess {
     slot: DecodeSlot,
     perform: (rank: DecodeRank, effect: DecodeEffect) => void,
   ) {
-    super(context, books, slot)
+    super(context, books, slot, stagingBytes(context.shape.staging.decode))
     this.#perform = perform
     this.incarnation = context.name('d')
     this.generation = context.name('e')
@@ -57,6 +74,7 @@ export class DecodeRank extends RankProcess {
         backend: 'simulated',
         version: '1',
         fence: shape.fence,
+        staging: shape.staging.decode,
         shape: slot.memory.shape,
         place: slot.memory.place,
         packed: slot.memory.packed,
@@ -72,7 +90,8 @@ export class DecodeRank extends RankProcess {
   /** Of its engine as it is now. */
   address(): DecodeState['engine'] {
     const regions = this.slot.memory.regions.map(() => new Uint8Array(1))
-    return { generation: this.generation, address: new Uint8Array(1), regions }
+    const staging = this.context.shape.staging.decode && new Uint8Array(1)
+    return { generation: this.generation, address: new Uint8Array(1), regions, staging }
   }
 
   /** What the reducer orders after an event. Nothing of it is done yet. */

@@ -1,4 +1,5 @@
 /** A prefill rank: the reducer of production, its books, and what its engine is connected to. */
+import type { TransferPlan } from '@kvx/contract'
 import {
   createPrefill,
   stepPrefill,
@@ -12,7 +13,15 @@ import type { SendLeg } from '../books/legs.ts'
 import type { Context } from '../machine/context.ts'
 import type { Slot } from '../machine/process.ts'
 import type { EngineLink } from './link.ts'
+import { stagingBytes } from '../shape/shape.ts'
 import { RankProcess } from './rank.ts'
+
+/** What lies in a bay of prefill. */
+export interface Gathered {
+  readonly plan: TransferPlan
+  readonly reader: SendLeg
+  readonly bytes: number
+}
 
 export type PrefillSlot = Slot<PrefillRank> & { endpoint: string }
 
@@ -29,6 +38,8 @@ export class PrefillRank extends RankProcess {
   readonly opening = new Set<() => void>()
   /** What it has at the bootstrap service beside its rank. */
   readonly published = new Map<string, Sample>()
+  /** What was gathered last, by where it lies. */
+  readonly gathered = new Map<number, Gathered>()
   /** Of its engine; empty while there is none. */
   generation: string
   readonly #perform: (rank: PrefillRank, effect: PrefillEffect) => void
@@ -40,7 +51,7 @@ export class PrefillRank extends RankProcess {
     slot: PrefillSlot,
     perform: (rank: PrefillRank, effect: PrefillEffect) => void,
   ) {
-    super(context, books, slot)
+    super(context, books, slot, stagingBytes(context.shape.staging.prefill))
     this.#perform = perform
     this.endpoint = slot.endpoint
     this.incarnation = context.name('a')
@@ -54,6 +65,12 @@ export class PrefillRank extends RankProcess {
         backend: 'simulated',
         version: '1',
         fence: shape.fence,
+        staging: shape.staging.prefill && {
+          ...shape.staging.prefill,
+          shortRun: shape.staging.shortRun,
+          fewestRuns: shape.staging.fewestRuns,
+          region: slot.memory.regions.length,
+        },
         shape: slot.memory.shape,
         place: slot.memory.place,
         packed: slot.memory.packed,

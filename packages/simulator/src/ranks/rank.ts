@@ -2,6 +2,7 @@
 import type { Books } from '../books/books.ts'
 import { PageBook, type Owner } from '../books/pages.ts'
 import type { Context } from '../machine/context.ts'
+import { violate } from '../machine/violation.ts'
 import { Process, type Slot } from '../machine/process.ts'
 
 export abstract class RankProcess extends Process {
@@ -12,8 +13,9 @@ export abstract class RankProcess extends Process {
   /** Of each byte: it was posted to since its page was leased. */
   readonly posted: Uint8Array
 
-  constructor(context: Context, { touched }: Books, slot: Slot) {
-    super(context, slot)
+  /** @param staging bytes of staging memory, which lies behind the regions */
+  constructor(context: Context, { touched }: Books, slot: Slot, staging: number) {
+    super(context, slot, staging)
     const byNumber: (PageBook | undefined)[] = []
     const books = new Map<string, PageBook>()
     for (const { component, number, pages } of slot.memory.held) {
@@ -24,6 +26,13 @@ export abstract class RankProcess extends Process {
     this.books = books
     this.#byNumber = byNumber
     this.posted = new Uint8Array(slot.memory.bytes)
+  }
+
+  /** The address of a place in the staging memory. */
+  bayAt(offset: number, bytes: number): number {
+    const at = this.slot.memory.bytes + offset
+    if (at + bytes > this.memory.length) violate('outside of the staging memory', this.name)
+    return at
   }
 
   /** Who owns the page of a byte. Some bytes belong to no page. */

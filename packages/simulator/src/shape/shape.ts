@@ -1,6 +1,7 @@
 /** What a schedule is about: which processes there are, and how they are set. */
 import type { FenceKind } from '@kvx/contract'
 import type { Deadlines, Limits } from '@kvx/core'
+import type { StagingSize } from '@kvx/core/protocol'
 import type { Rank } from '@kvx/core'
 import { drawKeeping, drawModel, type Keeping, type Model } from './model.ts'
 import type { Random } from './random.ts'
@@ -23,6 +24,13 @@ export interface Shape {
   readonly prefills: readonly Instance[]
   readonly decodes: readonly Instance[]
   readonly verify: boolean
+  /** Runs that are shorter in the mean are staged, where both sides have memory for it. */
+  readonly staging: {
+    readonly shortRun: number
+    readonly fewestRuns: number
+    readonly prefill: StagingSize | undefined
+    readonly decode: StagingSize | undefined
+  }
   readonly deadlines: Deadlines
   readonly limits: Limits
   /** Every message is checked against its schema, as a frame would be. */
@@ -92,6 +100,7 @@ export function drawShape(random: Random, only: { mode?: Mode; fence?: FenceKind
     prefills: build(prefill, prefills),
     decodes: build(decode, decodes),
     verify: random.chance(0.25),
+    staging: drawStaging(random),
     deadlines,
     limits: drawLimits(random),
     checked: random.chance(1 / 64),
@@ -99,6 +108,19 @@ export function drawShape(random: Random, only: { mode?: Mode; fence?: FenceKind
     horizon: random.between(600, 2_600),
     queue: random.chance(0.5) ? random.between(1, 3) : 1_000,
   }
+}
+
+function drawStaging(random: Random): Shape['staging'] {
+  const draw = () => {
+    if (random.chance(0.1)) return undefined
+    return { bays: random.one([1, 1, 2, 4]), bayBytes: random.one([8, 24, 64, 256]) }
+  }
+  const [shortRun, fewestRuns] = [random.one([3, 8, 1_000]), random.one([1, 8])]
+  return { shortRun, fewestRuns, prefill: draw(), decode: draw() }
+}
+
+export function stagingBytes(size: StagingSize | undefined): number {
+  return size ? size.bays * size.bayBytes : 0
 }
 
 function drawLimits(random: Random): Limits {
@@ -110,6 +132,7 @@ function drawLimits(random: Random): Limits {
     requests: tight ? random.between(2, 3) : 8,
     quarantineShare: random.one([0.25, 0.5]),
     peers: 8,
+    stagingBytes: 0,
   }
 }
 

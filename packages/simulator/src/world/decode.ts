@@ -25,7 +25,7 @@ export function hearAtDecode(parts: Parts, rank: DecodeRank, wire: Wire, message
 }
 
 export function performAtDecode(parts: Parts, rank: DecodeRank, effect: DecodeEffect): void {
-  const { bootstraps, engines, hosts, network } = parts
+  const { bootstraps, engines, hosts, network, staging } = parts
   switch (effect.do) {
     case 'send':
       send(parts, rank, effect.endpoint, effect.message)
@@ -50,6 +50,9 @@ export function performAtDecode(parts: Parts, rank: DecodeRank, effect: DecodeEf
       return
     case 'verify':
       verify(parts, rank, effect)
+      return
+    case 'scatter':
+      staging.scatter(rank, effect)
       return
     case 'fence':
       onFence(rank)

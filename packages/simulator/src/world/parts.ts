@@ -4,6 +4,7 @@ import { Checks } from '../checks/checks.ts'
 import type { Coverage } from '../checks/coverage.ts'
 import { Engines, type Outcomes } from '../engine/engines.ts'
 import { Links } from '../engine/links.ts'
+import { Staging } from '../engine/staging.ts'
 import { Writes } from '../engine/writes.ts'
 import { Hosts } from '../hosts/hosts.ts'
 import type { Context } from '../machine/context.ts'
@@ -22,6 +23,7 @@ export class Parts {
   readonly bootstraps: Bootstraps
   readonly links: Links
   readonly writes: Writes
+  readonly staging: Staging
   readonly engines: Engines
   readonly checks: Checks
   readonly hosts: Hosts
@@ -42,8 +44,9 @@ export class Parts {
     this.bootstraps = new Bootstraps(context, cast)
     this.writes = new Writes(context, cuts)
     this.links = new Links(context, cast, cuts, this.writes)
-    this.engines = new Engines(context, cast, this.writes, above.outcomes)
-    this.checks = new Checks(context, cast, this.writes)
+    this.staging = new Staging(context, this.writes)
+    this.engines = new Engines(context, cast, this, above.outcomes)
+    this.checks = new Checks(context, cast, this)
     this.hosts = new Hosts({ context, books, checks: this.checks }, cast, this.bootstraps)
   }
 }

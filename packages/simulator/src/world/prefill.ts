@@ -24,7 +24,7 @@ export function hearAtPrefill(parts: Parts, rank: PrefillRank, wire: Wire, messa
 }
 
 export function performAtPrefill(parts: Parts, rank: PrefillRank, effect: PrefillEffect): void {
-  const { bootstraps, engines, hosts, links, writes } = parts
+  const { bootstraps, engines, hosts, links, staging, writes } = parts
   switch (effect.do) {
     case 'send':
       send(parts, rank, effect.connection, effect.message)
@@ -46,6 +46,9 @@ export function performAtPrefill(parts: Parts, rank: PrefillRank, effect: Prefil
       return
     case 'post':
       writes.post(rank, links.openTo(rank, effect.peer, effect.generation), effect)
+      return
+    case 'gather':
+      staging.gather(rank, effect)
       return
     case 'cancel':
       writes.cancel(rank, effect.piece)

@@ -6,6 +6,7 @@ import type { DecodeEffect, DecodeEvent } from '../../protocol/index.ts'
 import type { Engine } from '../engine.ts'
 import { digestsOf, firstDifference } from './digests.ts'
 import { defect, heard, listen, within } from './events.ts'
+import { stagingOf } from './staging.ts'
 
 /** Those that tell the host something; the manager handles them. */
 export type ReceiverEffect = Extract<DecodeEffect, { do: `receiver.${string}` }>
@@ -89,6 +90,9 @@ export class DecodeEffects {
         return
       case 'verify':
         this.#verify(effect).catch(defect(this.#log))
+        return
+      case 'scatter':
+        this.#scatter(effect).catch(defect(this.#log))
         return
       case 'fence':
         this.#fence(effect.writer).catch(defect(this.#log))
@@ -207,6 +211,17 @@ export class DecodeEffects {
       `Layer ${String(wrong.layer)} of '${wrong.component}' arrived damaged. Try again; if it happens again, suspect memory or network.`,
       { phase: 'complete' },
     )
+  }
+
+  async #scatter(effect: DecodeEffect & { do: 'scatter' }): Promise<void> {
+    const { request, epoch, load, plan, offset } = effect
+    const error = await stagingOf(this.#engine)
+      .then((staging) => staging.scatter(plan, offset))
+      .then(
+        () => undefined,
+        (cause: unknown) => within(toKvxError(cause, 'ERR_KVX_TRANSFER_FAILED'), 'transfer'),
+      )
+    this.#emit({ type: 'scattered', request, epoch, load, error })
   }
 
   async #fence(writer: string): Promise<void> {

@@ -5,6 +5,7 @@ import type { Connection } from '../../control/index.ts'
 import type { PrefillEffect, PrefillEvent } from '../../protocol/index.ts'
 import type { Engine } from '../engine.ts'
 import { digestsOf } from './digests.ts'
+import { stagingOf } from './staging.ts'
 import { defect, heard, listen, within } from './events.ts'
 
 /** Those that tell the host something; the manager handles them. */
@@ -84,6 +85,9 @@ export class PrefillEffects {
         return
       case 'post':
         this.#post(effect).catch(defect(this.#log))
+        return
+      case 'gather':
+        this.#gather(effect).catch(defect(this.#log))
         return
       case 'cancel':
         this.#cancel(effect.piece)
@@ -189,6 +193,13 @@ export class PrefillEffects {
     }
     this.#posted.delete(piece)
     this.#emit({ type: 'piece.settled', piece })
+  }
+
+  async #gather({ piece, plan, offset }: PrefillEffect & { do: 'gather' }): Promise<void> {
+    const error = await stagingOf(this.#engine)
+      .then((staging) => staging.gather(plan, offset))
+      .then(() => undefined, transferError)
+    this.#emit({ type: 'load.gathered', piece, error })
   }
 
   #cancel(piece: number): void {

@@ -2,6 +2,7 @@
 import { KvxError } from '@kvx/contract'
 import { toldError } from '../keys.ts'
 import { packPages, type MessageOf, type PageLists } from '../messages.ts'
+import { freeBays } from './bays.ts'
 import { auxObjection, manifestObjection, promptOf } from './manifest.ts'
 import { about, ask, sendAbort, sendTo } from './send.ts'
 import type { DecodeState, DecodeStep, Leg, Link } from './state.ts'
@@ -164,7 +165,7 @@ export function onDrained(step: DecodeStep, leg: Leg): void {
 function endDrained(step: DecodeStep, leg: Leg, error: KvxError): void {
   if (leg.phase !== 'failed') step.news.push({ leg, happened: 'failed', error })
   leg.phase = 'failed'
-  markDrained(leg)
+  markDrained(step, leg)
   step.news.push({ leg, happened: 'drained' })
 }
 
@@ -178,9 +179,10 @@ export function abort(step: DecodeStep, leg: Leg, error: KvxError): void {
 }
 
 /** Nothing of it can land any more. */
-export function markDrained(leg: Leg): void {
+export function markDrained(step: DecodeStep, leg: Leg): void {
   leg.drained = true
   leg.link.legs.delete(leg.epoch)
+  freeBays(step, leg)
 }
 
 /** Legs of which something may still land. */

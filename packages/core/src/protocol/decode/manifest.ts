@@ -22,6 +22,7 @@ export function manifestObjection(
       `completed room ${request.key}, but ${text}`,
     )
   if (!pages || !pairing) return say('was never given pages.')
+  if (leg.loads.size > 0) return say('a part of it is still in staging memory.')
   const expected = expectedOf(leg)
   for (const name of new Set([...expected.keys(), ...Object.keys(parts)])) {
     const { units, bytes } = expected.get(name) ?? nothing

@@ -3,6 +3,7 @@
  * writer does not say `drained` come back by closing the engine and opening a fresh generation.
  */
 import { KvxError } from '@kvx/contract'
+import { makeBays } from '../bays.ts'
 import { undrainedLegs } from './leg.ts'
 import { greet } from './link.ts'
 import { advance, drainLeg, failRequest } from './request.ts'
@@ -39,13 +40,15 @@ export function watchQuarantine(step: DecodeStep): void {
   step.out.push({ do: 'recycle' })
 }
 
-/** Share of the pages of a component that are in quarantine; of all components the largest. */
+/** Share of the pages of a component that are in quarantine, or of the bays; of all the largest. */
 function stuckShare({ state: { self } }: DecodeStep, stuck: readonly Request[]): number {
+  const loads = stuck.flatMap(({ legs }) => legs.flatMap((leg) => [...leg.loads.values()]))
+  const bays = loads.filter(({ bay }) => bay).length / (self.staging?.bays ?? 1)
   const shares = Object.entries(self.place.components).map(([name, { pages }]) => {
     const counts = stuck.map(({ destination }) => destination?.pages?.[name]?.length ?? 0)
     return counts.reduce((sum, count) => sum + count, 0) / pages
   })
-  return Math.max(0, ...shares)
+  return Math.max(bays, ...shares)
 }
 
 /** What was stuck has been drained after all: the engine stays. */
@@ -74,6 +77,7 @@ function liveLegs(step: DecodeStep): Leg[] {
 export function onRecycled(step: DecodeStep, engine: EngineAddress): void {
   const { state } = step
   state.engine = engine
+  state.bays = makeBays(state.self.staging)
   state.recycle = undefined
   for (const leg of undrainedLegs(step.state)) drainLeg(step, leg)
   for (const link of state.links.values()) {

@@ -3,6 +3,7 @@ import { KvxError } from '@kvx/contract'
 import type { MessageOf } from '../messages.ts'
 import { lateness } from './lateness.ts'
 import { expectedOf } from './manifest.ts'
+import { dropQueued, isScattering } from './bays.ts'
 import { abort, complete, markDrained, reserve, revisit, sendPages, verify } from './leg.ts'
 import type { DecodeEvent, DecodeState, DecodeStep, Leg, Link, Request } from './state.ts'
 
@@ -208,6 +209,7 @@ function succeed(step: DecodeStep, request: Request): void {
       bytes: parts.reduce((sum, { bytes }) => sum + bytes, 0),
       chunks: Math.max(...outcomes.map((outcome) => outcome.manifest.chunks)),
       ms: Math.max(...outcomes.map((outcome) => outcome.manifest.ms)),
+      stagedBytes: request.legs.reduce((sum, leg) => sum + leg.stagedBytes, 0),
     },
   })
   step.out.push({ do: 'receiver.settled', request: request.id })
@@ -228,6 +230,7 @@ export function failRequest(step: DecodeStep, request: Request, error: KvxError)
   step.out.push({ do: 'receiver.failed', request: request.id, error })
   for (const leg of request.legs) {
     leg.link.waiting.delete(request)
+    dropQueued(step, leg)
     abort(step, leg, error)
   }
   settleIfDrained(step, request)
@@ -242,13 +245,14 @@ function leave(step: DecodeStep, request: Request): void {
 }
 
 export function drainLeg(step: DecodeStep, leg: Leg): void {
-  markDrained(leg)
+  markDrained(step, leg)
   settleIfDrained(step, leg.request)
 }
 
-/** The pages of a failed request are free once nothing can land in them. */
+/** The pages of a failed request are free once nothing can land in them, and this side itself writes nothing into them. */
 export function settleIfDrained(step: DecodeStep, request: Request): void {
-  if (request.phase !== 'failed' || !request.legs.every((leg) => leg.drained)) return
+  if (request.phase !== 'failed' || !request.legs.every((leg) => leg.drained && !isScattering(leg)))
+    return
   if (step.state.requests.delete(request.id))
     step.out.push({ do: 'receiver.settled', request: request.id })
 }

@@ -34,6 +34,10 @@ export function attach(step: DecodeStep, request: Request, source: Source): void
     expected: 0,
     consumed: false,
     outcome: undefined,
+    loads: new Map(),
+    endedTo: 0,
+    ended: new Set(),
+    stagedBytes: 0,
   }))
   for (const link of links) link.waiting.add(request)
   const isDoubtful = source.down !== undefined || links.some(({ doubtful }) => doubtful)

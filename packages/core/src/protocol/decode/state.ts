@@ -1,9 +1,10 @@
 /** Everything the decode side knows; changed in place by the reducer, as on the prefill side. */
-import type { FenceKind, KvxError } from '@kvx/contract'
+import type { FenceKind, KvxError, TransferPlan } from '@kvx/contract'
 import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/types.ts'
 import type { PackedPlace, Place } from '../../place/index.ts'
 import type { Pairing, Prompt } from '../../plan/index.ts'
 import type { CacheShape, PackedShape } from '../../shape/index.ts'
+import { makeBays, type Bay, type Bays, type StagingSize } from '../bays.ts'
 import type { PeerGone, Sample } from '../keys.ts'
 import type { Message, MessageOf, PageLists } from '../messages.ts'
 import type { DpRank, Rank } from '../../share/index.ts'
@@ -18,6 +19,8 @@ export interface DecodeSelf {
   readonly backend: string
   readonly version: string
   readonly fence: FenceKind
+  /** Undefined: short runs are written as they are. */
+  readonly staging: StagingSize | undefined
   readonly shape: CacheShape
   readonly place: Place
   /** Both as they travel. */
@@ -34,11 +37,17 @@ export interface EngineAddress {
   readonly generation: string
   readonly address: Uint8Array
   readonly regions: readonly Uint8Array[]
+  /** Descriptor of its staging memory. */
+  readonly staging?: Uint8Array | undefined
 }
 
 export interface DecodeState {
   readonly self: DecodeSelf
   engine: EngineAddress
+  /** Of the staging memory of that engine. */
+  bays: Bays
+  /** Loads that wait for a bay, in the order in which they get one. */
+  readonly bayQueue: Load[]
   /** By bootstrap address. */
   readonly sources: Map<string, Source>
   /** By control endpoint of the prefill rank. */
@@ -129,6 +138,24 @@ export interface Leg {
   /** Prefill said that the room had been sent before, to its end. */
   consumed: boolean
   outcome: MessageOf<'complete'> | undefined
+  /** Loads that were asked for and have not ended, by number: a few at most. */
+  readonly loads: Map<number, Load>
+  /** All loads up to this one have ended, and these as well: scattered, or refused a bay. */
+  endedTo: number
+  readonly ended: Set<number>
+  stagedBytes: number
+}
+
+/** What comes through a bay. */
+export interface Load {
+  readonly leg: Leg
+  /** Among those of its leg, from 1. */
+  readonly number: number
+  readonly bytes: number
+  /** queued: so long prefill waits. */
+  readonly until: number
+  phase: 'queued' | 'granted' | 'scattering'
+  bay: Bay | undefined
 }
 
 export interface Request {
@@ -215,6 +242,13 @@ export type DecodeEvent =
     }
   | { type: 'host.abort'; request: number; reason: unknown }
   | { type: 'verified'; request: number; epoch: number; error: KvxError | undefined }
+  | {
+      type: 'scattered'
+      request: number
+      epoch: number
+      load: number
+      error?: KvxError | undefined
+    }
   | PeerGone
   | { type: 'fenced'; writer: string }
   | { type: 'fence.failed'; writer: string }
@@ -240,6 +274,15 @@ export type DecodeEffect =
       /** All destination pages, and slots, of the request. */
       destination: PageLists
       digests: Readonly<Record<string, Uint8Array>>
+    }
+  /** From the staging memory, from `offset` on. */
+  | {
+      do: 'scatter'
+      request: number
+      epoch: number
+      load: number
+      plan: TransferPlan
+      offset: number
     }
   | { do: 'fence'; writer: string }
   | { do: 'recycle' }
@@ -290,6 +333,8 @@ export function createDecode(self: DecodeSelf, engine: EngineAddress): DecodeSta
   return {
     self,
     engine,
+    bays: makeBays(self.staging),
+    bayQueue: [],
     sources: new Map(),
     links: new Map(),
     requests: new Map(),

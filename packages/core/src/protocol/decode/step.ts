@@ -1,13 +1,14 @@
 /**
  * The decode side of the protocol: `step(state, event, now)` changes the state and returns what to do.
  *
- *     link, leg  <  request  <  host, loss  <  fence, route  <  source, recycle  <  step
+ *     link, bays  <  leg  <  request  <  host, loss, stage  <  fence, route  <  source, recycle  <  step
  *
  * A file imports only those before it. What a link or a leg has to tell its requests it leaves as news, which is
  * delivered here when the handler of the event has returned.
  */
 import { count } from '../keys.ts'
 import type { Message } from '../messages.ts'
+import { watchBays } from './bays.ts'
 import { onFenced, onFenceFailed, watchFences } from './fence.ts'
 import { onHostAbort, onProvide, onReserve } from './host.ts'
 import {
@@ -37,6 +38,7 @@ import {
 } from './request.ts'
 import { onPublished } from './route.ts'
 import { about, ask, rejectEpoch } from './send.ts'
+import { onScattered, onStage, onStaged } from './stage.ts'
 import { onReceive, onSourceFailed, onSourceRead, onStranger, watchSource } from './source.ts'
 import type {
   DecodeEffect,
@@ -133,6 +135,9 @@ function dispatch(step: DecodeStep, event: DecodeEvent): void {
     case 'verified':
       onVerified(step, event)
       return
+    case 'scattered':
+      onScattered(step, event)
+      return
     case 'peer.gone':
       onPeerGone(step, event)
       return
@@ -158,6 +163,7 @@ function onTick(step: DecodeStep): void {
   const { links, requests, sources } = step.state
   for (const link of links.values()) watchLink(step, link)
   watchFences(step)
+  watchBays(step)
   for (const request of requests.values()) watchRequest(step, request)
   for (const source of sources.values()) watchSource(step, source)
   watchQuarantine(step)
@@ -227,6 +233,12 @@ function onLegMessage(step: DecodeStep, leg: Leg, message: Message): void {
       return
     case 'ready':
       onReady(step, leg)
+      return
+    case 'stage':
+      onStage(step, leg, message)
+      return
+    case 'staged':
+      onStaged(step, leg, message)
       return
     case 'progress':
       onProgress(step, leg, message.units)

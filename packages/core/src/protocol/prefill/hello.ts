@@ -5,6 +5,7 @@ import { sameRank } from '../../share/index.ts'
 import { failPeer, forgetPeerIfOver, losePeer } from './loss.ts'
 import { isKvxError } from '@kvx/contract'
 import { addPeer, helloObjection, openLink, pairingWith } from './peer.ts'
+import { repeatLoads } from './load.ts'
 import { pump } from './piece.ts'
 import { pair } from './room.ts'
 import { refuse, sendTo } from './send.ts'
@@ -35,6 +36,7 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     const { generation } = known
     known.address = hello.engine.address
     known.regions = hello.engine.regions
+    known.staging = hello.staging
     if (generation !== hello.gen) {
       known.generation = hello.gen
       failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', 'replaced its transfer engine')
@@ -99,5 +101,8 @@ function welcome(step: PrefillStep, peer: Peer): void {
   const about = { to: peer.incarnation, gen: peer.generation, writer: generation }
   sendTo(step, peer, welcomeOf(self, about))
   // What was said while no connection stood is lost.
-  for (const transfer of peer.transfers.values()) repeatOutcome(step, transfer)
+  for (const transfer of peer.transfers.values()) {
+    repeatOutcome(step, transfer)
+    repeatLoads(step, transfer)
+  }
 }

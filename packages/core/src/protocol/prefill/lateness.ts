@@ -64,8 +64,14 @@ export function neverAcked({ key, targets, deadlines }: Sender): KvxError {
   )
 }
 
-/** Why a write that may still run counts as failed. */
-export function neverEnded({ sender: { key, deadlines } }: Piece): KvxError {
-  const text = `A write of room ${key} did not end within ${String(deadlines.transfer)} ms.`
+/** Why a write that may still run counts as failed, or a load that decode does not answer. */
+export function neverEnded({ status, transfer, sender: { key, deadlines } }: Piece): KvxError {
+  const ms = `within ${String(deadlines.transfer)} ms`
+  const text =
+    status === 'asking'
+      ? `${peerName(transfer.peer)} did not say ${ms} whether a part of room ${key} may be staged.`
+      : status === 'staged'
+        ? `${peerName(transfer.peer)} did not take a part of room ${key} out of its staging memory ${ms}.`
+        : `A write of room ${key} did not end ${ms}.`
   return new KvxError('ERR_KVX_TRANSFER_TIMEOUT', text, { phase: 'transfer' })
 }

@@ -112,6 +112,7 @@ export function addPeer(
     generation: hello.gen,
     address: hello.engine.address,
     regions: hello.engine.regions,
+    staging: hello.staging,
     connection,
     fences: hello.fences,
     link: 'opening',
@@ -154,7 +155,7 @@ export function openLink(step: PrefillStep, peer: Peer): void {
     peer: peer.incarnation,
     generation: peer.generation,
     address: peer.address,
-    regions: peer.regions,
+    regions: peer.staging ? [...peer.regions, peer.staging.region] : peer.regions,
     timeoutMs: step.state.self.deadlines.hello,
   })
 }

@@ -3,6 +3,7 @@
  * its source pages and credits stay taken. Closing the engine settles it; a fresh generation goes on.
  */
 import { KvxError } from '@kvx/contract'
+import { makeBays } from '../bays.ts'
 import { openLink } from './peer.ts'
 import { isStarved } from './piece.ts'
 import { pair } from './room.ts'
@@ -56,8 +57,9 @@ function stuckPieces(step: PrefillStep): Piece[] {
   )
 }
 
-/** Share of the pages of a component that these pieces read; of all components the largest. */
+/** Share of the pages of a component that these pieces read, or of the bays; of all the largest. */
 function stuckShare({ state: { self } }: PrefillStep, pieces: readonly Piece[]): number {
+  const bays = pieces.filter(({ load }) => load?.bay).length / (self.staging?.bays ?? 1)
   const shares = new Map<string, number>()
   for (const { transfer, parts } of pieces) {
     for (const { component, layers, source } of parts) {
@@ -68,7 +70,7 @@ function stuckShare({ state: { self } }: PrefillStep, pieces: readonly Piece[]):
       shares.set(component, (shares.get(component) ?? 0) + share)
     }
   }
-  return Math.max(0, ...shares.values())
+  return Math.max(bays, ...shares.values())
 }
 
 /** Requests that use the engine. */
@@ -84,6 +86,7 @@ function running(step: PrefillStep): Sender[] {
  */
 export function onRecycled(step: PrefillStep, generation: string): void {
   const { state } = step
+  state.bays = makeBays(state.self.staging)
   for (const piece of state.pieces.values()) {
     if (piece.status !== 'queued') abandon(step, piece)
   }

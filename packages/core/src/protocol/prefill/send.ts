@@ -1,7 +1,7 @@
 import type { KvxError } from '@kvx/contract'
 import { failureFields } from '../keys.ts'
 import { rankName } from '../../share/index.ts'
-import { protocolVersion, type Message } from '../messages.ts'
+import { protocolVersion, type Message, type StagedPart } from '../messages.ts'
 import type { Peer, PrefillStep, Transfer } from './state.ts'
 
 type Body<M> = M extends Message ? Omit<M, 'v' | 'from' | 'to'> : never
@@ -32,7 +32,9 @@ export function tell(
     | { k: 'ready' }
     | { k: 'drained' }
     | { k: 'accept'; state: 'parked' | 'paired'; consumed?: boolean }
-    | { k: 'progress'; units: number },
+    | { k: 'progress'; units: number }
+    | { k: 'stage'; load: number; bytes: number; ms: number }
+    | { k: 'staged'; load: number; parts: StagedPart[] },
 ): void {
   sendTo(step, transfer.peer, { gen: transfer.generation, ep: transfer.epoch, ...body })
 }

@@ -3,7 +3,7 @@ import { KvxError, type Phase } from '@kvx/contract'
 import { hostReason, sameBytes } from '../keys.ts'
 import { isPublisher, rankName } from '../../share/index.ts'
 import { neverAcked, neverEnded, neverReserved } from './lateness.ts'
-import { cancelPosted, endPiece } from './piece.ts'
+import { aboutPiece, cancelPosted, endPiece } from './piece.ts'
 import { findMismatch, pair, roomOf } from './room.ts'
 import { dropQueued, tellSettled } from './settle.ts'
 import type { Piece, PrefillEvent, PrefillState, PrefillStep, Sender, Transfer } from './state.ts'
@@ -99,7 +99,7 @@ export function onPieceFailed(step: PrefillStep, id: number, error: KvxError): v
   if (piece) failPiece(step, piece, error)
 }
 
-function failPiece(step: PrefillStep, piece: Piece, error: KvxError): void {
+export function failPiece(step: PrefillStep, piece: Piece, error: KvxError): void {
   const named = endPiece(step, piece, error)
   if (named) failSender(step, piece.sender, named)
 }
@@ -114,6 +114,7 @@ export function onAcked(step: PrefillStep, transfer: Transfer): void {
   const landed = sender.targets.map((target) =>
     Object.values(target.landed).reduce((sum, { bytes }) => sum + bytes, 0),
   )
+  const stagedBytes = sender.targets.reduce((sum, target) => sum + target.stagedBytes, 0)
   step.out.push({
     do: 'sender.finished',
     sender: sender.id,
@@ -122,6 +123,7 @@ export function onAcked(step: PrefillStep, transfer: Transfer): void {
       bytes: landed.reduce((sum, bytes) => sum + bytes, 0),
       chunks: sender.chunks,
       ms: Math.max(...sender.targets.map(({ airtime }) => airtime.ms)),
+      stagedBytes,
     },
   })
   release(step, sender)
@@ -224,9 +226,21 @@ export function forgetEnded(step: PrefillStep): void {
  * held until it has settled.
  */
 export function watchPiece(step: PrefillStep, piece: Piece): void {
-  if (piece.status !== 'posted' || step.now < piece.deadline) return
-  step.out.push({ do: 'cancel', piece: piece.id })
-  failPiece(step, piece, neverEnded(piece))
+  if (step.now < piece.deadline) return
+  switch (piece.status) {
+    case 'posted':
+      step.out.push({ do: 'cancel', piece: piece.id })
+      failPiece(step, piece, neverEnded(piece))
+      return
+    case 'gathering':
+      failPiece(step, piece, neverEnded(piece))
+      return
+    case 'asking':
+    case 'staged':
+      failSender(step, piece.sender, aboutPiece(piece, neverEnded(piece)))
+      return
+    default:
+  }
 }
 
 function phaseOf(sender: Sender): Phase {

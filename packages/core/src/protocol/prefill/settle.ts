@@ -1,13 +1,19 @@
 /** Settling: nothing of a piece can touch memory any more, or none of this side's. */
 import { finishIfLanded } from './complete.ts'
-import { pump, returnCredit } from './piece.ts'
+import { dropLoad, endLoad, pump, returnBay, returnCredit } from './piece.ts'
 import type { Peer, Piece, PrefillStep, Sender, Transfer } from './state.ts'
 import { sayDrained } from './transfer.ts'
 
 export function onPieceSettled(step: PrefillStep, id: number): void {
   const piece = step.state.pieces.get(id)
   if (!piece) return
-  settle(step, piece)
+  if (piece.status === 'staged' && piece.load) {
+    // It still has to be scattered.
+    piece.load.settled = true
+    releaseWrite(step, piece)
+  } else {
+    settle(step, piece)
+  }
   pump(step, piece.transfer.peer)
 }
 
@@ -17,11 +23,12 @@ export function onPieceSettled(step: PrefillStep, id: number): void {
  */
 export function abandon(step: PrefillStep, piece: Piece): void {
   const { peer, generation } = piece.transfer
-  if (generation === peer.generation) {
+  const hasWritten = !piece.load || piece.load.posted
+  if (hasWritten && generation === peer.generation) {
     piece.abandoned = true
     releaseSource(step, piece)
   } else {
-    // The target has closed the engine that it was written into.
+    // The target has closed the engine that it was written into, or nothing was written.
     settle(step, piece)
   }
 }
@@ -38,8 +45,9 @@ export function onTargetRenewed(step: PrefillStep, peer: Peer): void {
   }
 }
 
-/** Those that were not posted: nothing of them can land. */
+/** Those that were not posted, or have landed in a bay: nothing of them can land any more. */
 export function dropQueued(step: PrefillStep, transfer: Transfer): void {
+  for (const piece of [...transfer.loads.values()]) if (dropLoad(step, piece)) settle(step, piece)
   const { queue } = transfer.peer
   for (const piece of queue.filter((p) => p.transfer === transfer)) {
     queue.splice(queue.indexOf(piece), 1)
@@ -47,8 +55,9 @@ export function dropQueued(step: PrefillStep, transfer: Transfer): void {
   }
 }
 
-function settle(step: PrefillStep, piece: Piece): void {
+export function settle(step: PrefillStep, piece: Piece): void {
   step.state.pieces.delete(piece.id)
+  endLoad(piece)
   piece.transfer.unsettled--
   sayDrained(step, piece.transfer)
   if (!piece.abandoned) releaseSource(step, piece)
@@ -56,10 +65,15 @@ function settle(step: PrefillStep, piece: Piece): void {
 
 /** Source pages and credit of a piece that is over on this side. */
 function releaseSource(step: PrefillStep, piece: Piece): void {
-  returnCredit(piece)
+  releaseWrite(step, piece)
   piece.sender.unsettled--
   tellSettled(step, piece.sender)
   finishIfLanded(step, piece.sender)
+}
+
+function releaseWrite(step: PrefillStep, piece: Piece): void {
+  returnCredit(piece)
+  returnBay(step, piece)
 }
 
 export function tellSettled(step: PrefillStep, sender: Sender): void {

@@ -7,6 +7,7 @@ import type { Aux, Deadlines, Limits, TransferSummary } from '../../manager/type
 import type { PackedPlace, Place } from '../../place/index.ts'
 import type { Moved, Pairing, Prompt } from '../../plan/index.ts'
 import type { CacheShape, PackedShape } from '../../shape/index.ts'
+import { makeBays, type Bay, type Bays, type StagingSize } from '../bays.ts'
 import type { Draining, PeerGone, Sample } from '../keys.ts'
 import type { Message, PageLists } from '../messages.ts'
 import type { Coverage, Range, Rank } from '../../share/index.ts'
@@ -19,6 +20,8 @@ export interface PrefillSelf {
   readonly backend: string
   readonly version: string
   readonly fence: FenceKind
+  /** Where short runs are gathered; undefined: they are written as they are. */
+  readonly staging: PrefillStaging | undefined
   readonly shape: CacheShape
   readonly place: Place
   /** Both as they travel. */
@@ -27,10 +30,21 @@ export interface PrefillSelf {
   readonly limits: Limits
 }
 
+export interface PrefillStaging extends StagingSize {
+  /** Plans are gathered whose runs are shorter than so many bytes in the mean. */
+  readonly shortRun: number
+  /** And that have so many of them at least: fewer are written sooner than decode answers. */
+  readonly fewestRuns: number
+  /** Number of the region that is the staging memory. */
+  readonly region: number
+}
+
 export interface PrefillState {
   readonly self: PrefillSelf
   /** Of this side's engine: what a decode fences. */
   generation: string
+  /** Of the staging memory of that engine. */
+  bays: Bays
   /** Set while the engine is replaced because writes of it never settle. */
   recycle: { phase: 'draining' | 'closing'; deadline: number } | undefined
   /** Set once no new requests are taken. */
@@ -79,6 +93,8 @@ export interface Peer {
   /** Of its engine: what this side's engine connects to. */
   address: Uint8Array
   regions: readonly Uint8Array[]
+  /** Its staging memory, which counts as one region more; undefined: short runs are written as they are. */
+  staging: { readonly region: Uint8Array; readonly bayBytes: number } | undefined
   connection: string
   /** As its last hello said. */
   fences: number
@@ -117,6 +133,11 @@ export interface Transfer {
   asked: boolean
   /** Per component: tokens, or slots, times layers, and bytes that have landed. */
   readonly landed: Record<string, { units: number; bytes: number }>
+  /** Loads that were asked for, by number, until they are scattered or written as they are. */
+  readonly loads: Map<number, Piece>
+  /** Number of the last load that was asked for. */
+  lastLoad: number
+  stagedBytes: number
   /** Pieces queued or posted, until they have settled. */
   unsettled: number
   /** Kept whole until it was acknowledged, at most for the linger. */
@@ -180,22 +201,43 @@ export interface Piece {
   readonly sender: Sender
   /** Number of the host's write; 0 for what `finish` sends. */
   readonly write: number
-  readonly parts: readonly PiecePart[]
+  parts: readonly PiecePart[]
   /** What a device must have done before any of it is read. */
   readonly after: DeviceWork | undefined
   /** Made when decode's pages are known; with what it moves of each part. */
   planned:
     | { readonly plan: TransferPlan; readonly moved: readonly Moved[]; readonly bytes: number }
     | undefined
+  /** Set while it is to take its way through a bay. */
+  load: Load | undefined
   /** Bytes of its peer's limit that it holds. */
   credit: number
-  status: 'queued' | 'posted' | 'done' | 'failed'
-  /** posted: when it fails, whatever the engine does. */
+  /**
+   * A load is asked for, gathered, posted as one long run, and staged when that has landed; any other piece is posted.
+   */
+  status: 'queued' | 'asking' | 'gathering' | 'posted' | 'staged' | 'done' | 'failed'
+  /** From asking or posting on: when it fails, whatever engine and decode do. */
   deadline: number
   /** When it failed or was cancelled; it may still land until it settles. */
   failedAt: number | undefined
   /** Its engine was closed, and could not promise that the target has read everything. Its source is free. */
   abandoned: boolean
+}
+
+/** How a piece takes its way through a bay. */
+export interface Load {
+  /** Among those of its transfer, from 1; 0 while it is queued. */
+  number: number
+  /** Where it is gathered. */
+  bay: Bay | undefined
+  /** Where its bay in decode's staging memory begins. */
+  offset: number
+  /** It waits so long for a bay of this side, from when it has found none; then it is written as it is. */
+  patience: number
+  /** Its long run has been posted. */
+  posted: boolean
+  /** That has settled. */
+  settled: boolean
 }
 
 /** Pages of one component, or its slots; where they go is known once decode has named its own. */
@@ -249,6 +291,7 @@ export type PrefillEvent =
   | { type: 'piece.done'; piece: number }
   | { type: 'piece.failed'; piece: number; error: KvxError }
   | { type: 'piece.settled'; piece: number }
+  | { type: 'load.gathered'; piece: number; error?: KvxError | undefined }
   | {
       type: 'digests'
       sender: number
@@ -282,6 +325,8 @@ export type PrefillEffect =
       after: DeviceWork | undefined
     }
   | { do: 'cancel'; piece: number }
+  /** Into the staging memory, from `offset` on. */
+  | { do: 'gather'; piece: number; plan: TransferPlan; offset: number }
   /** The bootstrap service is to say that this data-parallel rank computes it. */
   | ({ do: 'publish' } & Sample)
   | ({ do: 'withdraw' } & Sample)
@@ -328,12 +373,15 @@ export interface PrefillStep {
   readonly out: PrefillEffect[]
   /** Delivered by `step.ts` when the handler of the event has returned. */
   readonly news: PrefillNews[]
+  /** A bay of this side was given back: what waits for one goes on when all else is done. */
+  isBayFree: boolean
 }
 
 export function createPrefill(self: PrefillSelf, generation: string): PrefillState {
   return {
     self,
     generation,
+    bays: makeBays(self.staging),
     recycle: undefined,
     draining: undefined,
     broken: undefined,

@@ -1,8 +1,8 @@
 /**
  * The prefill side of the protocol: `step(state, event, now)` changes the state and returns what to do.
  *
- *     peer, piece  <  transfer  <  room, queue, write, complete  <  settle  <  sender
- *                  <  finish, draining, loss  <  reserve, hello, recycle  <  step
+ *     peer, cut  <  piece  <  transfer  <  room, queue, write, complete  <  settle  <  sender
+ *                  <  finish, draining, loss, load  <  reserve, hello, recycle  <  step
  *
  * A file imports only those before it. What a transfer has to tell its request it leaves as news, which is delivered
  * here when the handler of the event has returned.
@@ -14,8 +14,9 @@ import { onDrain } from './draining.ts'
 import { onFinish, onProvided } from './finish.ts'
 import { onHello, onLinkFailed, onLinkOpen } from './hello.ts'
 import { onPeerGone, watchPeer } from './loss.ts'
+import { onBay, onGathered, onScattered, watchLoad } from './load.ts'
 import { onPing, speaker } from './peer.ts'
-import { onPieceDone } from './piece.ts'
+import { onPieceDone, pumpAll } from './piece.ts'
 import { onHostQueued, onQueued } from './queue.ts'
 import { onEngineFailed, onRecycled, watchStuck } from './recycle.ts'
 import { onReserve } from './reserve.ts'
@@ -48,9 +49,10 @@ export function stepPrefill(
   event: PrefillEvent,
   now: number,
 ): PrefillEffect[] {
-  const step: PrefillStep = { state, now, out: [], news: [] }
+  const step: PrefillStep = { state, now, out: [], news: [], isBayFree: false }
   dispatch(step, event)
   deliver(step)
+  if (step.isBayFree) pumpAll(step)
   return step.out
 }
 
@@ -124,6 +126,9 @@ function dispatch(step: PrefillStep, event: PrefillEvent): void {
     case 'piece.settled':
       onPieceSettled(step, event.piece)
       return
+    case 'load.gathered':
+      onGathered(step, event)
+      return
     case 'digests':
       onDigests(step, event)
       return
@@ -154,7 +159,10 @@ function onTick(step: PrefillStep): void {
     }
   }
   for (const peer of peers.values()) watchPeer(step, peer)
-  for (const piece of pieces.values()) watchPiece(step, piece)
+  for (const piece of pieces.values()) {
+    watchPiece(step, piece)
+    watchLoad(step, piece)
+  }
   watchStuck(step)
 }
 
@@ -193,6 +201,12 @@ function onMessage(step: PrefillStep, connection: string, message: Message): voi
       return
     case 'pages':
       onPages(step, peer, message)
+      return
+    case 'bay':
+      onBay(step, peer, message)
+      return
+    case 'scattered':
+      onScattered(step, peer, message)
       return
     case 'query':
       onQuery(step, peer, message.ep)

@@ -116,7 +116,7 @@ export function onAck(step: PrefillStep, peer: Peer, epoch: number): void {
 }
 
 /** Every message of a peer moves its watermark. */
-function seen(peer: Peer, epoch: number): Transfer | undefined {
+export function seen(peer: Peer, epoch: number): Transfer | undefined {
   peer.watermark = Math.max(peer.watermark, epoch)
   return peer.transfers.get(epoch)
 }

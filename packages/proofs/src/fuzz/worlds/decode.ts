@@ -8,9 +8,11 @@ import {
   type DecodeEvent,
   type DecodeState,
   type Message,
+  type MessageOf,
 } from '@kvx/core/protocol'
 import type { FrameRandom } from '../random.ts'
 import {
+  bays,
   cache,
   deadlines,
   digest,
@@ -22,11 +24,15 @@ import {
   packedCache,
   pageTokens,
   rank,
+  stagingOf,
   tokens,
   units,
 } from './fixtures.ts'
 import { sizes, type ProtocolWorld, type Said, type Template } from './world.ts'
 
+const stagedParts: MessageOf<'staged'>['parts'] = [
+  { component: 'kv', layers: [0, 1], first: 0, count: 3 },
+]
 const named = { kv: Int32Array.of(5, 6, 7), mamba: new Int32Array() }
 
 /** 1 and 2 have said welcome, 3 is being greeted. */
@@ -42,7 +48,7 @@ const welcoming = [prefillerOf(1), prefillerOf(2)]
 const prefillers = [...welcoming, prefillerOf(3)]
 
 /** Effects that this world answers. */
-const answered = ['watchSource', 'connect', 'verify', 'fence', 'recycle'] as const
+const answered = ['watchSource', 'connect', 'verify', 'scatter', 'fence', 'recycle'] as const
 type Answered = Extract<DecodeEffect, { do: (typeof answered)[number] }>
 const isAnswered = (effect: DecodeEffect): effect is Answered =>
   (answered as readonly string[]).includes(effect.do)
@@ -67,6 +73,7 @@ export class DecodeWorld implements ProtocolWorld {
         backend: 'fake',
         version: '1',
         fence: random.one(['exit', 'engine'] as const),
+        staging: bays,
         ...cache,
         packed: packedCache(),
         prefixBlock: pageTokens,
@@ -74,7 +81,7 @@ export class DecodeWorld implements ProtocolWorld {
         deadlines,
         limits,
       },
-      { ...engineOf(), generation: name128('G', 1) },
+      { ...engineOf(), staging: stagingOf().region, generation: name128('G', 1) },
     )
     for (const prefiller of prefillers) {
       this.#receive(prefiller)
@@ -183,7 +190,17 @@ export class DecodeWorld implements ProtocolWorld {
       const link = this.state.links.get(prefiller.endpoint)
       if (link?.status === 'greeting') this.#say(prefiller, this.#welcome(prefiller))
       this.step(prefiller.endpoint, { ...this.#envelope(prefiller), k: 'pong', live: 0 })
-      for (const { epoch, phase, request } of this.#legs(prefiller)) {
+      for (const { epoch, phase, request, loads } of this.#legs(prefiller)) {
+        const [known] = loads.values()
+        if (phase === 'paired' && !known && random.chance(0.3)) {
+          const load = this.state.requests.get(request.id)!.legs[0]!.endedTo + 1
+          this.#say(prefiller, { k: 'stage', ep: epoch, load, bytes: 3 * kvBytes, ms: 750 })
+          continue
+        }
+        if (phase === 'paired' && known?.phase === 'granted' && random.chance(0.5)) {
+          this.#say(prefiller, { k: 'staged', ep: epoch, load: known.number, parts: stagedParts })
+          continue
+        }
         if (phase === 'failed') {
           if (random.chance(0.5)) this.#say(prefiller, { k: 'drained', ep: epoch })
         } else if (phase === 'reserving') {
@@ -229,13 +246,22 @@ export class DecodeWorld implements ProtocolWorld {
         this.#step({ type: 'verified', request, epoch, error: undefined })
         return
       }
+      case 'scatter': {
+        const { request, epoch, load } = effect
+        this.#step({ type: 'scattered', request, epoch, load })
+        return
+      }
       case 'fence':
         this.#step({ type: 'fenced', writer: effect.writer })
         return
       case 'recycle':
         this.#step({
           type: 'engine.recycled',
-          engine: { ...engineOf(), generation: name128('G', ++this.#generation) },
+          engine: {
+            ...engineOf(),
+            staging: stagingOf().region,
+            generation: name128('G', ++this.#generation),
+          },
         })
     }
   }
@@ -265,6 +291,8 @@ export class DecodeWorld implements ProtocolWorld {
         says({ k: 'status', ep, state: 'over', units: 0 })
         says({ k: 'status', ep, state: 'complete', units, outcome })
         says({ k: 'ready', ep })
+        says({ k: 'stage', ep, load: 1, bytes: 3 * kvBytes, ms: 750 })
+        says({ k: 'staged', ep, load: 1, parts: stagedParts })
         says({ k: 'drained', ep })
         says({ k: 'failed', ep, ...failure })
         made.push(outcome)
@@ -285,7 +313,8 @@ export class DecodeWorld implements ProtocolWorld {
           this.#say(prefiller, { k: 'drained', ep: epoch })
       }
     }
-    const { requests, rooms } = this.state
-    return sizes({ requests, rooms })
+    const { requests, rooms, bayQueue } = this.state
+    const taken = { size: this.state.bays.taken.filter(Boolean).length }
+    return sizes({ requests, rooms, bays: taken, bayQueue: { size: bayQueue.length } })
   }
 }

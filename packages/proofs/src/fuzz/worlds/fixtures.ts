@@ -72,6 +72,8 @@ export const deadlines = {
   drain: 2_000,
   recycle: 4_000,
 }
+/** Fewer than what is on its way. */
+export const bays = { bays: 2, bayBytes: 4 * kvBytes }
 /** Longer than any of them. */
 export const longTime = 60_000
 
@@ -90,3 +92,4 @@ export const engineOf = () => ({
   address: new Uint8Array(8),
   regions: [new Uint8Array(16)],
 })
+export const stagingOf = () => ({ region: new Uint8Array(16), bayBytes: bays.bayBytes })

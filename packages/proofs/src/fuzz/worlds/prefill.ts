@@ -12,6 +12,7 @@ import {
 } from '@kvx/core/protocol'
 import type { FrameRandom } from '../random.ts'
 import {
+  bays,
   cache,
   deadlines,
   digest,
@@ -22,6 +23,7 @@ import {
   packedCache,
   pageLists,
   rank,
+  stagingOf,
   tokens,
 } from './fixtures.ts'
 import { sizes, type ProtocolWorld, type Said, type Template } from './world.ts'
@@ -48,6 +50,8 @@ export class PrefillWorld implements ProtocolWorld {
   #effects: (Of<'digest'> | Of<'recycle'>)[] = []
   /** Writes that have not settled. */
   readonly #writes = new Set<number>()
+  /** Copies into staging memory that have not ended. */
+  readonly #gathers = new Set<number>()
   #opening: Pick<Of<'openLink'>, 'peer' | 'generation'>[] = []
   /** For whom each connection has said hello, and with what. */
   readonly #owners = new Map<string, string>()
@@ -68,6 +72,7 @@ export class PrefillWorld implements ProtocolWorld {
         backend: 'fake',
         version: '1',
         fence,
+        staging: { ...bays, shortRun: 1_000, fewestRuns: 1, region: 1 },
         ...cache,
         packed: packedCache(),
         deadlines,
@@ -125,6 +130,7 @@ export class PrefillWorld implements ProtocolWorld {
     for (const effect of effects) {
       if (effect.do === 'openLink') this.#opening.push(effect)
       else if (effect.do === 'post') this.#writes.add(effect.piece)
+      else if (effect.do === 'gather') this.#gathers.add(effect.piece)
       else if (effect.do === 'digest' || effect.do === 'recycle') this.#effects.push(effect)
     }
     return effects
@@ -148,6 +154,7 @@ export class PrefillWorld implements ProtocolWorld {
       epoch: this.#epochs.get(decoder.incarnation) ?? 0,
       fences: 0,
       engine: engineOf(),
+      staging: stagingOf(),
     }
   }
 
@@ -225,11 +232,19 @@ export class PrefillWorld implements ProtocolWorld {
     }
     for (const effect of this.#effects.splice(0)) this.#answer(effect)
     for (const piece of [...this.#writes]) if (random.chance(0.6)) this.#settle(piece)
+    for (const piece of [...this.#gathers]) if (random.chance(0.6)) this.#gathered(piece)
     for (const decoder of greeted) {
       this.step(decoder.connection, { ...this.#envelope(decoder), k: 'ping', live: 0 })
       if (this.state.senders.size < 16) this.#begin(decoder)
       const live = this.state.peers.get(decoder.incarnation)?.transfers.values() ?? []
-      for (const { epoch, phase } of live) {
+      for (const { epoch, phase, loads } of live) {
+        for (const [load, { status }] of loads) {
+          const offset = random.chance(0.2) ? {} : { offset: 0 }
+          if (status === 'asking' && random.chance(0.5))
+            this.#say(decoder, { k: 'bay', ep: epoch, load, ...offset })
+          else if (status === 'staged' && random.chance(0.5))
+            this.#say(decoder, { k: 'scattered', ep: epoch, load })
+        }
         if (phase === 'complete' && random.chance(0.5)) this.#say(decoder, { k: 'ack', ep: epoch })
         else if (random.chance(0.2))
           this.#say(decoder, { k: 'abort', ep: epoch, code: 'ERR_KVX_ABORTED', text: '' })
@@ -275,6 +290,7 @@ export class PrefillWorld implements ProtocolWorld {
   #answer(effect: Of<'digest'> | Of<'recycle'>): void {
     if (effect.do === 'recycle') {
       // An engine that is closed settles what was written with it.
+      for (const piece of [...this.#gathers]) this.#gathered(piece)
       for (const piece of [...this.#writes]) this.#settle(piece)
       this.#step({ type: 'engine.recycled', generation: name128('W', this.#random.below(1_000)) })
     } else {
@@ -282,6 +298,11 @@ export class PrefillWorld implements ProtocolWorld {
       const digests = { kv: new Uint8Array(16), mamba: new Uint8Array(16) }
       this.#step({ type: 'digests', sender, epoch, peer, digests })
     }
+  }
+
+  #gathered(piece: number): void {
+    this.#gathers.delete(piece)
+    this.#step({ type: 'load.gathered', piece })
   }
 
   #settle(piece: number): void {
@@ -311,6 +332,9 @@ export class PrefillWorld implements ProtocolWorld {
       says(this.#reserve(decoder, this.#room + 51n, { pages: pageLists(1) }))
       const live = this.state.peers.get(decoder.incarnation)?.transfers.values() ?? []
       for (const { epoch: ep, pages } of live) {
+        says({ k: 'bay', ep, load: 1, offset: 0 })
+        says({ k: 'bay', ep, load: 1 })
+        says({ k: 'scattered', ep, load: 1 })
         says({ k: 'query', ep })
         says({ k: 'ack', ep })
         if (this.#random.chance(0.3)) says({ k: 'abort', ep, code: 'ERR_KVX_ABORTED', text: 'no' })
@@ -331,11 +355,13 @@ export class PrefillWorld implements ProtocolWorld {
     for (let i = 0; i < 8; i++) {
       for (const opening of this.#opening.splice(0)) this.#open(opening)
       for (const effect of this.#effects.splice(0)) this.#answer(effect)
+      for (const piece of [...this.#gathers]) this.#gathered(piece)
       for (const piece of [...this.#writes]) this.#settle(piece)
       this.#now += longTime
       this.#step({ type: 'tick' })
     }
     const { peers, rooms, ended, senders, pieces } = this.state
-    return sizes({ peers, rooms, ended, senders, pieces })
+    const taken = { size: this.state.bays.taken.filter(Boolean).length }
+    return sizes({ peers, rooms, ended, senders, pieces, bays: taken })
   }
 }
