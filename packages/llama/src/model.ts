@@ -49,6 +49,8 @@ export interface Slot {
 export class LlamaModel {
   /** Identifies the weights: a digest over all content of the file, or of all parts of a split one. */
   readonly id: string
+  /** As the model's file names it, such as `llama`. */
+  readonly architecture: string
   readonly geometry: Geometry
   /** What it keeps of a prompt, and where its pool keeps that. */
   readonly cache: ModelCache
@@ -187,6 +189,7 @@ export class LlamaModel {
     this.#llama = llama
     this.#weights = weights
     this.id = parts.id
+    this.architecture = weights.architecture
     this.geometry = parts.geometry
     this.cache = parts.cache
     this.contextLength = parts.contextLength

@@ -13,6 +13,7 @@ import type { Compute } from '../src/worker/compute.ts'
 import { receivePrompt } from '../src/worker/decode.ts'
 import { EventLog } from '../src/worker/events.ts'
 import { CachePools } from '../src/worker/cache-pools.ts'
+import { LiveRequests } from '../src/worker/live.ts'
 import { workerMetrics } from '../src/worker/metrics.ts'
 import { sendPrompt } from '../src/worker/prefill.ts'
 import { Strangers } from '../src/worker/strangers.ts'
@@ -71,6 +72,8 @@ async function cluster(pools: Pools) {
     const app = workerApp({
       ...{ model, modelName: 'none', compute, metrics, log: silentLog, info: {} },
       events: new EventLog(silentLog, undefined),
+      live: new LiveRequests(),
+      modelPath: 'none.gguf',
       admission: new Admission(role),
     })
     const listening = await listen(app, { host, port: 0 })

@@ -35,7 +35,10 @@ describe.each(['worker', 'router'])('a %s', (kind) => {
 
   test.each(framings)('answers questions to GET and HEAD only (body: %s)', async (framing) => {
     const paths = ['/health', '/metrics', '/v1/models']
-    if (kind === 'worker') paths.push('/server_info')
+    if (kind === 'worker') {
+      paths.push('/readyz', '/livez', '/server_info', '/get_server_info')
+      paths.push('/model_info', '/get_model_info', '/get_load')
+    }
     for (const path of paths) {
       for (const method of methods) {
         const answer = await ask(`${urls[kind] ?? ''}${path}`, method, framing)
@@ -48,7 +51,7 @@ describe.each(['worker', 'router'])('a %s', (kind) => {
   })
 
   test.each(framings)('knows no other path by any method (body: %s)', async (framing) => {
-    for (const path of ['/', '/v1/completions/', '/v1/chat/completions', '/%00?x=%zz']) {
+    for (const path of ['/', '/v1/completions/', '/v1/chat', '/%00?x=%zz']) {
       for (const method of methods) {
         const answer = await ask(`${urls[kind] ?? ''}${path}`, method, framing)
         expect(answer.status, `${method} ${path}`).toBe(404)

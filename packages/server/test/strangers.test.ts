@@ -13,6 +13,7 @@ import { workerApp } from '../src/worker/app.ts'
 import { receivePrompt } from '../src/worker/decode.ts'
 import { EventLog } from '../src/worker/events.ts'
 import { CachePools } from '../src/worker/cache-pools.ts'
+import { LiveRequests } from '../src/worker/live.ts'
 import { workerMetrics } from '../src/worker/metrics.ts'
 import { PrefillHosts } from '../src/worker/prefill-hosts.ts'
 import { Strangers } from '../src/worker/strangers.ts'
@@ -90,6 +91,8 @@ async function decodeWorker() {
   const app = workerApp({
     ...{ model, modelName: 'none', metrics, log, info: {} },
     events: new EventLog(silentLog, undefined),
+    live: new LiveRequests(),
+    modelPath: 'none.gguf',
     admission: new Admission('decode'),
     compute: {
       kind: 'answer',

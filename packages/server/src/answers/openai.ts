@@ -12,9 +12,10 @@ interface Heading {
   readonly model: string
 }
 
-export function heading(prefix: string, model: string): Heading {
+/** @param rid the client's own name of its request */
+export function heading(prefix: string, model: string, rid: string | undefined): Heading {
   return {
-    id: `${prefix}-${randomBytes(12).toString('hex')}`,
+    id: rid ?? `${prefix}-${randomBytes(12).toString('hex')}`,
     created: Math.floor(Date.now() / 1000),
     model,
   }

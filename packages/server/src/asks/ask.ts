@@ -23,4 +23,6 @@ export interface Ask {
   readonly sampling: Sampling
   readonly stop: readonly string[]
   readonly stream: boolean
+  /** The client's own name of its request, for its answer, the log and `/abort_request`. */
+  readonly rid: string | undefined
 }

@@ -64,6 +64,10 @@ export const refuse = (message: string) =>
 /** Field names keep their case, so the first letter stays as it is. */
 const sentence = (text: string) => (text.endsWith('.') ? text : `${text}.`)
 
+/** The one name of a request, if it has one. */
+export const ridOf = (rid: string | readonly string[] | null | undefined) =>
+  typeof rid === 'string' ? rid : undefined
+
 /** Two names of one field. */
 export function eitherName<T>(
   one: readonly [name: string, value: T | null | undefined],

@@ -159,6 +159,14 @@ export const only = (name: string, what: string, ...neutral: readonly unknown[])
     ),
   )
 
+/** The client's own name of its request: one for each prompt is taken, and means nothing here. */
+export const rid = v.nullish(
+  v.union(
+    [v.pipe(v.string(), v.minLength(1), v.maxLength(256)), v.array(v.string())],
+    'rid must be a name of 1 to 256 characters',
+  ),
+)
+
 /** Says something about the request that has no bearing on its answer. */
 export const note = v.optional(v.unknown())
 
@@ -210,8 +218,6 @@ export const notes = {
   safety_identifier: note,
   prompt_cache_key: note,
   prompt_cache_retention: note,
-  rid: note,
-  request_id: note,
   priority: note,
   store: note,
   // Only says where blanks go between special tokens, which have no text here.

@@ -1,6 +1,6 @@
 /** `POST /generate`, as SGLang has it. */
 import * as v from 'valibot'
-import { bootstrapOf, checkBody, refuse } from './check.ts'
+import { bootstrapOf, checkBody, refuse, ridOf } from './check.ts'
 import {
   boolean,
   bootstrapFields,
@@ -9,6 +9,7 @@ import {
   note,
   notes,
   only,
+  rid,
   samples,
   samplingFields,
   samplingOf,
@@ -57,6 +58,7 @@ export const generateFields = {
     {},
   ),
   stream: boolean('stream'),
+  rid,
   ...bootstrapFields,
   model: v.nullish(v.string('model must be a string')),
   return_logprob: only('return_logprob', 'leave it out', false),
@@ -104,6 +106,7 @@ export function parseGenerate(body: unknown): GenerateAsk {
     sampling: samplingOf(params, { seed: params.sampling_seed ?? params.seed, minTokens }),
     stop: params.stop,
     stream: fields.stream,
+    rid: ridOf(fields.rid),
   }
 }
 

@@ -8,13 +8,14 @@ import {
   note,
   notes,
   only,
+  rid,
   samples,
   samplingFields,
   samplingOf,
   seedField,
   streamFields,
 } from './fields.ts'
-import { bootstrapOf, eitherName, refuse, type Known } from './check.ts'
+import { bootstrapOf, eitherName, refuse, ridOf, type Known } from './check.ts'
 import type { Ask, Prompt } from './ask.ts'
 
 export const openAiFields = {
@@ -26,6 +27,8 @@ export const openAiFields = {
   seed: seedField('seed'),
   n: samples('n'),
   stream: boolean('stream'),
+  rid,
+  request_id: rid,
   stream_options: v.nullish(v.object(streamFields, 'stream_options must be an object')),
   return_token_ids: boolean('return_token_ids'),
   ...bootstrapFields,
@@ -68,6 +71,7 @@ export function openAiAsk(
     sampling: samplingOf(fields, { seed: fields.seed, minTokens: fields.min_tokens }),
     stop: fields.stop,
     stream: fields.stream,
+    rid: ridOf(fields.rid ?? fields.request_id),
     includeUsage: fields.stream_options?.include_usage ?? false,
     returnTokenIds: fields.return_token_ids,
   }

@@ -4,7 +4,8 @@ import { chatRendering, completionRendering, heading } from '../answers/openai.t
 import { parseChat } from '../asks/chat.ts'
 import { parseCompletion } from '../asks/completions.ts'
 import { parseGenerate } from '../asks/generate.ts'
-import { json, makeApp, type App, type AppContext } from '../http/server.ts'
+import { makeApp, type App } from '../http/server.ts'
+import { addAbout } from './about.ts'
 import { serve, type Asked, type Worker } from './serve.ts'
 
 export function workerApp(worker: Worker): App {
@@ -17,30 +18,20 @@ export function workerApp(worker: Worker): App {
 
   asking('/v1/completions', (body) => {
     const ask = parseCompletion(body)
-    const head = heading('cmpl', modelName)
+    const head = heading('cmpl', modelName, ask.rid)
     return { ask, id: head.id, rendering: completionRendering(ask, head) }
   })
   asking('/v1/chat/completions', (body) => {
     const ask = parseChat(body, (messages, options) => model.chatTemplate.render(messages, options))
-    const head = heading('chatcmpl', modelName)
+    const head = heading('chatcmpl', modelName, ask.rid)
     return { ask, id: head.id, rendering: chatRendering(ask, head) }
   })
   asking('/generate', (body) => {
     const ask = parseGenerate(body)
-    const { id } = heading('gen', modelName)
+    const { id } = heading('gen', modelName, ask.rid)
     return { ask, id, rendering: generateRendering(ask, id) }
   })
 
-  const card = {
-    ...{ id: modelName, object: 'model', created: 0, owned_by: 'kvx' },
-    max_model_len: model.contextLength,
-  }
-  app.get('/v1/models', (c) => json(c, { object: 'list', data: [card] }))
-  const well = (c: AppContext) =>
-    admission.draining ? json(c, { status: 'draining' }, 503) : json(c, { status: 'ok' })
-  app.get('/health', well)
-  app.get('/server_info', (c) =>
-    json(c, { served_model_name: modelName, model_id: model.id, ...worker.info }),
-  )
+  addAbout(app, worker)
   return app
 }

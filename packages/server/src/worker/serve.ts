@@ -14,17 +14,21 @@ import { openEventStream } from '../http/sse.ts'
 import type { Call } from './call.ts'
 import type { Compute } from './compute.ts'
 import type { EventLog } from './events.ts'
+import type { LiveRequests } from './live.ts'
 import type { WorkerMetrics } from './metrics.ts'
 import { Meeting, together } from './together.ts'
 
 export interface Worker {
   readonly model: LlamaModel
   readonly modelName: string
+  /** Its file. */
+  readonly modelPath: string
   readonly compute: Compute
   readonly events: EventLog
   readonly metrics: WorkerMetrics
   readonly log: Log
   readonly admission: Admission
+  readonly live: LiveRequests
   /** What `/server_info` tells, besides the model. */
   readonly info: object
 }
@@ -46,23 +50,25 @@ export async function serve(
   c: AppContext,
   read: (body: unknown) => Asked,
 ): Promise<Response> {
-  const { metrics, log } = worker
+  const { metrics, log, live } = worker
   const asked = read(parseJson(await c.var.text()))
   const { ask, id } = asked
-  const signal = clientGone(c)
-  const calls = await callsOf(worker, asked, signal)
+  const gone = clientGone(c)
+  const calls = await callsOf(worker, asked, gone)
   const rooms = ask.bootstrap.map(({ room }) => room?.toString())
   const events = worker.events.of(id, ask.bootstrap[0]?.room)
   metrics.requestBegan()
   const tokens = calls.reduce((sum, call) => sum + call.tokens.length, 0)
   events('request.received', { tokens, stream: ask.stream })
   try {
-    const response = await answer(worker, c, asked, calls, signal)
+    const response = await live.during(id, tokens, (aborted) =>
+      answer(worker, c, asked, calls, AbortSignal.any([gone, aborted])),
+    )
     metrics.requestEnded('success')
     events('request.done')
     return response
   } catch (cause) {
-    if (signal.aborted) {
+    if (gone.aborted) {
       metrics.requestEnded('cancelled')
       events('request.cancelled')
       return RESPONSE_ALREADY_SENT

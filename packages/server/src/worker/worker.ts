@@ -20,6 +20,7 @@ import type { Compute } from './compute.ts'
 import { receivePrompt } from './decode.ts'
 import { EventLog, type WorkerEvent } from './events.ts'
 import { CachePools } from './cache-pools.ts'
+import { LiveRequests } from './live.ts'
 import { workerMetrics } from './metrics.ts'
 import { PrefillHosts } from './prefill-hosts.ts'
 import { sendPrompt } from './prefill.ts'
@@ -140,6 +141,8 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
   const app = workerApp({
     model,
     modelName: options.modelName ?? options.model,
+    modelPath: options.model,
+    live: new LiveRequests(),
     compute: computeWith(options, model, transfer, metrics),
     events,
     metrics,

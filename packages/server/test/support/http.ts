@@ -10,6 +10,7 @@ import type { Runs } from '../../src/worker/compute.ts'
 import type { Call } from '../../src/worker/call.ts'
 import { workerApp } from '../../src/worker/app.ts'
 import { EventLog } from '../../src/worker/events.ts'
+import { LiveRequests } from '../../src/worker/live.ts'
 import { workerMetrics } from '../../src/worker/metrics.ts'
 
 const closers: (() => Promise<void>)[] = []
@@ -21,6 +22,7 @@ export async function closeAll(): Promise<void> {
 const model = Object.assign(Object.create(LlamaModel.prototype) as object, {
   id: 'none',
   contextLength: 2 ** 20,
+  architecture: 'none',
   vocabulary: { size: 2 ** 31 },
   tokenizePrompt: () => Promise.resolve([1, 2]),
   detokenizer: () => ({ push: (token: number) => `<${String(token)}>`, flush: () => '' }),
@@ -53,18 +55,21 @@ export async function startWorkerApp(options: WorkerOptions = {}) {
     transfer: undefined,
   })
   const metrics = workerMetrics(undefined)
+  const admission = new Admission('worker')
   const app = workerApp({
     ...{ model, modelName: 'none', metrics, log: silentLog, info: { bootstrap_port: 1 } },
     compute: { kind: 'answer', run: (call, use) => use(runsOf(call)) },
     events: new EventLog(silentLog, undefined),
-    admission: new Admission('worker'),
+    live: new LiveRequests(),
+    modelPath: 'none.gguf',
+    admission,
   })
   const listening = await listen(app, {
     ...{ host: '127.0.0.1', port: 0, http },
     ...(limits && { limits }),
   })
   closers.push(() => listening.close())
-  return { ...listening, metrics }
+  return { ...listening, metrics, admission }
 }
 
 /** A router before such workers. */
