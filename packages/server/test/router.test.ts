@@ -270,7 +270,7 @@ test('requests in flight decide who gets the next one', async () => {
 })
 
 test.each([
-  ['POST', '/v1/chat/completions', '{}', 404],
+  ['POST', '/v1/chat', '{}', 404],
   ['GET', '/v1/completions', undefined, 405],
   ['POST', '/v1/completions', '{"prompt"', 400],
   ['POST', '/v1/completions', '[]', 400],
