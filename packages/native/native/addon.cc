@@ -1,5 +1,6 @@
 #include "adopt_gpu.h"
 #include "digest.h"
+#include "gpu.h"
 #include "memory.h"
 #include "plan_tool.h"
 #include "staging.h"
@@ -8,6 +9,7 @@
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   kvx::export_adopt_gpu(env, exports);
   kvx::export_digest(env, exports);
+  kvx::export_gpu(env, exports);
   kvx::export_memory(env, exports);
   kvx::export_plan_tool(env, exports);
   kvx::export_staging(env, exports);

@@ -3,26 +3,59 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "kvx/convert.h"
 #include "kvx/digest.h"
+#include "kvx/gpu/digest.h"
+#include "task.h"
 
 namespace kvx {
 
 namespace {
 
-std::vector<DigestMemory> memories_of(const Napi::Array& list) {
-  std::vector<DigestMemory> memories(list.Length());
+// By region: where it is, and on which GPU.
+struct Regions {
+  std::vector<DigestMemory> memories;
+  std::vector<int> gpus;  // kHost for memory of the host
+};
+constexpr int kHost = -1;
+
+Regions regions_of(const Napi::Array& list) {
+  Regions regions{std::vector<DigestMemory>(list.Length()), std::vector<int>(list.Length(), kHost)};
   for (uint32_t i = 0; i < list.Length(); i++) {
     const Napi::Value value = list.Get(i);
     if (!value.IsObject()) continue;
     const Memory memory = detail::memory_of(value.As<Napi::Object>());
-    memories[i] = {reinterpret_cast<const uint8_t*>(memory.address), memory.bytes};
+    regions.memories[i] = {reinterpret_cast<const uint8_t*>(memory.address), memory.bytes};
+    if (memory.kind == MemoryKind::kCuda) regions.gpus[i] = memory.device;
   }
-  return memories;
+  return regions;
+}
+
+// Each tensor is hashed where it lies.
+std::vector<Digest> digest_anywhere(const DigestJob& job,
+                                    const std::vector<detail::DigestTensor>& tensors,
+                                    const Regions& regions, const std::atomic<bool>& stop) {
+  std::map<int, std::vector<size_t>> by_gpu;
+  for (size_t t = 0; t < tensors.size(); t++) by_gpu[regions.gpus[tensors[t].region]].push_back(t);
+  std::vector<Digest> digests(tensors.size());
+  for (const auto& [gpu, indices] : by_gpu) {
+    DigestJob part{.page_tokens = job.page_tokens, .tensors = {}, .keys = {}, .runs = job.runs};
+    std::vector<detail::DigestTensor> some;
+    for (const size_t t : indices) {
+      part.keys.push_back(job.keys[t]);
+      some.push_back(tensors[t]);
+    }
+    const auto found =
+        gpu == kHost ? digest(part, some, regions.memories, stop)
+                     : gpu::digest(gpu::Context::open(gpu), part, some, regions.memories, stop);
+    for (size_t i = 0; i < indices.size(); i++) digests[indices[i]] = found[i];
+  }
+  return digests;
 }
 
 // (memories by region, pageTokens, tensors, keys, runs)
@@ -39,67 +72,47 @@ DigestJob job_of(const Napi::CallbackInfo& info) {
   return job;
 }
 
-using Stop = std::shared_ptr<std::atomic<bool>>;
-
-class DigestWork : public Napi::AsyncWorker {
- public:
-  // `list` is held, so that memory which nobody else holds stays while it is read.
-  DigestWork(Napi::Env env, const Napi::Array& list, std::vector<DigestMemory> memories,
-             DigestJob job, std::vector<detail::DigestTensor> tensors, Stop stop)
-      : Napi::AsyncWorker(env, "kvx.digest"),
-        deferred_(Napi::Promise::Deferred::New(env)),
-        list_(Napi::Persistent(list.As<Napi::Object>())),
-        memories_(std::move(memories)),
-        job_(std::move(job)),
-        tensors_(std::move(tensors)),
-        stop_(std::move(stop)) {}
-
-  Napi::Promise promise() const { return deferred_.Promise(); }
-
- protected:
-  void Execute() override { digests_ = digest(job_, tensors_, memories_, *stop_); }
-
-  void OnOK() override {
-    if (*stop_) return deferred_.Resolve(Env().Undefined());
-    auto result = Napi::Uint8Array::New(Env(), digests_.size() * sizeof(Digest));
-    // This machine is a little-endian one: kvx/digest.h asserts it.
-    if (!digests_.empty()) std::memcpy(result.Data(), digests_.data(), result.ByteLength());
-    deferred_.Resolve(result);
-  }
-
-  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
-
- private:
-  Napi::Promise::Deferred deferred_;
-  Napi::ObjectReference list_;
-  std::vector<DigestMemory> memories_;
-  DigestJob job_;
-  std::vector<detail::DigestTensor> tensors_;
-  Stop stop_;
-  std::vector<Digest> digests_;
-};
-
 // -> { done, stop() }
 Napi::Value start(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto list = info[0].As<Napi::Array>();
-  auto memories = memories_of(list);
+  auto regions = regions_of(list);
   auto job = job_of(info);
   std::vector<detail::DigestTensor> tensors;
   try {
-    tensors = check_digest_job(job, memories);
+    tensors = check_digest_job(job, regions.memories);
   } catch (const DigestError& error) {
     throw Napi::RangeError::New(env, error.what());
   }
-  auto stop = std::make_shared<std::atomic<bool>>(false);
-  auto work = std::make_unique<DigestWork>(env, list, std::move(memories), std::move(job),
-                                           std::move(tensors), stop);
+  struct Work {
+    DigestJob job;
+    std::vector<detail::DigestTensor> tensors;
+    Regions regions;
+    std::vector<Digest> digests;
+  };
+  const auto stop = std::make_shared<std::atomic<bool>>(false);
+  const auto work =
+      std::make_shared<Work>(Work{std::move(job), std::move(tensors), std::move(regions), {}});
+  // `list` is held, so that memory which nobody else holds stays while it is read.
+  const Napi::Promise done = Task::start(
+      env, "kvx.digest",
+      [work, stop] {
+        work->digests = digest_anywhere(work->job, work->tensors, work->regions, *stop);
+      },
+      [work, stop](Napi::Env env) -> Napi::Value {
+        if (*stop) return env.Undefined();
+        auto result = Napi::Uint8Array::New(env, work->digests.size() * sizeof(Digest));
+        // This machine is a little-endian one: kvx/digest.h asserts it.
+        if (!work->digests.empty()) {
+          std::memcpy(result.Data(), work->digests.data(), result.ByteLength());
+        }
+        return result;
+      },
+      list);
   auto result = Napi::Object::New(env);
-  result.Set("done", work->promise());
+  result.Set("done", done);
   result.Set("stop",
              Napi::Function::New(env, [stop](const Napi::CallbackInfo&) { *stop = true; }, "stop"));
-  work->Queue();
-  work.release();  // deletes itself when it has ended
   return result;
 }
 

@@ -1,4 +1,5 @@
 import type { Memory } from '@kvx/contract'
+import type { Gpus } from './gpus.ts'
 import { loadAddon } from './load.ts'
 
 /** The functions of this package's own addon (native/*.cc). */
@@ -13,6 +14,11 @@ interface Addon {
   ): Promise<{ readonly address: bigint; readonly handle: object }>
   view(handle: MemoryHandle, offset: number, length: number): Uint8Array
   free(handle: MemoryHandle): void
+  /** `reason` is empty where there are GPUs. */
+  gpus(): Promise<Required<Gpus>>
+  allocateGpu(device: number, bytes: number): Promise<{ address: bigint; handle: GpuHandle }>
+  freeGpu(handle: GpuHandle): Promise<void>
+  copyGpu(handle: GpuHandle, offset: number, buffer: Uint8Array, write: boolean): Promise<void>
   expand(
     lanes: Float64Array,
     groups: Int32Array,
@@ -67,6 +73,11 @@ type TokenJob = [
 declare const memoryBrand: unique symbol
 export interface MemoryHandle {
   readonly [memoryBrand]: true
+}
+
+declare const gpuBrand: unique symbol
+export interface GpuHandle {
+  readonly [gpuBrand]: true
 }
 
 let loaded: Addon | undefined

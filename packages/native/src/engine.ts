@@ -25,7 +25,8 @@ import {
   type TransferReport,
 } from '@kvx/contract'
 import { addon, type DigestWork } from './addon.ts'
-import { allocate, pin, type AllocatedMemory } from './memory.ts'
+import { allocate, type AllocatedMemory } from './memory.ts'
+import { pin } from './tracked.ts'
 
 declare const engineBrand: unique symbol
 interface EngineHandle {
@@ -627,14 +628,14 @@ function checkCopyable(
   }
 }
 
-/** Of the regions that a digest names, is each one of the host's own memory? */
+/** Of the regions that a digest names, is each one of the host's memory or a CUDA GPU's? */
 function checkReadable(memories: readonly (Memory | undefined)[], tensors: Float64Array): void {
   for (let i = 0; i < tensors.length; i += digestTensorWidth) {
     const kind = memories[tensors[i] ?? -1]?.kind ?? 'cpu'
-    if (kind === 'cpu') continue
+    if (kind === 'cpu' || kind === 'cuda') continue
     throw new KvxError(
       'ERR_KVX_INVALID_OPTION',
-      `Region ${String(tensors[i])} is ${kind} memory, which this engine cannot digest: only memory of the kind cpu can be.`,
+      `Region ${String(tensors[i])} is ${kind} memory, which this engine cannot digest: only memory of the kinds cpu and cuda can be.`,
     )
   }
 }

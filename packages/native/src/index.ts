@@ -2,6 +2,8 @@
 export { loadAddon } from './load.ts'
 export { adoptGpu, type SharedGpuMemory } from './adopt-gpu.ts'
 export { adopt, allocate, type AllocatedMemory } from './memory.ts'
+export { type AllocatedGpuMemory } from './gpu-memory.ts'
+export { type Gpu, type Gpus, gpus } from './gpus.ts'
 export { expand } from './expand.ts'
 export { gather, scatter, tensorWidth, type TokenCopy } from './tokens.ts'
 export { openNativeEngine, type EngineBinding, type NativeEngineInit } from './engine.ts'

@@ -1,5 +1,7 @@
 import { KvxError, toKvxError, type Memory } from '@kvx/contract'
 import { addon, type MappedFile, type MemoryHandle } from './addon.ts'
+import { allocateGpu, type AllocatedGpuMemory } from './gpu-memory.ts'
+import { checkBytes, track, type Tracked } from './tracked.ts'
 
 /** What a `Uint8Array` can span in the oldest Node that kvx supports. */
 const largestView = 2 ** 32
@@ -25,19 +27,25 @@ export interface AllocatedMemory extends Memory {
   free(): void
 }
 
-/** `users`: engines that have it registered. */
-interface Inside {
-  readonly handle: MemoryHandle
-  users: number
-  freed: boolean
-}
-const insides = new WeakMap<Memory, Inside>()
+const handles = new WeakMap<Memory, { readonly handle: MemoryHandle; readonly tracked: Tracked }>()
 
 /**
- * Zeroed memory of this process.
- * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_MEMORY` when the system refuses
+ * Zeroed memory of the host, or with `{ kind: 'cuda' }` of a GPU of this process (`device`: its ordinal, 0 when left out). That
+ * takes what CUDA takes to begin: up to a second, off the JavaScript thread.
+ *
+ * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_MEMORY` when the system or the GPU refuses,
+ *   `ERR_KVX_BACKEND_UNAVAILABLE` without that GPU
  */
-export function allocate(bytes: number): AllocatedMemory {
+export function allocate(bytes: number): AllocatedMemory
+export function allocate(
+  bytes: number,
+  where: { readonly kind: 'cuda'; readonly device?: number },
+): Promise<AllocatedGpuMemory>
+export function allocate(
+  bytes: number,
+  where?: { readonly kind: 'cuda'; readonly device?: number },
+): AllocatedMemory | Promise<AllocatedGpuMemory> {
+  if (where !== undefined) return allocateGpu(bytes, where.device ?? 0)
   checkBytes(bytes)
   return mapped(bytes, `${String(bytes)} bytes of shareable memory could not be allocated`, () =>
     addon().allocate(bytes),
@@ -64,14 +72,6 @@ export function adopt(fd: number, bytes: number): AllocatedMemory {
   )
 }
 
-function checkBytes(bytes: number): void {
-  if (Number.isSafeInteger(bytes) && bytes > 0) return
-  throw new KvxError(
-    'ERR_KVX_INVALID_ARGUMENT',
-    `Memory needs a positive whole number of bytes, not ${String(bytes)}.`,
-  )
-}
-
 function mapped(bytes: number, failure: string, map: () => MappedFile): AllocatedMemory {
   const native = addon()
   let file: MappedFile
@@ -80,7 +80,6 @@ function mapped(bytes: number, failure: string, map: () => MappedFile): Allocate
   } catch (cause) {
     throw new KvxError('ERR_KVX_MEMORY', `${failure}: ${(cause as Error).message}.`, { cause })
   }
-  const inside: Inside = { handle: file.handle, users: 0, freed: false }
   const memory: AllocatedMemory = Object.freeze({
     address: file.address,
     bytes,
@@ -88,7 +87,7 @@ function mapped(bytes: number, failure: string, map: () => MappedFile): Allocate
     device: 0,
     fd: file.fd,
     view(offset: number, length: number): Uint8Array {
-      if (inside.freed) throw freed()
+      tracked.check()
       if (!(length <= largestView)) {
         throw new KvxError(
           'ERR_KVX_INVALID_ARGUMENT',
@@ -96,52 +95,30 @@ function mapped(bytes: number, failure: string, map: () => MappedFile): Allocate
         )
       }
       try {
-        return native.view(inside.handle, offset, length)
+        return native.view(file.handle, offset, length)
       } catch (cause) {
         throw toKvxError(cause, 'ERR_KVX_INVALID_ARGUMENT')
       }
     },
     free(): void {
-      if (inside.users > 0) {
-        throw new KvxError(
-          'ERR_KVX_INVALID_STATE',
-          'The memory is registered with a transfer engine: deregister its region or close the engine first.',
-        )
-      }
-      inside.freed = true
-      native.free(inside.handle)
+      tracked.free()
+      native.free(file.handle)
     },
   })
-  insides.set(memory, inside)
+  const tracked = track(memory)
+  handles.set(memory, { handle: file.handle, tracked })
   return memory
 }
 
-/** The native handle of memory made by `allocate` or `adopt`. */
+/** The native handle of host memory made by `allocate` or `adopt`. */
 export function handleOf(memory: Memory): MemoryHandle {
-  const inside = insides.get(memory)
-  if (inside === undefined) {
+  const known = handles.get(memory)
+  if (known === undefined) {
     throw new KvxError(
       'ERR_KVX_INVALID_ARGUMENT',
-      "This needs memory that was allocated with allocate() of '@kvx/native'.",
+      "This needs host memory that was allocated with allocate() of '@kvx/native'.",
     )
   }
-  if (inside.freed) throw freed()
-  return inside.handle
-}
-
-/** Keeps memory of `allocate` or `adopt` from being freed until the returned function is called; other memory is the host's own care. */
-export function pin(memory: Memory): () => void {
-  const inside = insides.get(memory)
-  if (inside === undefined) return () => undefined
-  if (inside.freed) throw freed()
-  let pinned = true
-  inside.users += 1
-  return () => {
-    if (pinned) inside.users -= 1
-    pinned = false
-  }
-}
-
-function freed(): KvxError {
-  return new KvxError('ERR_KVX_INVALID_STATE', 'The memory was freed.')
+  known.tracked.check()
+  return known.handle
 }

@@ -320,13 +320,13 @@ test('an aborted digest fails at once with the reason, and the memory stays regi
 })
 
 test('memory of a device is refused with the number of its region, and other memory beside it is not', async () => {
-  const one = await open(loadFaulty(), { device: 'cuda' })
+  const one = await open(loadFaulty(), { device: 'hip' })
   const memory = allocate(4_096)
   await one.register(memory)
-  await one.register({ address: 4_096n, bytes: 4_096, kind: 'cuda', device: 0 })
+  await one.register({ address: 4_096n, bytes: 4_096, kind: 'hip', device: 0 })
   await expect(one.digest(jobOf({ region: 1 }))).rejects.toMatchObject({
     code: 'ERR_KVX_INVALID_OPTION',
-    message: expect.stringContaining('Region 1 is cuda memory') as string,
+    message: expect.stringContaining('Region 1 is hip memory') as string,
   })
   expect(await one.digest(jobOf())).toHaveLength(digestBytes)
   await one.close()

@@ -6,13 +6,14 @@
 
 #include "kvx/gpu/context.h"
 #include "kvx/gpu/import.h"
+#include "kvx/gpu/stream.h"
 
 namespace kvx::gpu {
 
 class Allocation {
  public:
-  // Zeroed. Takes the granularity of the GPU (2 MiB) as a multiple. Throws
-  // DriverError("ERR_KVX_MEMORY").
+  // Zeroed. Blocks for some milliseconds. Takes the granularity of the GPU (2 MiB) as a multiple.
+  // Throws DriverError("ERR_KVX_MEMORY").
   Allocation(std::shared_ptr<Context> context, uint64_t bytes)
       : context_(std::move(context)), bytes_(bytes) {
     constexpr const char* kCode = "ERR_KVX_MEMORY";
@@ -32,7 +33,11 @@ class Allocation {
     auto reservation = std::make_unique<detail::Reservation>(*context_, rounded, kCode);
     reservation->map(0, rounded, handle, kCode);
     reservation_ = std::move(reservation);
-    zero(rounded);
+    // What another process left there must not show through.
+    const detail::Stream stream(*context_, kCode);
+    context_->check(api.set_async(reservation_->address(), 0, rounded, stream.get()),
+                    "cuMemsetD8Async", kCode);
+    context_->check(stream.wait([] { return false; }), "cuMemsetD8Async", kCode);
   }
   ~Allocation() {
     const Context::Current current(*context_);
@@ -46,10 +51,6 @@ class Allocation {
   Context& context() const { return *context_; }
 
  private:
-  // Another process' bytes must not show through, and a reader may rely on zeros as with memory of
-  // the host.
-  void zero(uint64_t rounded);
-
   std::shared_ptr<Context> context_;
   const uint64_t bytes_;
   std::unique_ptr<detail::Reservation> reservation_;

@@ -1,8 +1,11 @@
 // What is copied, with addresses of this process, in the form that the kernel reads. Pure.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <numeric>
 #include <span>
 #include <vector>
 
@@ -21,16 +24,36 @@ struct Place {
   static constexpr int kHost = -1;
 
   Address address = 0;
-  int gpu = kHost;  // any number that is equal for equal GPUs; of this process the ordinal
+  int gpu = kHost;  // any number that is equal for equal GPUs; of GPUs of this process the ordinal
 };
 
-// Two bases that equal pages are counted from.
+// `gpu` is the one that copies. From host to host is from the host.
+inline Path path_of(const Place& source, const Place& destination, int gpu) {
+  if (source.gpu == Place::kHost) return Path::kFromHost;
+  if (destination.gpu == Place::kHost) return Path::kToHost;
+  return source.gpu == gpu && destination.gpu == gpu ? Path::kSameGpu : Path::kPeer;
+}
+
+// Two bases that pages are counted from.
 struct LanePair {
   Address source, destination;
+
+  bool operator==(const LanePair&) const = default;
 };
-// The first page of each side is 0.
 struct PagePair {
   uint32_t source, destination;
+
+  bool operator==(const PagePair&) const = default;
+};
+
+// What lanes need to have in common to be one section.
+struct Shape {
+  Path path = Path::kSameGpu;
+  uint64_t run_bytes = 0, runs = 1;
+  uint64_t source_stride = 0, destination_stride = 0;  // between the runs of a page
+  uint64_t source_page_bytes = 0, destination_page_bytes = 0;
+
+  auto operator<=>(const Shape&) const = default;
 };
 
 // Lanes of one shape, and the pages that each of them copies. For every lane, pair of pages and run
@@ -39,27 +62,97 @@ struct PagePair {
 //                  to lane.destination + page.destination * destination_page_bytes +
 //                  r * destination_stride
 struct Section {
-  Path path = Path::kSameGpu;
-  uint64_t run_bytes = 0, runs = 1;
-  uint64_t source_stride = 0, destination_stride = 0;
-  uint64_t source_page_bytes = 0, destination_page_bytes = 0;
+  Shape shape;
   std::vector<LanePair> lanes;
   std::vector<PagePair> pages;
-
-  uint64_t bytes() const { return run_bytes * runs * lanes.size() * pages.size(); }
 };
 
-struct Batch {
-  std::vector<Section> sections;
-};
+using Batch = std::vector<Section>;
 
 using Resolve = std::function<Place(uint32_t region)>;
 
 // Of a plan that check_plan has passed. `gpu` is the one that copies.
-Batch batch_of(const Plan& plan, const Resolve& source, const Resolve& destination, int gpu);
+inline Batch batch_of(const Plan& plan, const Resolve& source, const Resolve& destination,
+                      int gpu) {
+  Batch batch;
+  for (size_t b = 0; b < plan.blocks.size(); b += kBlockWidth) {
+    const int32_t* block = plan.blocks.data() + b;
+    std::vector<PagePair> pages;
+    for (int32_t g = block[0]; g < block[1]; g++) {
+      const int32_t* group = plan.groups.data() + static_cast<size_t>(g) * kGroupWidth;
+      const auto first = static_cast<uint32_t>(group[0]), second = static_cast<uint32_t>(group[1]);
+      for (uint32_t p = 0; p < static_cast<uint32_t>(group[2]); p++) {
+        pages.push_back({first + p, second + p});
+      }
+    }
+    if (pages.empty()) continue;
+    std::map<Shape, std::vector<LanePair>> shapes;
+    for (int32_t l = block[2]; l < block[3]; l++) {
+      const auto lane = kvx::detail::lane_at(plan, static_cast<size_t>(l));
+      if (lane.run_bytes == 0 || lane.runs == 0) continue;
+      const Place from = source(static_cast<uint32_t>(lane.source_region));
+      const Place to = destination(static_cast<uint32_t>(lane.destination_region));
+      Shape shape{path_of(from, to, gpu),     lane.run_bytes,          lane.runs,
+                  lane.source_stride,         lane.destination_stride, lane.source_page_bytes,
+                  lane.destination_page_bytes};
+      if (shape.runs == 1 ||
+          (shape.source_stride == shape.run_bytes && shape.destination_stride == shape.run_bytes)) {
+        shape.run_bytes *= shape.runs;  // the runs of a page lie side by side: they are one
+        shape.runs = 1;
+        shape.source_stride = shape.destination_stride = 0;
+      }
+      shapes[shape].push_back(
+          {from.address + lane.source_base, to.address + lane.destination_base});
+    }
+    for (auto& [shape, lanes] : shapes) batch.push_back({shape, std::move(lanes), pages});
+  }
+  return batch;
+}
 
-// Of segments that were checked against their regions.
-Batch batch_of(std::span<const Segment> segments, const Resolve& source, const Resolve& destination,
-               int gpu);
+// Of segments that were checked against their regions: each is a lane of one page. Neighbours that
+// an expanded plan has merged differ in length; where there are many lengths, all are cut to what
+// divides them.
+inline Batch batch_of(std::span<const Segment> segments, const Resolve& source,
+                      const Resolve& destination, int gpu) {
+  constexpr uint64_t kLongest = uint64_t{1} << 30;
+  constexpr uint64_t kShortestCut = 4096;
+  constexpr size_t kManyLengths = 16;
+  std::map<Shape, std::vector<LanePair>> shapes;
+  for (const Segment& segment : segments) {
+    const Place from = source(segment.source_region), to = destination(segment.destination_region);
+    Shape shape{.path = path_of(from, to, gpu)};
+    for (uint64_t done = 0; done < segment.bytes; done += shape.run_bytes) {
+      shape.run_bytes = std::min(kLongest, segment.bytes - done);
+      shapes[shape].push_back({from.address + segment.source_offset + done,
+                               to.address + segment.destination_offset + done});
+    }
+  }
+  if (shapes.size() > kManyLengths) {
+    std::map<Path, uint64_t> divisors;
+    for (const auto& [shape, lanes] : shapes) {
+      divisors[shape.path] = std::gcd(divisors[shape.path], shape.run_bytes);
+    }
+    std::map<Shape, std::vector<LanePair>> cut;
+    for (auto& [shape, lanes] : shapes) {
+      const uint64_t divisor = divisors[shape.path];
+      if (divisor < kShortestCut) {
+        cut[shape] = std::move(lanes);
+        continue;
+      }
+      Shape piece = shape;
+      piece.run_bytes = divisor;
+      auto& pieces = cut[piece];
+      for (const LanePair& lane : lanes) {
+        for (uint64_t at = 0; at < shape.run_bytes; at += divisor) {
+          pieces.push_back({lane.source + at, lane.destination + at});
+        }
+      }
+    }
+    shapes = std::move(cut);
+  }
+  Batch batch;
+  for (auto& [shape, lanes] : shapes) batch.push_back({shape, std::move(lanes), {{0, 0}}});
+  return batch;
+}
 
 }  // namespace kvx::gpu

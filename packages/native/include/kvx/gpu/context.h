@@ -81,17 +81,19 @@ class Context {
   }
   // The text of a failure, which is remembered when the context cannot recover from it.
   std::string failed(const char* function, Result result) {
-    std::string what = failure_text(api_, function, result);
-    if (is_sticky(result)) {
-      const std::lock_guard lock(mutex_);
-      if (broken_.empty()) {
-        broken_ = what + ". The CUDA context of GPU " + std::to_string(ordinal_) +
-                  " in this process is unusable from now on, for kvx and for the host alike; "
-                  "only a new process gets another";
-      }
-      return broken_;
+    if (is_sticky(result)) return fail(function, result);
+    return failure_text(api_, function, result);
+  }
+  // Gives the context up, and answers the first reason why.
+  std::string fail(const char* function, Result result) {
+    const std::lock_guard lock(mutex_);
+    if (broken_.empty()) {
+      broken_ = failure_text(api_, function, result) + ". The CUDA context of GPU " +
+                std::to_string(ordinal_) +
+                " in this process is unusable from now on, for kvx and for the host alike; only a "
+                "new process gets another";
     }
-    return what;
+    return broken_;
   }
   // Why nothing can be done with the context any more, or empty.
   std::string broken() const {
