@@ -12,7 +12,7 @@ namespace kvx::gpu {
 namespace detail {
 
 inline constexpr const char kPtx[] =
-#include "kvx/gpu/kernels/kvx.ptx.inc"
+#include "kvx/gpu/kernels/kvx.ptx"
     ;
 
 }  // namespace detail

@@ -1,4 +1,4 @@
-// The kernels of kvx/gpu/. kvx.ptx.inc is made of this file by tools/gpu/ptx.mjs.
+// The kernels of kvx/gpu/. kvx.ptx is made of this file by tools/gpu/ptx.mjs.
 
 // Tables come from pinned host memory: batch.h says what they mean.
 struct Lane {
