@@ -92,7 +92,7 @@ TEST("fake: a launch that is refused fails that copy, and the next one works") {
 }
 
 TEST(
-    "fake: an error that CUDA cannot recover from fails what runs and what comes, and the process "
+    "an error that CUDA cannot recover from fails what runs and what comes, and the process "
     "lives on") {
   const auto context = gpu::Context::open(0);
   const gpu::Allocation memory(context, 1 << 20);
@@ -144,7 +144,7 @@ TEST("fake: a submit that waits for room ends when it is cancelled") {
       "cancelled before it was launched");
 }
 
-TEST("fake: a digest that fails says why") {
+TEST("a digest that fails says why") {
   const auto context = gpu::Context::open(0);
   DigestJob job{.page_tokens = 1,
                 .tensors = {0, 0, 64, 1, 1, 0, 64, 64, 64, 64, 64},

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Unpacks what tools/gpu/pack.mjs packed, beside this file, and runs the suite on this machine's GPUs.
+#   run.sh [SECTION…]    sections: kernels, pointers, digest, errors; all when none is given
+# The report goes to $OUT (default: out/ in the current folder): report.json, report.md.
+# KVX_CUDA_LIBRARY names another driver; `fake` is the one of the tests.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+to=${KVX_SUITE_FOLDER:-${TMPDIR:-/tmp}/kvx-gpu-suite}
+mkdir -p "$to"
+if [ ! -e "$to/kvx/bin/node" ] || [ "$here/kvx.tar.xz" -nt "$to/kvx/bin/node" ]; then
+  rm -rf "$to/kvx"
+  if command -v xz >/dev/null; then
+    xz -dc "$here/kvx.tar.xz" | tar -C "$to" -xmf -
+  else
+    python3 - "$here/kvx.tar.xz" "$to" <<'PYTHON'
+import sys, tarfile
+with tarfile.open(sys.argv[1], 'r:xz') as pack:
+    pack.extractall(sys.argv[2])
+PYTHON
+  fi
+  touch "$to/kvx/bin/node"
+fi
+if [ "${KVX_CUDA_LIBRARY:-}" = fake ]; then
+  export KVX_CUDA_LIBRARY="$to/kvx/test/fake-cuda/build/Release/fakecuda.so"
+fi
+export OUT=${OUT:-$PWD/out}
+mkdir -p "$OUT"
+exec "$to/kvx/bin/node" "$to/kvx/tools/gpu/suite.mjs" "$@"
