@@ -12,7 +12,7 @@ const mayImport = {
   mori: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
   mooncake: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
   simulator: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/core/protocol'],
-  bench: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/native'],
+  bench: ['@kvx/contract', '@kvx/core', '@kvx/core/backend', '@kvx/core/bytes', '@kvx/native'],
   proofs: [
     ...['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/core/protocol', '@kvx/core/wire'],
     '@kvx/simulator',

@@ -22,3 +22,10 @@ export { shapeOf, type CacheDtype, type ShapeOptions } from './shape.ts'
 export { type DpRouting, type SideOptions, type SyntheticOptions } from './synthetic/options.ts'
 export { type RequestReport, type SyntheticReport } from './synthetic/report.ts'
 export { runSynthetic } from './synthetic/run.ts'
+export {
+  runTransferBench,
+  type TransferBenchOptions,
+  type TransferBenchReport,
+  type TransferRow,
+} from './transfer/run.ts'
+export { type Where } from './transfer/side.ts'

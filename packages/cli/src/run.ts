@@ -4,6 +4,7 @@ import { renderUsage, type CommandMeta } from 'citty'
 import { isKvxError } from '@kvx/contract'
 import type { Command } from './command.ts'
 import { backend } from './commands/backend.ts'
+import { bench } from './commands/bench.ts'
 import { doctor } from './commands/doctor.ts'
 import { model } from './commands/model.ts'
 import { router } from './commands/router.ts'
@@ -24,7 +25,7 @@ const root: Command = {
     description: 'KV-cache transfer for prefill/decode-disaggregated LLM serving',
   },
   args: {},
-  subCommands: { up, serve, router, backend, doctor, model, synth },
+  subCommands: { up, serve, router, backend, doctor, model, synth, bench },
 }
 
 /** What the words of the command line ask for; returns the exit status. */

@@ -86,6 +86,25 @@ export interface Probe {
   readonly tried: readonly { readonly what: string; readonly reason: string }[]
   /** What a person should do when it is not available. */
   readonly remedy?: string | undefined
+  /** Devices whose memory it can reach. Absent when it knows of none of any kind. */
+  readonly devices?: readonly Device[] | undefined
+  /** The driver of the devices, or why there are none. */
+  readonly devicesNote?: string | undefined
+}
+
+export interface Device {
+  readonly kind: Exclude<MemoryKind, 'cpu'>
+  /** In this process. */
+  readonly ordinal: number
+  /** The same in every process. */
+  readonly uuid: string
+  readonly name: string
+  /** For people. */
+  readonly facts: string
+  /** Ordinals of the other devices whose memory it reads and writes itself. */
+  readonly reaches: readonly number[]
+  /** Why its memory cannot be registered; undefined when it can. */
+  readonly reason?: string | undefined
 }
 
 export type MemoryKind = 'cpu' | 'cuda' | 'hip'

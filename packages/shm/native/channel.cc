@@ -61,7 +61,7 @@ int receive_message(int socket, void* message, size_t bytes, std::vector<Fd>* fi
   msghdr header{};
   header.msg_iov = &part;
   header.msg_iovlen = 1;
-  std::vector<char> control(CMSG_SPACE(kMaxRegions * sizeof(int)));
+  std::vector<char> control(CMSG_SPACE(kMaxFiles * sizeof(int)));
   header.msg_control = control.data();
   header.msg_controllen = control.size();
   const ssize_t length = recvmsg(socket, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);

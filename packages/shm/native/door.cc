@@ -66,21 +66,25 @@ void Door::add_region(RegionId id, int file, uint64_t bytes) {
                                             std::strerror(errno) + ".");
   }
   const std::lock_guard lock(mutex_);
-  files_[id] = {std::move(copy), bytes};
+  regions_[id] = {std::move(copy), bytes, std::nullopt};
+}
+
+void Door::add_region(RegionId id, gpu::Shared shared) {
+  const uint64_t bytes = shared.bytes;
+  const std::lock_guard lock(mutex_);
+  regions_[id] = {Fd(), bytes, std::move(shared)};
 }
 
 void Door::remove_region(RegionId id) {
   const std::lock_guard lock(mutex_);
-  files_.erase(id);
+  regions_.erase(id);
 }
 
 bool Door::fenced(const Generation& generation) {
   const std::lock_guard lock(mutex_);
   // Asked here and not left to the thread, so that the answer is never older than the question.
-  const bool over = std::none_of(writers_.begin(), writers_.end(), [&](const auto& entry) {
-    const Writer& writer = entry.second;
-    return writer.generation == generation && writer.socket &&
-           !has_exited(writer.process.pidfd.get()) && !has_ended(writer.socket.get());
+  const bool over = std::all_of(writers_.begin(), writers_.end(), [&](auto& entry) {
+    return entry.second.generation != generation || is_over(entry.second);
   });
   // A writer whose every connection has ended may come back: what it writes then is a new
   // agreement. One that was never here may still be on its way with an old one.
@@ -90,6 +94,17 @@ bool Door::fenced(const Generation& generation) {
     barred_.insert(generation);
   }
   return over;
+}
+
+bool Door::is_over(Writer& writer) {
+  if (!writer.socket) return true;
+  const bool exited = has_exited(writer.process.pidfd.get());
+  const bool hung_up = has_ended(writer.socket.get());
+  if (!exited && !hung_up) return false;
+  // What it said before its end counts, also when the thread has not read it yet.
+  if (!writer.hung_up) take_requests(writer);
+  if (!writer.socket) return true;
+  return !writer.gpu || (exited && hung_up);
 }
 
 void Door::run() {
@@ -111,15 +126,12 @@ void Door::run() {
       if (found == writers_.end()) continue;
       Writer& writer = found->second;
       if (mark % 2 == 1) {
-        if (!writer.generation.empty()) exited_(writer.generation, writer.process.id);
-        drop(mark / 2);
-      } else if ((ready[i].events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) != 0 ||
-                 !take_hello(writer)) {
-        if (writer.generation.empty()) {
-          drop(mark / 2);
-        } else {
-          let_go(writer);
-        }
+        on_exited(mark / 2, writer);
+      } else {
+        const bool hung_up = (ready[i].events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) != 0;
+        // What it said last comes with its end.
+        const bool goes_on = take_requests(writer);
+        if (writer.socket && (hung_up || !goes_on)) on_hung_up(mark / 2, writer);
       }
     }
     const auto now = Clock::now();
@@ -172,46 +184,99 @@ void Door::pause_accepting(bool paused) {
   epoll_ctl(events_.get(), EPOLL_CTL_MOD, listener_.get(), &event);
 }
 
-bool Door::take_hello(Writer& writer) {
-  Hello hello;
-  const int received = receive_message(writer.socket.get(), &hello, sizeof hello);
-  if (received == 0) return true;
-  // One hello per connection; whatever else comes ends it.
-  if (received < 0 || !writer.generation.empty() || hello.magic != kMagic ||
-      hello.nonce != writer.nonce || hello.count > kMaxRegions) {
-    return false;
+bool Door::take_requests(Writer& writer) {
+  for (;;) {
+    Request request;
+    const int received = receive_message(writer.socket.get(), &request, sizeof request);
+    if (received == 0) return true;
+    if (received < 0 || request.magic != kMagic || !take(writer, request)) return false;
+    if (!writer.socket) return true;
   }
+}
+
+bool Door::take(Writer& writer, const Request& request) {
+  if (writer.generation.empty()) return request.kind == Request::kHello && let_in(writer, request);
+  switch (request.kind) {
+    case Request::kRegion:
+      return hand_over(writer, request.region);
+    case Request::kGpu:
+      writer.gpu = true;
+      return true;
+    case Request::kRelease:
+      let_go(writer);
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool Door::let_in(Writer& writer, const Request& hello) {
+  if (hello.nonce != writer.nonce) return false;
   Reply reply;
   const std::string reason = refusal(writer, hello);
-  std::vector<int> files;
   if (reason.empty()) {
     reply.accepted = 1;
-    for (size_t i = 0; i < hello.count; i++) {
-      const File& file = files_.at(hello.regions[i]);
-      reply.bytes[i] = file.bytes;
-      files.push_back(file.fd.get());
-    }
-    // Before the files leave: from here on the writer counts as able to write.
+    // Before anything is handed over: from here on the writer counts as able to write.
     writer.generation.assign(hello.writer.data(), hello.writer.size());
     admitted_.insert(writer.generation);
   } else {
     std::strncpy(reply.reason.data(), reason.c_str(), reply.reason.size() - 1);
   }
-  return send_message(writer.socket.get(), &reply, sizeof reply, files) && reply.accepted != 0;
+  return send_message(writer.socket.get(), &reply, sizeof reply) && reply.accepted != 0;
 }
 
-std::string Door::refusal(const Writer& writer, const Hello& hello) const {
+bool Door::hand_over(Writer& writer, RegionId id) {
+  Reply reply;
+  std::vector<int> files;
+  const auto found = regions_.find(id);
+  if (found == regions_.end()) {
+    const std::string reason = "region " + std::to_string(id) + " is not registered any more";
+    std::strncpy(reply.reason.data(), reason.c_str(), reply.reason.size() - 1);
+    return send_message(writer.socket.get(), &reply, sizeof reply) && false;
+  }
+  const Region& region = found->second;
+  reply.accepted = 1;
+  reply.bytes = region.bytes;
+  if (region.shared) {
+    writer.gpu = true;
+    const Bytes shared = gpu::encode(*region.shared);
+    reply.shared_length = static_cast<uint32_t>(shared.size());
+    std::copy(shared.begin(), shared.end(), reply.shared.begin());
+    if (region.shared->files() > 0) {
+      for (const gpu::SharedPart& part : region.shared->parts) files.push_back(part.file.get());
+    }
+  } else {
+    files.push_back(region.file.get());
+  }
+  return send_message(writer.socket.get(), &reply, sizeof reply, files);
+}
+
+std::string Door::refusal(const Writer& writer, const Request& hello) const {
   const Generation own(hello.owner.data(), hello.owner.size());
   const Generation other(hello.writer.data(), hello.writer.size());
   if (has_exited(writer.process.pidfd.get())) return "the writer has exited";
   if (own != generation_) return "the engine of generation " + own + " is closed";
   if (barred_.contains(other)) return "this writer's generation was fenced off";
-  for (size_t i = 0; i < hello.count; i++) {
-    if (!files_.contains(hello.regions[i])) {
-      return "region " + std::to_string(hello.regions[i]) + " is not registered any more";
-    }
-  }
   return "";
+}
+
+void Door::on_hung_up(uint64_t number, Writer& writer) {
+  if (writer.generation.empty()) return drop(number);
+  if (!writer.gpu) return let_go(writer);
+  if (writer.exited) return drop(number);
+  // Only its process' end tells that its GPU does not write any more.
+  writer.hung_up = true;
+  epoll_ctl(events_.get(), EPOLL_CTL_DEL, writer.socket.get(), nullptr);
+}
+
+void Door::on_exited(uint64_t number, Writer& writer) {
+  if (!writer.generation.empty()) exited_(writer.generation, writer.process.id);
+  // What it said before its end may not have been read.
+  if (writer.socket && !writer.hung_up) take_requests(writer);
+  if (!writer.socket || !writer.gpu || writer.hung_up) return drop(number);
+  // A child that it forked may hold its CUDA context.
+  writer.exited = true;
+  epoll_ctl(events_.get(), EPOLL_CTL_DEL, writer.process.pidfd.get(), nullptr);
 }
 
 void Door::let_go(Writer& writer) {

@@ -9,12 +9,20 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <span>
 #include <thread>
 #include <utility>
+
+#include "lanes.h"
 
 namespace kvx::shm {
 
 namespace {
+
+// How long closing waits for copies that run on a GPU.
+constexpr std::chrono::milliseconds kStopTime{2000};
+// A launch of a GPU is seen to end by asking: a chunk of 64 MiB takes 50 to 200 us between GPUs.
+constexpr std::chrono::microseconds kFlightPause{20};
 
 // Batches of one peer that may wait for the copy threads. More would only make others wait behind
 // them.
@@ -24,110 +32,7 @@ constexpr size_t kBatchesPerPeer = 4;
   throw DriverError("ERR_KVX_CONNECT_FAILED", reason);
 }
 
-struct Descriptor {
-  uint32_t region;
-  uint32_t reserved = 0;
-  uint64_t bytes;
-};
-
-Capabilities shm_capabilities() {
-  Capabilities capabilities;
-  capabilities.memory_kinds = {"cpu"};
-  capabilities.cross_host = false;
-  capabilities.fence = "exit";
-  capabilities.max_segment_bytes = 1 << 20;  // so that all copy threads get a share of a long run
-  capabilities.max_batch_segments = 1024;
-  capabilities.min_efficient_run = 0;  // a run is one memcpy, and staging takes two more
-  capabilities.version = "1";
-  return capabilities;
-}
-
-// Waits until the socket has something to read. Throws at the deadline or when cancelled.
-void wait_readable(int socket, Clock::time_point deadline, const std::atomic<bool>& cancelled) {
-  for (;;) {
-    pollfd entry{socket, POLLIN | POLLRDHUP, 0};
-    if (::poll(&entry, 1, 20) > 0) return;
-    if (cancelled) refuse("The connect was cancelled.");
-    if (Clock::now() >= deadline) refuse("The owner of the memory did not answer in time.");
-  }
-}
-
-}  // namespace
-
-// Mapped from construction to destruction.
-class ShmDriver::Owner {
- public:
-  Owner(Generation generation, Fd socket, PeerProcess process)
-      : generation(std::move(generation)),
-        socket_(std::move(socket)),
-        process_(std::move(process)) {}
-  ~Owner() {
-    for (const auto& [data, bytes] : mappings_) munmap(data, bytes);
-    // Then the socket closes, which tells the owner that nothing more can land.
-  }
-
-  void map(const Fd& file, uint64_t bytes) {
-    struct stat status{};
-    const int seals = fcntl(file.get(), F_GET_SEALS);
-    if (fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
-      refuse("What the owner handed over is no memory file.");
-    }
-    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
-      refuse(
-          "The owner's memory file is not sealed against shrinking: writing to it could end this "
-          "process.");
-    }
-    if (bytes == 0 || static_cast<uint64_t>(status.st_size) < bytes) {
-      refuse("The owner's memory file is smaller than its region.");
-    }
-    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
-    if (data == MAP_FAILED) {
-      refuse(std::string("The owner's memory could not be mapped: ") + std::strerror(errno) + ".");
-    }
-    madvise(data, bytes, MADV_DONTFORK);
-    mappings_.emplace_back(static_cast<uint8_t*>(data), bytes);
-  }
-
-  uint8_t* data(uint32_t region) const { return mappings_[region].first; }
-
-  // Why nothing can be delivered to it any more; empty while it is there.
-  std::string loss() const {
-    if (has_exited(process_.pidfd.get())) {
-      return "The process " + std::to_string(process_.id) + ", which owns the memory, is gone.";
-    }
-    if (has_ended(socket_.get())) {
-      return "The process " + std::to_string(process_.id) +
-             " is ending, or has closed the engine that owns the memory.";
-    }
-    return "";
-  }
-
-  int socket() const { return socket_.get(); }
-
-  const Generation generation;
-  size_t waiting = 0;  // batches not yet copied; under the driver's lock
-
- private:
-  Fd socket_;
-  PeerProcess process_;
-  std::vector<std::pair<uint8_t*, uint64_t>> mappings_;
-};
-
-ShmDriver::ShmDriver(const Options& options, DriverContext context)
-    : context_(std::move(context)),
-      address_(address_here(context_.generation)),
-      capabilities_(shm_capabilities()),
-      door_(address_,
-            [this](const Generation& writer, pid_t process) {
-              context_.peer_gone(writer, "The process " + std::to_string(process) +
-                                             ", which wrote into this memory, is gone.");
-            }),
-      watch_([this](PeerId peer) { on_ended(peer); }),
-      copier_(static_cast<size_t>(options.number("copyThreads", 1))) {}
-
-ShmDriver::~ShmDriver() = default;
-
-void ShmDriver::register_memory(RegionId id, const Memory& memory, Bytes& descriptor) {
+void check_memory_file(const Memory& memory) {
   struct stat status{};
   if (memory.fd < 0 || fstat(memory.fd, &status) != 0) {
     throw DriverError(
@@ -142,19 +47,126 @@ void ShmDriver::register_memory(RegionId id, const Memory& memory, Bytes& descri
                       "The memory file must hold the whole range and be sealed against shrinking: "
                       "allocate it with allocate() of '@kvx/native'.");
   }
-  door_.add_region(id, memory.fd, memory.bytes);
+}
+
+struct Descriptor {
+  uint32_t region;
+  uint32_t reserved = 0;
+  uint64_t bytes;
+  gpu::Uuid gpu{};  // zeros for memory of the host
+};
+
+Capabilities shm_capabilities() {
+  Capabilities capabilities;
+  capabilities.memory_kinds = {"cpu"};
+  if (may_have_gpu()) capabilities.memory_kinds.push_back("cuda");
+  capabilities.after = may_have_gpu();
+  capabilities.cross_host = false;
+  capabilities.fence = "exit";
+  capabilities.max_segment_bytes = 1 << 20;  // so that all copy threads get a share of a long run
+  capabilities.max_batch_segments = 1024;
+  capabilities.min_efficient_run = 0;  // a run is one memcpy, and staging takes two more
+  capabilities.version = "1";
+  return capabilities;
+}
+
+gpu::CopySms copy_sms(const Options& options) {
+  gpu::CopySms sms;
+  const auto set = [&](gpu::Path path, const char* name) {
+    unsigned& count = sms.of[static_cast<size_t>(path)];
+    count = static_cast<unsigned>(options.number(name, count));
+  };
+  set(gpu::Path::kPeer, "copySmsPeer");
+  set(gpu::Path::kSameGpu, "copySmsSameGpu");
+  set(gpu::Path::kToHost, "copySmsToHost");
+  set(gpu::Path::kFromHost, "copySmsFromHost");
+  return sms;
+}
+
+}  // namespace
+
+ShmDriver::ShmDriver(const Options& options, DriverContext context)
+    : context_(std::move(context)),
+      address_(address_here(context_.generation)),
+      capabilities_(shm_capabilities()),
+      door_(address_,
+            [this](const Generation& writer, pid_t process) {
+              context_.peer_gone(writer, "The process " + std::to_string(process) +
+                                             ", which wrote into this memory, is gone.");
+            }),
+      gpus_(std::make_unique<Gpus>(copy_sms(options))),
+      watch_([this](PeerId peer) { on_ended(peer); }),
+      copier_(static_cast<size_t>(options.number("copyThreads", 1))) {}
+
+ShmDriver::~ShmDriver() {
+  if (abandoned_.empty()) return;
+  // What a GPU may still read or write stays mapped, and the sockets stay open, so that no owner
+  // takes this for an end.
+  struct Abandoned {
+    decltype(gpus_) gpus;
+    decltype(sources_) sources;
+    decltype(owners_) owners;
+    decltype(posted_) posted;
+  };
+  new Abandoned{std::move(gpus_), std::move(sources_), std::move(owners_), std::move(posted_)};
+}
+
+void ShmDriver::stop() {
+  const std::string running = gpus_->stop(kStopTime);
+  if (running.empty()) return;
+  abandoned_ = running + " What it may still read or write stays mapped until this process ends.";
+}
+
+Clock::duration ShmDriver::longest_pause() const {
+  return flying_ > 0 ? kFlightPause : Driver::longest_pause();
+}
+
+void ShmDriver::register_memory(RegionId id, const Memory& memory, Bytes& descriptor) {
+  Descriptor content{id, 0, memory.bytes};
+  if (memory.kind == MemoryKind::kCuda) {
+    register_gpu(id, memory);
+    content.gpu = gpus_->device(memory.device).uuid;
+  } else {
+    check_memory_file(memory);
+    door_.add_region(id, memory.fd, memory.bytes);
+  }
   {
     const std::lock_guard lock(mutex_);
     if (sources_.size() <= id) sources_.resize(id + 1);
-    sources_[id] = reinterpret_cast<const uint8_t*>(memory.address);
+    sources_[id] = std::make_shared<Source>(memory);
   }
-  const Descriptor content{id, 0, memory.bytes};
   const auto* bytes = reinterpret_cast<const uint8_t*>(&content);
   descriptor.assign(bytes, bytes + sizeof content);
 }
 
+void ShmDriver::register_gpu(RegionId id, const Memory& memory) {
+  const gpu::Uuid& uuid = gpus_->device(memory.device).uuid;
+  if (!memory.handle.empty()) {
+    constexpr size_t kHandleBytes = 64;
+    if (memory.handle.size() != kHandleBytes) {
+      throw DriverError("ERR_KVX_MEMORY",
+                        "The handle of GPU memory is the 64 bytes of "
+                        "cuIpcGetMemHandle, not " +
+                            std::to_string(memory.handle.size()) + ".");
+    }
+    const std::span<const uint8_t, kHandleBytes> handle(memory.handle.data(), kHandleBytes);
+    return door_.add_region(id, gpu::share_handle(uuid, handle, memory.offset, memory.bytes));
+  }
+  if (memory.fd >= 0) {
+    return door_.add_region(id, gpu::share_file(uuid, memory.fd, memory.offset, memory.bytes));
+  }
+  try {
+    door_.add_region(id, gpu::share(*gpus_->context(memory.device), memory.address, memory.bytes));
+  } catch (const DriverError& error) {
+    throw DriverError("ERR_KVX_MEMORY", error.what());
+  }
+}
+
 void ShmDriver::deregister_memory(RegionId id) {
   door_.remove_region(id);
+  std::shared_ptr<Source> source;  // what it has pinned is given back outside the lock
+  const std::lock_guard lock(mutex_);
+  source = std::move(sources_[id]);
 }
 
 PeerId ShmDriver::connect(const PeerAddress& peer, Clock::time_point deadline,
@@ -176,18 +188,15 @@ PeerId ShmDriver::connect(const PeerAddress& peer, Clock::time_point deadline,
     refuse("The address belongs to generation " + address.generation + " and not to " +
            peer.generation + ".");
   }
-  Hello hello;
-  if (peer.regions.size() > kMaxRegions)
-    refuse("The peer has more regions than shared memory can hand over.");
-  hello.count = static_cast<uint32_t>(peer.regions.size());
-  std::vector<uint64_t> sizes;
-  for (size_t i = 0; i < peer.regions.size(); i++) {
-    Descriptor descriptor{};
-    if (peer.regions[i].size() != sizeof descriptor)
+  std::vector<Descriptor> regions(peer.regions.size());
+  for (size_t i = 0; i < regions.size(); i++) {
+    if (peer.regions[i].size() != sizeof regions[i])
       refuse("A region descriptor is not one of @kvx/shm.");
-    std::memcpy(&descriptor, peer.regions[i].data(), sizeof descriptor);
-    hello.regions[i] = descriptor.region;
-    sizes.push_back(descriptor.bytes);
+    std::memcpy(&regions[i], peer.regions[i].data(), sizeof regions[i]);
+    if (regions[i].gpu != gpu::Uuid{} && !may_have_gpu()) {
+      refuse("Region " + std::to_string(i) + " of the owner is memory of " +
+             gpu::text(regions[i].gpu) + ", and this process has no CUDA driver.");
+    }
   }
 
   Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -210,41 +219,26 @@ PeerId ShmDriver::connect(const PeerAddress& peer, Clock::time_point deadline,
   if (process.user != geteuid()) refuse("The owner of the memory runs as another user.");
   if (!process.pidfd) refuse("The owner of the memory is gone.");
 
-  constexpr const char* kClosedEarly =
-      "The owner of the memory closed the connection: it is gone, runs as another user, or has too "
-      "many connections.";
+  if (context_.generation.size() != kGenerationLength ||
+      peer.generation.size() != kGenerationLength) {
+    refuse("A generation is not 32 hex digits.");
+  }
   Challenge challenge;
   wait_readable(socket.get(), deadline, cancelled);
   if (receive_message(socket.get(), &challenge, sizeof challenge) != 1 ||
       challenge.magic != kMagic) {
     refuse(kClosedEarly);
   }
+  Request hello;
   hello.nonce = challenge.nonce;
-  if (context_.generation.size() != kGenerationLength ||
-      peer.generation.size() != kGenerationLength) {
-    refuse("A generation is not 32 hex digits.");
-  }
   std::copy_n(context_.generation.begin(), kGenerationLength, hello.writer.begin());
   std::copy_n(peer.generation.begin(), kGenerationLength, hello.owner.begin());
-  Reply reply;
-  std::vector<Fd> files;
-  if (!send_message(socket.get(), &hello, sizeof hello)) refuse(kClosedEarly);
-  wait_readable(socket.get(), deadline, cancelled);
-  if (receive_message(socket.get(), &reply, sizeof reply, &files) != 1 || reply.magic != kMagic) {
-    refuse(kClosedEarly);
-  }
-  if (reply.accepted == 0) {
-    reply.reason.back() = '\0';
-    refuse(std::string("The owner of the memory refused: ") + reply.reason.data() + ".");
-  }
-  if (files.size() != sizes.size())
-    refuse("The owner of the memory did not hand over every region.");
+  ask(socket.get(), hello, deadline, cancelled);
   auto owner = std::make_shared<Owner>(peer.generation, std::move(socket), std::move(process));
-  for (size_t i = 0; i < files.size(); i++) {
-    if (reply.bytes[i] != sizes[i])
-      refuse("The owner's region has another size than its descriptor says.");
-    owner->map(files[i], sizes[i]);
+  for (const Descriptor& region : regions) {
+    owner->add(region.region, region.bytes, deadline, cancelled);
   }
+  prepare(*owner);
   PeerId id = 0;
   {
     const std::lock_guard lock(mutex_);
@@ -258,6 +252,47 @@ PeerId ShmDriver::connect(const PeerAddress& peer, Clock::time_point deadline,
     throw;
   }
   return id;
+}
+
+// What takes a while is done before the first write: mapping the owner's GPU memory, and pinning
+// memory of the host where every write between the two needs it.
+void ShmDriver::prepare(Owner& owner) {
+  const auto here = sources();
+  const auto is_gpu = [](const auto& source) { return source->gpu() != gpu::Place::kHost; };
+  const bool only_gpu_here = !here.empty() && std::all_of(here.begin(), here.end(), is_gpu);
+  const bool only_host_here = std::none_of(here.begin(), here.end(), is_gpu);
+  for (uint32_t there = 0; there < owner.regions(); there++) {
+    for (const auto& source : here) {
+      if (!is_gpu(source) && !only_host_here) continue;
+      if (!owner.gpu(there) && !only_gpu_here) continue;
+      const auto copier = gpu_of(owner, *source, there);
+      if (!copier) continue;
+      gpus_->copier(*copier);
+      const auto context = gpus_->context(*copier);
+      source->place(context);
+      owner.place(there, context, *gpus_);
+    }
+  }
+}
+
+// The GPU that copies, or nothing between memory of the host: the source's, or for memory of the
+// host the destination's. One that this process does not see is written to by the first that it
+// does.
+std::optional<int> ShmDriver::gpu_of(const Owner& owner, const Source& source,
+                                     uint32_t destination) const {
+  if (source.gpu() != gpu::Place::kHost) return source.gpu();
+  const auto there = owner.gpu(destination);
+  if (!there) return std::nullopt;
+  return gpus_->ordinal_of(*there).value_or(0);
+}
+
+std::vector<std::shared_ptr<Source>> ShmDriver::sources() const {
+  std::vector<std::shared_ptr<Source>> all;
+  const std::lock_guard lock(mutex_);
+  for (const auto& source : sources_) {
+    if (source) all.push_back(source);
+  }
+  return all;
 }
 
 void ShmDriver::on_ended(PeerId peer) {
@@ -282,6 +317,46 @@ void ShmDriver::disconnect(PeerId peer) {
   owners_.erase(found);
 }
 
+std::optional<PostedLanes> ShmDriver::submit_lanes(PeerId peer, Plan& plan,
+                                                   const std::atomic<bool>& cancelled) {
+  std::shared_ptr<Owner> owner;
+  std::vector<std::shared_ptr<Source>> sources;  // by region
+  {
+    const std::lock_guard lock(mutex_);
+    owner = owners_.at(peer);
+    sources = sources_;
+  }
+  const auto lanes = take_gpu_lanes(plan, [&](uint32_t source, uint32_t destination) {
+    return gpu_of(*owner, *sources[source], destination);
+  });
+  if (lanes.empty()) return std::nullopt;
+  const std::string loss = owner->loss();
+  if (!loss.empty()) throw DriverError("ERR_KVX_PEER_LOST", loss);
+  Posted posted{owner, true};
+  PostedLanes result{0, 0};
+  for (const GpuLanes& each : lanes) {
+    try {
+      gpu::Copier& copier = gpus_->copier(each.gpu);
+      const auto context = gpus_->context(each.gpu);
+      const auto from = [&](uint32_t region) { return sources[region]->place(context); };
+      const auto to = [&](uint32_t region) { return owner->place(region, context, *gpus_); };
+      const gpu::Batch batch = gpu::batch_of(each.plan, from, to, each.gpu);
+      posted.flights.push_back({&copier, copier.submit(batch, {}, cancelled)});
+      result.segments += each.segments;
+    } catch (const DriverError& error) {
+      // With nothing launched it is as if nothing had been submitted.
+      if (posted.flights.empty()) throw;
+      posted.failure = error.code() + ": " + error.what();
+      break;
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  result.transfer = ++last_transfer_;
+  posted_[result.transfer] = std::move(posted);
+  flying_++;
+  return result;
+}
+
 TransferId ShmDriver::submit(PeerId peer, std::span<const Segment> segments,
                              const std::atomic<bool>& cancelled) {
   auto job = std::make_shared<Job>();
@@ -295,7 +370,7 @@ TransferId ShmDriver::submit(PeerId peer, std::span<const Segment> segments,
   const std::string loss = owner->loss();
   if (!loss.empty()) throw DriverError("ERR_KVX_PEER_LOST", loss);
   for (const Segment& segment : segments) {
-    job->pieces.push_back({sources_[segment.source_region] + segment.source_offset,
+    job->pieces.push_back({sources_[segment.source_region]->data() + segment.source_offset,
                            owner->data(segment.destination_region) + segment.destination_offset,
                            segment.bytes});
   }
@@ -318,18 +393,34 @@ TransferId ShmDriver::submit(PeerId peer, std::span<const Segment> segments,
 }
 
 State ShmDriver::poll(TransferId transfer, std::string& reason) {
-  const std::lock_guard lock(mutex_);
-  const Posted& posted = posted_.at(transfer);
-  if (!posted.copied) return State::kPending;
-  const std::string loss = posted.owner->loss();
-  if (loss.empty()) return State::kDone;
-  reason = "ERR_KVX_PEER_LOST: " + loss;
+  Posted* posted = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    posted = &posted_.at(transfer);  // stays where it is until release
+    if (!posted->copied) return State::kPending;
+  }
+  auto& flights = posted->flights;
+  while (!flights.empty()) {
+    const auto [copier, ticket] = flights.back();
+    const State state = copier->poll(ticket, reason);
+    if (state == State::kPending || state == State::kFailed) return state;
+    if (state == State::kFailedSettled && posted->failure.empty()) posted->failure = reason;
+    copier->release(ticket);
+    flights.pop_back();
+    if (flights.empty()) flying_--;
+  }
+  const std::string loss = posted->owner->loss();
+  if (loss.empty() && posted->failure.empty()) return State::kDone;
+  reason = loss.empty() ? posted->failure : "ERR_KVX_PEER_LOST: " + loss;
   return State::kFailedSettled;
 }
 
 void ShmDriver::release(TransferId transfer) {
+  std::shared_ptr<Owner> owner;  // the last one unmaps, outside the lock
   const std::lock_guard lock(mutex_);
-  posted_.erase(transfer);
+  const auto found = posted_.find(transfer);
+  owner = std::move(found->second.owner);
+  posted_.erase(found);
 }
 
 }  // namespace kvx::shm

@@ -1,4 +1,6 @@
-// Shared memory of one host: the writer maps the owner's memory files and copies straight in.
+// Shared memory of one host: the writer maps the owner's memory files and GPU memory, and copies
+// straight in. Between memory of the host its threads copy; wherever a GPU's memory takes part, a
+// GPU of the writer does.
 #pragma once
 
 #include <atomic>
@@ -6,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -14,14 +17,17 @@
 #include "channel.h"
 #include "copier.h"
 #include "door.h"
+#include "gpus.h"
 #include "kvx/driver.h"
+#include "owner.h"
+#include "source.h"
 #include "watch.h"
 
 namespace kvx::shm {
 
 class ShmDriver : public Driver {
  public:
-  // Option: copyThreads.
+  // Options: copyThreads; copySmsPeer, copySmsSameGpu, copySmsToHost, copySmsFromHost.
   ShmDriver(const Options& options, DriverContext context);
   ~ShmDriver() override;
 
@@ -33,29 +39,49 @@ class ShmDriver : public Driver {
                  const std::atomic<bool>& cancelled) override;
   void disconnect(PeerId peer) override;
   bool fenced(const Generation& generation) override { return door_.fenced(generation); }
+  void wait_for(const After& after, const std::atomic<bool>& cancelled) override {
+    gpus_->wait_for(after, cancelled);
+  }
+  std::optional<PostedLanes> submit_lanes(PeerId peer, Plan& plan,
+                                          const std::atomic<bool>& cancelled) override;
   TransferId submit(PeerId peer, std::span<const Segment> segments,
                     const std::atomic<bool>& cancelled) override;
   State poll(TransferId transfer, std::string& reason) override;
   void release(TransferId transfer) override;
+  Clock::duration longest_pause() const override;
+  void stop() override;
+  std::string abandon_reason() const override { return abandoned_; }
 
  private:
-  class Owner;  // a peer whose memory is mapped here
-
-  void on_ended(PeerId peer);
-
+  // A launch of a GPU that has not been seen to end.
+  struct Flight {
+    gpu::Copier* copier;
+    gpu::Copier::Ticket ticket;
+  };
   struct Posted {
     std::shared_ptr<Owner> owner;
-    bool copied = false;
+    bool copied = false;               // by the copy threads
+    std::vector<Flight> flights = {};  // the poll thread's own
+    std::string failure = "";          // why not everything was launched
   };
+
+  void register_gpu(RegionId id, const Memory& memory);
+  void on_ended(PeerId peer);
+  void prepare(Owner& owner);
+  std::optional<int> gpu_of(const Owner& owner, const Source& source, uint32_t destination) const;
+  std::vector<std::shared_ptr<Source>> sources() const;
 
   const DriverContext context_;
   const Address address_;
   const Capabilities capabilities_;
   Door door_;
+  std::unique_ptr<Gpus> gpus_;
+  std::atomic<size_t> flying_{0};  // transfers of which a GPU copies something
+  std::string abandoned_;
 
-  std::mutex mutex_;                     // guards what follows
-  std::condition_variable room_;         // a batch was copied: a submit that waits may go on
-  std::vector<const uint8_t*> sources_;  // by region
+  mutable std::mutex mutex_;      // guards what follows
+  std::condition_variable room_;  // a batch was copied: a submit that waits may go on
+  std::vector<std::shared_ptr<Source>> sources_;  // by region
   std::unordered_map<PeerId, std::shared_ptr<Owner>> owners_;
   std::unordered_map<TransferId, Posted> posted_;
   PeerId last_peer_ = 0;

@@ -1,9 +1,16 @@
 /**
- * The backend `shm`: KV-cache transfer between processes of one host. The owner's pages are a memory file that the
- * writer maps; one copy, straight in.
+ * The backend `shm`: KV-cache transfer between processes of one host. The owner's pages are a memory file or memory of a GPU that
+ * the writer maps; one copy, straight in.
  */
-import { backendSymbol, contractVersion, KvxError, type Backend, type Probe } from '@kvx/contract'
-import { loadAddon, openNativeEngine, type EngineBinding } from '@kvx/native'
+import {
+  backendSymbol,
+  contractVersion,
+  KvxError,
+  type Backend,
+  type Device,
+  type Probe,
+} from '@kvx/contract'
+import { gpus, loadAddon, openNativeEngine, type EngineBinding, type Gpu } from '@kvx/native'
 import { checkOptions, type ShmOptions } from './options.ts'
 
 export type { ShmOptions } from './options.ts'
@@ -24,27 +31,52 @@ function binding(): Binding {
   return loadAddon<Binding>(new URL('..', import.meta.url), '@kvx/shm')
 }
 
-function probe(): Probe {
+async function probe(): Promise<Probe> {
   const what = 'the addon of @kvx/shm'
+  let native: Binding
   let missing: string
   try {
-    missing = binding().probe()
+    native = binding()
+    missing = native.probe()
   } catch (error) {
     const reason = (error as Error).message
     return { available: false, tried: [{ what, reason }], remedy: reason }
   }
-  if (missing === '') return { available: true, version: '1', tried: [] }
+  if (missing !== '') {
+    return {
+      available: false,
+      tried: [{ what: 'pidfd_open', reason: missing }],
+      remedy: 'Use Linux 5.3 or newer, and a container profile that allows pidfd_open.',
+    }
+  }
+  const { reason, cuda, list } = await gpus()
   return {
-    available: false,
-    tried: [{ what: 'pidfd_open', reason: missing }],
-    remedy: 'Use Linux 5.3 or newer, and a container profile that allows pidfd_open.',
+    available: true,
+    version: '1',
+    tried: [],
+    devices: list.map(deviceOf),
+    devicesNote:
+      reason === undefined
+        ? `CUDA ${String(Math.floor(cuda / 1000))}.${String(Math.floor((cuda % 1000) / 10))}`
+        : `no memory of GPUs: ${reason}`,
+  }
+}
+
+function deviceOf({ ordinal, uuid, name, computeCapability, ...gpu }: Gpu): Device {
+  return {
+    ...{ kind: 'cuda', ordinal, uuid, name },
+    facts: `compute capability ${computeCapability}, ${String(gpu.multiprocessors)} multiprocessors`,
+    reaches: gpu.reaches.flatMap((reaches, other) => (reaches && other !== ordinal ? [other] : [])),
+    reason: gpu.mps
+      ? 'it is used through MPS, whose server goes on when a process is killed: run without MPS'
+      : undefined,
   }
 }
 
 const shm: Backend<ShmOptions> = {
   [backendSymbol]: contractVersion,
   name: 'shm',
-  probe: () => Promise.resolve(probe()),
+  probe,
   open: async (options, context) =>
     openNativeEngine(binding(), { backend: 'shm', options: { ...checkOptions(options) }, context }),
 }

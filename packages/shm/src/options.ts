@@ -2,11 +2,30 @@ import { inspect } from 'node:util'
 import { KvxError } from '@kvx/contract'
 
 export interface ShmOptions {
-  /** Threads that copy, 1 to 64. Default 1. */
+  /** Threads that copy between memory of the host, 1 to 64. Default 1. */
   readonly copyThreads?: number | undefined
+  /**
+   * Multiprocessors of a GPU that copy at once, 1 to 1024, to another GPU: what a model on the same GPU goes without. Default 8.
+   * docs/engines/cuda.md has the measurements behind this and the following.
+   */
+  readonly copySmsPeer?: number | undefined
+  /** The same within a GPU. Default 16. */
+  readonly copySmsSameGpu?: number | undefined
+  /** The same to memory of the host. Default 1: more of them stall the whole GPU. */
+  readonly copySmsToHost?: number | undefined
+  /** The same from memory of the host. Default 2. */
+  readonly copySmsFromHost?: number | undefined
 }
 
-const known = ['copyThreads']
+/** With the largest value of each. */
+const known: Readonly<Record<keyof ShmOptions, number>> = {
+  copyThreads: 64,
+  copySmsPeer: 1024,
+  copySmsSameGpu: 1024,
+  copySmsToHost: 1024,
+  copySmsFromHost: 1024,
+}
+const names = Object.keys(known) as (keyof ShmOptions)[]
 
 /** @throws KvxError `ERR_KVX_INVALID_OPTION`, which names the option and the nearest that exists */
 export function checkOptions(options: unknown): ShmOptions {
@@ -14,31 +33,29 @@ export function checkOptions(options: unknown): ShmOptions {
   if (typeof given !== 'object' || Array.isArray(given)) {
     throw invalid(`The options of the backend 'shm' must be an object.`)
   }
-  const unknown = Object.keys(given).find((name) => !known.includes(name))
+  const unknown = Object.keys(given).find((name) => !Object.hasOwn(known, name))
   if (unknown !== undefined) {
     throw invalid(
-      `The backend 'shm' has no option '${unknown}'. Did you mean '${nearest(unknown)}'? It has: ${known.join(', ')}.`,
+      `The backend 'shm' has no option '${unknown}'. Did you mean '${nearest(unknown)}'? It has: ${names.join(', ')}.`,
     )
   }
-  const { copyThreads } = given as { copyThreads?: unknown }
-  if (copyThreads === undefined) return {}
-  if (!isThreadCount(copyThreads)) {
+  const checked = Object.entries(given).filter(([, value]) => value !== undefined)
+  for (const [name, value] of checked) {
+    const most = known[name as keyof ShmOptions]
+    if (Number.isInteger(value) && value >= 1 && value <= most) continue
     throw invalid(
-      `The option 'copyThreads' of the backend 'shm' must be an integer from 1 to 64, got ${inspect(copyThreads)}.`,
+      `The option '${name}' of the backend 'shm' must be an integer from 1 to ${String(most)}, got ${inspect(value)}.`,
     )
   }
-  return { copyThreads }
+  return Object.fromEntries(checked)
 }
-
-const isThreadCount = (value: unknown): value is number =>
-  Number.isInteger(value) && Number(value) >= 1 && Number(value) <= 64
 
 function invalid(message: string): KvxError {
   return new KvxError('ERR_KVX_INVALID_OPTION', message, { phase: 'open' })
 }
 
 function nearest(name: string): string {
-  return known.reduce((best, next) => (distance(name, next) < distance(name, best) ? next : best))
+  return names.reduce((best, next) => (distance(name, next) < distance(name, best) ? next : best))
 }
 
 /** Levenshtein's, case ignored. */

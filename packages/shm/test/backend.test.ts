@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { isBackend, silentLog } from '@kvx/contract'
 import { KVManager } from '@kvx/core'
 import { loadBackend } from '@kvx/core/backend'
@@ -22,7 +23,7 @@ test('its identity and capabilities are plain, frozen facts', async () => {
   const engine = await shm.open({}, given)
   expect(engine.identity).toEqual({ backend: 'shm', version: '1', generation: given.generation })
   expect(engine.capabilities).toMatchObject({
-    memoryKinds: ['cpu'],
+    memoryKinds: existsSync('/dev/nvidiactl') ? ['cpu', 'cuda'] : ['cpu'],
     crossHost: false,
     fence: 'exit',
   })

@@ -131,6 +131,8 @@ export interface BackendReport {
   /** What is wrong, and what to do; empty when it can run. */
   readonly reason: string
   readonly tried: Probe['tried']
+  readonly devices?: Probe['devices']
+  readonly devicesNote?: Probe['devicesNote']
 }
 
 /**
@@ -143,7 +145,7 @@ export async function examineBackends(names: readonly string[]): Promise<Backend
       try {
         const found = await findBackend(name)
         const [probe, installed] = await Promise.all([found.probe(), found.library?.installed()])
-        const { available, version, library, tried } = probe
+        const { available, version, library, tried, devices, devicesNote } = probe
         const from = installed?.find(({ folder }) => library?.startsWith(folder))?.from
         return {
           name,
@@ -152,6 +154,8 @@ export async function examineBackends(names: readonly string[]): Promise<Backend
           library,
           from,
           tried,
+          devices,
+          devicesNote,
           reason: available ? '' : whyNot(probe),
         }
       } catch (error) {

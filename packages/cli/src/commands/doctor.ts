@@ -3,7 +3,7 @@ import type { Command } from '../command.ts'
 import { Flags } from '../flags.ts'
 import { runToEnd } from '../lifetime.ts'
 import { examineMachine } from '../machine.ts'
-import { backendNames, examineBackends } from './backend.ts'
+import { backendNames, examineBackends, type BackendReport } from './backend.ts'
 
 const args = {
   ...backendNames,
@@ -28,11 +28,12 @@ export const doctor: Command = {
         return 0
       }
       const lines: string[] = ['backends']
-      for (const { name, version, library, available, reason, tried } of backends) {
+      for (const { name, version, library, available, reason, tried, ...probe } of backends) {
         lines.push(`  ${available ? '✓' : '✗'} ${name.padEnd(10)} ${version ?? ''}`.trimEnd())
         if (library !== undefined) lines.push(`      ${library}`)
         for (const attempt of tried) lines.push(`      tried ${attempt.what}: ${attempt.reason}`)
         if (!available) lines.push(`      → ${reason}`)
+        lines.push(...deviceLines(probe))
       }
       lines.push('machine')
       for (const { name, good, value, advice } of machine) {
@@ -43,4 +44,19 @@ export const doctor: Command = {
       return 0
     })
   },
+}
+
+function deviceLines({
+  devices = [],
+  devicesNote,
+}: Pick<BackendReport, 'devices' | 'devicesNote'>): string[] {
+  const lines = devicesNote === undefined ? [] : [`      ${devicesNote}`]
+  for (const { kind, ordinal, uuid, name, facts, reaches, reason } of devices) {
+    const others = reaches.length === 0 ? '' : `, reaches ${reaches.join(', ')}`
+    lines.push(
+      `      ${reason === undefined ? '✓' : '✗'} ${kind}:${String(ordinal)} ${name} (${facts}${others}) ${uuid}`,
+    )
+    if (reason !== undefined) lines.push(`          → ${reason}`)
+  }
+  return lines
 }

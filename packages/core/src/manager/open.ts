@@ -209,9 +209,11 @@ function checkTogether(options: KVManagerOptions): void {
   if (
     options.role === 'decode' &&
     options.verifyKV &&
-    !options.memory.every(({ kind }) => kind === 'cpu')
+    options.memory.some(({ kind }) => kind === 'hip')
   ) {
-    throw invalid("'verifyKV' needs memory of the kind cpu: that of a device cannot be read here.")
+    throw invalid(
+      "'verifyKV' needs memory of the kinds cpu and cuda: hip memory cannot be digested here.",
+    )
   }
 }
 

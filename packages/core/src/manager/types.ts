@@ -71,7 +71,7 @@ export interface PrefillOptions<Options = Record<string, unknown>> extends Manag
 
 export interface DecodeOptions<Options = Record<string, unknown>> extends ManagerOptions<Options> {
   role: 'decode'
-  /** Digests of what was sent are compared with what arrived before a request succeeds. Needs memory that the engine can digest. */
+  /** Digests of what was sent are compared with what arrived before a request succeeds. Needs memory of the kinds `cpu` and `cuda`. */
   verifyKV?: boolean
 }
 

@@ -205,6 +205,9 @@ class Driver {
   virtual State poll(TransferId transfer, std::string& reason) = 0;
   // Called once per submitted transfer, after kDone or kFailedSettled.
   virtual void release(TransferId transfer) = 0;
+  // How long the poll thread may sleep while transfers are pending, for a driver that does not wake
+  // it. The poll thread's call.
+  virtual Clock::duration longest_pause() const { return std::chrono::milliseconds(1); }
 
   // Called once when no other call runs or will come, before the reasons and the destructor: a
   // driver that only knows whether it can keep rule 7 after it has taken its engine down does so

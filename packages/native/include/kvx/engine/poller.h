@@ -1,6 +1,8 @@
 // The poll thread: it watches what was posted, all deadlines, and fences.
 #pragma once
 
+#include <sys/prctl.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -51,11 +53,13 @@ class Poller {
   CallingThread caller;
 
  private:
+  // Linux lets this thread oversleep by so much at most; by 50 us otherwise.
+  static constexpr std::chrono::nanoseconds kTimerSlack{1000};
   // A poll round after news spins this long before it sleeps, ...
   static constexpr std::chrono::microseconds kSpin{50};
-  // ... and then sleeps in steps that double from the first to the longest.
+  // ... and then sleeps in steps that double from the first to the longest: the driver's while
+  // transfers are pending.
   static constexpr std::chrono::microseconds kFirstSleep{50};
-  static constexpr std::chrono::microseconds kLongestSleep{1000};
   static constexpr std::chrono::microseconds kLongestFenceSleep{20000};
   // A transfer that was answered and has not settled is polled at intervals that grow to this one,
   // however much else is going on: a driver may answer kFailed for as long as the engine lives.
@@ -74,13 +78,14 @@ class Poller {
   };
 
   void run() {
+    prctl(PR_SET_TIMERSLACK, kTimerSlack.count());
     std::vector<std::shared_ptr<Transfer>> incoming;
     std::vector<Active> active;
     std::vector<std::pair<uint64_t, Generation>> fences;
     std::vector<std::pair<Transfer*, Failure>> failures;
     std::vector<uint64_t> fenced;
     auto last_news = Clock::now();
-    auto sleep = kFirstSleep;
+    Clock::duration sleep = kFirstSleep;
     Lock lock(shared_.mutex);
     while (!stopping_) {
       if (shared_.poll_wakeup.take()) {
@@ -154,8 +159,9 @@ class Poller {
       }
       auto wake = next;
       if (pending || !fences_.empty()) {
+        if (pending) sleep = std::min<Clock::duration>(sleep, shared_.driver->longest_pause());
         wake = std::min(next, now + sleep);
-        sleep = std::min(sleep * 2, pending ? kLongestSleep : kLongestFenceSleep);
+        sleep = std::min<Clock::duration>(sleep * 2, kLongestFenceSleep);
       }
       shared_.poll_wakeup.sleep(lock, wake);
     }

@@ -1,0 +1,6 @@
+import { buildAddon } from '../../native/test/build.ts'
+
+/** Builds the CUDA driver of the tests and what forks (test/fork/), before all test files: they run side by side. */
+export async function setup(): Promise<void> {
+  await buildAddon(new URL('./fork/', import.meta.url))
+}
