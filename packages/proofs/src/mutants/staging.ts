@@ -104,22 +104,6 @@ export const staging: readonly Mutant[] = [
     ),
   },
   {
-    name: 'stage-asked-once',
-    invariant: 9,
-    says: 'Prefill does not ask again for a bay after the connection was made again.',
-    edits: inFile(
-      'protocol/prefill/hello.ts',
-      [`    repeatLoads(step, transfer)\n`, ``],
-      [`import { repeatLoads } from './load.ts'\n`, ``],
-    ),
-  },
-  {
-    name: 'scattered-told-once',
-    invariant: 9,
-    says: 'Decode does not answer when it is told again of a load that it has scattered.',
-    edits: inFile(stage, [`    sayScattered(step, leg, number)\n    return\n`, `    return\n`]),
-  },
-  {
     name: 'no-bay-for-ever',
     invariant: 9,
     says: 'Decode does not say that there is no bay when all of them stay taken.',
