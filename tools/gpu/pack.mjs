@@ -62,6 +62,7 @@ try {
     copyFileSync(from, join(tree, 'test', program))
   }
   cpSync(here, join(tree, 'tools', 'gpu'), { recursive: true })
+  cpSync(join(root, 'examples'), join(tree, 'examples'), { recursive: true })
 
   mkdirSync(folder, { recursive: true })
   const packed = join(folder, 'kvx.tar.xz')
