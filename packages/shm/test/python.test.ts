@@ -2,15 +2,16 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
+import { driver } from './gpu.ts'
 
 const file = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 const examples = '../../../examples/python/'
 const patience = 240_000
 
-function python(path: string, ...given: string[]) {
+function python(path: string, given: string[] = [], env: Record<string, string> = {}) {
   const { stdout, stderr, status, error } = spawnSync('python3', [file(path), ...given], {
     encoding: 'utf8',
-    env: { ...process.env, PYTHONDONTWRITEBYTECODE: '1' },
+    env: { ...process.env, PYTHONDONTWRITEBYTECODE: '1', ...env },
     timeout: patience,
   })
   if (error !== undefined) throw error
@@ -46,7 +47,26 @@ test('prefill and decode in two Python processes answer as one process does', ()
 })
 
 test('they do not when the pages land elsewhere', () => {
-  const { stdout, stderr, status } = python(`${examples}tiny.py`, '--suppress-transfer')
+  const { stdout, stderr, status } = python(`${examples}tiny.py`, ['--suppress-transfer'])
+  expect({ stderr, status }).toEqual({ stderr: '', status: 1 })
+  expect(JSON.parse(stdout)).toMatchObject({ ok: false, tokensEqual: false, cacheEqual: false })
+})
+
+/** On the GPUs of a driver that has none, which Python and the Node processes beside it share. */
+const onGpus = (...given: string[]) =>
+  python('python/fake_gpu.py', given, { KVX_CUDA_LIBRARY: driver })
+
+test.each(['cuda:0,cuda:1', 'cuda:1,cuda:1', 'cpu,cuda:0', 'cuda:0,cpu'])(
+  'prefill and decode in two Python processes answer as one does, on %s',
+  (devices) => {
+    const { stdout, stderr, status } = onGpus('--devices', devices)
+    expect({ stderr, status }).toEqual({ stderr: '', status: 0 })
+    expect(JSON.parse(stdout)).toMatchObject({ ok: true, tokensEqual: true, cacheEqual: true })
+  },
+)
+
+test('on GPUs too they do not when the pages land elsewhere', () => {
+  const { stdout, stderr, status } = onGpus('--devices', 'cuda:0,cuda:1', '--suppress-transfer')
   expect({ stderr, status }).toEqual({ stderr: '', status: 1 })
   expect(JSON.parse(stdout)).toMatchObject({ ok: false, tokensEqual: false, cacheEqual: false })
 })
