@@ -1,6 +1,6 @@
 /**
  * The PTX of packages/native/include/kvx/gpu/kernels: `node tools/gpu/ptx.mjs --write` compiles kvx.cu and writes
- * kvx.ptx.inc, `--check` compares; both assemble it for every architecture that the assembler knows, where no kernel may
+ * kvx.ptx, `--check` compares; both assemble it for every architecture that the assembler knows, where no kernel may
  * spill registers. The compiler is NVIDIA's from PyPI, in kvx's cache; no GPU is needed. Exit status 3: it cannot be fetched.
  */
 import { execFileSync, spawnSync } from 'node:child_process'
@@ -23,7 +23,7 @@ const kernels = fileURLToPath(
   new URL('../../packages/native/include/kvx/gpu/kernels/', import.meta.url),
 )
 const source = join(kernels, 'kvx.cu')
-const target = join(kernels, 'kvx.ptx.inc')
+const target = join(kernels, 'kvx.ptx')
 
 // Pinned: another version words its output differently.
 const wheels = {
@@ -137,8 +137,8 @@ try {
 const ptx = compiled(nvcc)
 if (mode === '--write') writeFileSync(target, `R"ptx(\n${ptx})ptx"\n`)
 else if (ptx !== checkedIn()) {
-  console.error('kvx.ptx.inc is not what kvx.cu compiles to: node tools/gpu/ptx.mjs --write')
+  console.error('kvx.ptx is not what kvx.cu compiles to: node tools/gpu/ptx.mjs --write')
   process.exit(1)
 }
 for (const architecture of architectures) assemble(nvcc, ptx, architecture)
-console.log(`kvx.ptx.inc: ${ptx.length} bytes, assembles for sm_${architectures.join(', sm_')}`)
+console.log(`kvx.ptx: ${ptx.length} bytes, assembles for sm_${architectures.join(', sm_')}`)
