@@ -35,7 +35,7 @@ try {
   copyFileSync(process.execPath, node)
   execFileSync('strip', [node])
 
-  const packages = ['contract', 'core', 'native', 'shm']
+  const packages = ['bench', 'contract', 'core', 'native', 'shm']
   for (const name of packages) {
     const from = join(root, 'packages', name)
     const to = join(tree, 'packages', name)
@@ -61,6 +61,12 @@ try {
     mkdirSync(dirname(join(tree, 'test', program)), { recursive: true })
     copyFileSync(from, join(tree, 'test', program))
   }
+  const forks = 'packages/shm/test/fork/build/Release/fork.node'
+  if (!existsSync(join(root, forks))) {
+    throw new Error(`${forks} is missing: run the tests of @kvx/shm once`)
+  }
+  mkdirSync(dirname(join(tree, forks)), { recursive: true })
+  copyFileSync(join(root, forks), join(tree, forks))
   cpSync(here, join(tree, 'tools', 'gpu'), { recursive: true })
   cpSync(join(root, 'examples'), join(tree, 'examples'), { recursive: true })
 

@@ -1,31 +1,22 @@
-// The engine of @kvx/shm on real GPUs: `node tools/gpu/sections/engine.mjs [--out FOLDER] [--quick] [SECTION …]`.
-// Sections: plans, visible, namespaces, aborts, writers, owners, forked, speed. Writes engine.json and engine.md into the folder and
-// ends with 1 when anything was wrong. With one GPU what needs two is left out, and said to be.
+/**
+ * The engine of @kvx/shm on real GPUs, two processes each: plans of all kinds, what the processes see, aborts, kills, a child that was
+ * forked, and speed. With one GPU what needs two is left out, and said to be. KVX_SUITE_PARTS=plans,speed chooses;
+ * KVX_SUITE_QUICK=1 does less of each.
+ */
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { cpus } from 'node:os'
-import { join } from 'node:path'
+import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { eachCopy } from '@kvx/contract'
 import { runTransferBench } from '@kvx/bench'
 import { gpus } from '@kvx/native'
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: { out: { type: 'string', default: '.' }, quick: { type: 'boolean', default: false } },
-})
-const { quick } = values
+const quick = process.env.KVX_SUITE_QUICK === '1'
 const MiB = 2 ** 20
 const path = (name) => fileURLToPath(new URL(name, import.meta.url))
 const forkAddon = path('../../../packages/shm/test/fork/build/Release/fork.node')
 
 const found = await gpus()
-if (found.list.length === 0) {
-  console.error(`There is no GPU: ${found.reason}.`)
-  process.exit(1)
-}
 const two = found.list.length > 1
 const places = two ? ['cpu', 0, 1] : ['cpu', 0]
 const other = two ? 1 : 0
@@ -38,7 +29,7 @@ async function start(memories, { env = {}, unshare } = {}) {
     const [execPath, ...execArgv] = ['unshare', ...unshare, process.execPath]
     Object.assign(options, { execPath, execArgv })
   }
-  const child = fork(path('./process.mjs'), [JSON.stringify(memories)], options)
+  const child = fork(path('../engine-process.mjs'), [JSON.stringify(memories)], options)
   running.add(child)
   const exited = once(child, 'exit').then((how) => {
     running.delete(child)
@@ -125,7 +116,7 @@ async function contents(engine) {
   return all
 }
 
-const sections = {
+const parts = {
   async plans() {
     const bytes = 8 * MiB
     const memories = places.map((place) => ({ place, bytes }))
@@ -302,57 +293,50 @@ async function expectAll(engine, byte) {
   if (at >= 0) throw new Error(`Byte ${at} is ${content[at]}, not ${byte}.`)
 }
 
-const wanted = positionals.length > 0 ? positionals : Object.keys(sections)
-const results = []
-for (const name of wanted) {
-  const started = performance.now()
-  const run = sections[name] ?? (() => Promise.reject(new Error('There is no such section.')))
-  const result = await run().then(
-    (said) => ({ section: name, ok: true, ...(typeof said === 'string' ? { said } : said) }),
-    (error) => ({ section: name, ok: false, said: `${error.code ?? ''} ${error.message}`.trim() }),
-  )
-  for (const child of running) child.kill('SIGKILL')
-  result.seconds = Math.round((performance.now() - started) / 100) / 10
-  results.push(result)
-  console.log(`${result.ok ? '✓' : '✗'} ${name} (${result.seconds} s) ${result.said ?? ''}`)
+export async function run() {
+  if (found.list.length === 0) throw new Error(`There is no GPU: ${found.reason}.`)
+  const wanted = process.env.KVX_SUITE_PARTS?.split(',') ?? Object.keys(parts)
+  const results = []
+  for (const name of wanted) {
+    const started = performance.now()
+    const part = parts[name] ?? (() => Promise.reject(new Error('There is no such part.')))
+    const result = await part().then(
+      (said) => ({ part: name, ok: true, ...(typeof said === 'string' ? { said } : said) }),
+      (error) => ({ part: name, ok: false, said: `${error.code ?? ''} ${error.message}`.trim() }),
+    )
+    for (const child of running) child.kill('SIGKILL')
+    result.seconds = Math.round((performance.now() - started) / 100) / 10
+    results.push(result)
+  }
+  return {
+    passed: results.every(({ ok }) => ok),
+    lines: [...results.map(lineOf), '', ...speedTable(results)],
+    data: { results },
+  }
 }
 
-const driver = existsSync('/proc/driver/nvidia/version')
-  ? readFileSync('/proc/driver/nvidia/version', 'utf8').split('\n')[0]
-  : 'unknown driver'
-const machine = {
-  gpus: found.list,
-  cuda: found.cuda,
-  driver,
-  node: process.version,
-  cpu: `${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}`,
+const lineOf = ({ part, ok, seconds, said = 'measured' }) =>
+  `- ${part}: ${ok ? '' : '**WRONG** '}${said} (${seconds} s)`
+
+const sizeText = (bytes) => (bytes >= MiB ? `${bytes / MiB} MiB` : `${bytes / 1024} KiB`)
+
+function speedTable(results) {
+  const rows = results
+    .flatMap(({ reports = [] }) => reports)
+    .flatMap(({ memory, rows }) => rows.map((row) => ({ memory, ...row })))
+  if (rows.length === 0) return []
+  const text = ({ memory, size, run, median, least, most, share, callMicroseconds }) => [
+    memory.join(' → '),
+    sizeText(size),
+    run === undefined ? 'one piece' : sizeText(run),
+    median.toFixed(1),
+    `${least.toFixed(1)} … ${most.toFixed(1)}`,
+    run === undefined ? '' : share.toFixed(2),
+    callMicroseconds.toFixed(0),
+  ]
+  return [
+    '| from → to | bytes of a write | run | GB/s median | least … most | of one large copy | JavaScript µs |',
+    '| --- | ---: | ---: | ---: | ---: | ---: | ---: |',
+    ...rows.map((row) => `| ${text(row).join(' | ')} |`),
+  ]
 }
-const size = (bytes) => (bytes >= MiB ? `${bytes / MiB} MiB` : `${bytes / 1024} KiB`)
-const rows = results
-  .flatMap(({ reports = [] }) => reports)
-  .flatMap(({ memory, rows }) => rows.map((row) => ({ memory, ...row })))
-const markdown = [
-  `# The engine of @kvx/shm on ${found.list.map(({ name }) => name).join(', ')}`,
-  '',
-  `${driver}; Node ${machine.node}; ${machine.cpu}. Two processes; GB/s are 10⁹ bytes, from write() until done.`,
-  '',
-  '| section | | seconds | |',
-  '| --- | --- | ---: | --- |',
-  ...results.map(
-    ({ section, ok, seconds, said = '' }) =>
-      `| ${section} | ${ok ? 'good' : '**WRONG**'} | ${seconds} | ${said} |`,
-  ),
-  '',
-  '| from → to | bytes of a write | run | GB/s median | least … most | of one large copy | JavaScript µs |',
-  '| --- | ---: | ---: | ---: | ---: | ---: | ---: |',
-  ...rows.map(
-    ({ memory, size: total, run, median, least, most, share, callMicroseconds }) =>
-      `| ${memory.join(' → ')} | ${size(total)} | ${run === undefined ? 'one piece' : size(run)} | ${median.toFixed(1)} | ${least.toFixed(1)} … ${most.toFixed(1)} | ${run === undefined ? '' : share.toFixed(2)} | ${callMicroseconds.toFixed(0)} |`,
-  ),
-  '',
-].join('\n')
-mkdirSync(values.out, { recursive: true })
-writeFileSync(join(values.out, 'engine.json'), `${JSON.stringify({ machine, results }, null, 2)}\n`)
-writeFileSync(join(values.out, 'engine.md'), markdown)
-console.log(markdown)
-process.exit(results.every(({ ok }) => ok) ? 0 : 1)
