@@ -39,7 +39,8 @@ export interface ScheduleResult {
 
 /** Until everything must have ended for those whom faults hit no more. */
 const grace = 2_300
-const patience = 9_000
+/** Until nothing is left of anything: a long prompt over a slow engine, write after write, and the linger behind it. */
+const patience = 15_000
 
 export function runSchedule(options: ScheduleOptions): ScheduleResult {
   const { seed, coverage = new Coverage(), traced = false } = options
