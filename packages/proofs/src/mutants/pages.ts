@@ -34,7 +34,7 @@ export const pages: readonly Mutant[] = [
       piece,
       [
         `{ k: 'progress', units: landedUnits(transfer) })`,
-        `{ k: 'progress', units: landedUnits(transfer) })\n  onPieceSettled(step, id)`,
+        `{ k: 'progress', units: landedUnits(transfer) })\n  onPieceSettled(step, piece.id)`,
       ],
       importSettled,
     ),
@@ -94,7 +94,7 @@ export const pages: readonly Mutant[] = [
     says: 'Decode takes failed for drained.',
     edits: inFile(leg, [
       `  step.news.push({ leg, happened: 'failed', error: toldError(message, leg.link) })\n`,
-      `  step.news.push({ leg, happened: 'failed', error: toldError(message, leg.link) })\n  markDrained(leg)\n`,
+      `  step.news.push({ leg, happened: 'failed', error: toldError(message, leg.link) })\n  markDrained(step, leg)\n`,
     ]),
   },
   {

@@ -9,6 +9,10 @@ while (found.schedules < least || (found.found === 0 && found.schedules < most))
   const { violation } = runSchedule({ ...among, seed: from + found.schedules })
   found.schedules++
   if (!violation) continue
+  // What does not even run proves nothing of the checks.
+  if (/^(Reference|Type|Syntax)Error\b/.test(violation.text)) {
+    throw new Error(`the mutant does not run: ${violation.text}`)
+  }
   found.found++
   found.first ??= { seed: from + found.schedules - 1, ...violation }
 }
