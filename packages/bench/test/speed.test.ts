@@ -27,6 +27,12 @@ test('each size is measured in one piece and in each length of runs, and the byt
   expect(ok).toBe(true)
 })
 
+test('the lanes of a page may lie together at the owner', async () => {
+  const { rows, ok } = await runTransferBench({ ...options, lanesTogether: true })
+  expect(rows.map(({ right }) => right)).toEqual(rows.map(() => true))
+  expect(ok).toBe(true)
+})
+
 test('what the owner cannot open is said with its reason, and nothing is left running', async () => {
   const wrong = { ...options, backendOptions: { copyThreads: 0 } }
   await expect(runTransferBench(wrong)).rejects.toMatchObject({

@@ -178,7 +178,8 @@ export interface TransferEngine {
    * neither `deregister` nor `close` resolves; `close` ends it early. The arrays of the job must not change before
    * it has ended.
    * @throws KvxError `ERR_KVX_PLAN_INVALID` for a job that is malformed or reaches outside of the regions,
-   *   `ERR_KVX_INVALID_OPTION` for memory that this engine cannot read, `ERR_KVX_ABORTED` by the signal, `ERR_KVX_CLOSED`
+   *   `ERR_KVX_INVALID_OPTION` for memory that this engine cannot read, `ERR_KVX_TRANSFER_FAILED` when a GPU fails at it,
+   *   `ERR_KVX_ABORTED` by the signal, `ERR_KVX_CLOSED`
    */
   digest(job: DigestJob, options?: { signal?: AbortSignal }): Promise<Uint8Array>
   /**

@@ -96,9 +96,9 @@ export const errorTable = {
     advice: 'Is the peer running, and can its transfer port be reached from here?',
   },
   ERR_KVX_TRANSFER_FAILED: {
-    summary: 'The engine reported that a transfer failed.',
+    summary: 'The engine reported that a transfer, or a digest of what it has moved, failed.',
     retryable: true,
-    phases: ['parked', 'transfer'],
+    phases: ['parked', 'transfer', 'complete'],
     advice: 'Try again. If it comes back, the reason of the engine is in the message.',
   },
   ERR_KVX_TRANSFER_TIMEOUT: {

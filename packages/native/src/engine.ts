@@ -8,6 +8,7 @@ import {
   type DeviceWork,
   type DigestJob,
   type EngineIdentity,
+  type ErrorCode,
   type FenceKind,
   type Link,
   type Memory,
@@ -371,17 +372,24 @@ class NativeEngine implements TransferEngine {
     checkNotAborted(signal)
     checkReadable(this.#memories, tensors)
     const stop = (): void => this.#digesting?.stop()
+    const failed = (code: ErrorCode, cause: unknown): KvxError =>
+      new KvxError(code, `The digests cannot be computed: ${sentence((cause as Error).message)}`, {
+        cause,
+      })
+    let work: DigestWork
+    try {
+      work = addon().digest(this.#memories, pageTokens, tensors, keys, runs)
+    } catch (cause) {
+      throw failed('ERR_KVX_PLAN_INVALID', cause)
+    }
+    this.#digesting = work
     signal?.addEventListener('abort', stop)
     try {
-      this.#digesting = addon().digest(this.#memories, pageTokens, tensors, keys, runs)
-      const digests = await this.#digesting.done
+      const digests = await work.done
       if (digests) return digests
     } catch (cause) {
-      throw new KvxError(
-        'ERR_KVX_PLAN_INVALID',
-        `The digests cannot be computed: ${(cause as Error).message}.`,
-        { cause },
-      )
+      // The job is right: a GPU does not do it.
+      throw failed('ERR_KVX_TRANSFER_FAILED', cause)
     } finally {
       this.#digesting = undefined
       signal?.removeEventListener('abort', stop)
@@ -695,6 +703,11 @@ function checkMilliseconds(name: string, value: number): void {
 
 function aborted(message: string, cause: unknown): KvxError {
   return new KvxError('ERR_KVX_ABORTED', message, { cause })
+}
+
+/** A message may end with a full stop or not. */
+function sentence(text: string): string {
+  return text.endsWith('.') ? text : `${text}.`
 }
 
 function textOf(reason: unknown): string {

@@ -459,6 +459,25 @@ test('digests of memory of a GPU are those of the same bytes in memory of the ho
   expect(host?.some((byte) => byte !== 0)).toBe(true)
 })
 
+test('a digest at which the GPU fails says so, and is no fault of the job', async () => {
+  const { engine } = await engineOf(2 * MiB, [0])
+  const job = {
+    pageTokens: 1,
+    tensors: Float64Array.of(0, 0, 64, 1, 1, 0, 64, 64, 64, 64, 64),
+    keys: BigUint64Array.of(1n),
+    runs: Int32Array.of(0, 0, 1, 0),
+  }
+  faults('cuLaunchKernel=2')
+  await expect(engine.digest(job)).rejects.toEqual(
+    code('ERR_KVX_TRANSFER_FAILED', /cuLaunchKernel failed: CUDA_ERROR_OUT_OF_MEMORY \(2\)\.$/),
+  )
+  faults()
+  expect(await engine.digest(job)).toHaveLength(16)
+  await expect(engine.digest({ ...job, pageTokens: 0 })).rejects.toEqual(
+    code('ERR_KVX_PLAN_INVALID', /pageTokens/),
+  )
+})
+
 test('an engine opened and closed with memory of the host only never loads CUDA', async () => {
   const engine = await forked([{ kind: 'cpu', bytes: 4096 }])
   const { readFileSync } = await import('node:fs')

@@ -171,7 +171,8 @@ const parts = {
       results.push(`${flags.join(' ')}: every byte right`)
     }
     // By design: a pidfd means nothing in another PID namespace, and the socket is the network namespace's.
-    for (const flags of [['-n'], ['-p', '-f']]) {
+    // CUDA finds no GPU where /proc is another namespace's, and unshare has a child that must end with it.
+    for (const flags of [['-n'], ['-p', '-f', '--mount-proc', '--kill-child']]) {
       const refused = await pair(0, other, 4 * MiB, { writer: { unshare: flags } }).then(
         () => undefined,
         (error) => error,
@@ -260,18 +261,25 @@ const parts = {
   },
 
   async speed() {
-    const paths = [[0, 0], ...(two ? [[0, 1]] : []), [0, 'cpu'], ['cpu', 0], ['cpu', 'cpu']]
+    const cases = [
+      { memory: [0, 0] },
+      ...(two ? [{ memory: [0, 1] }] : []),
+      { memory: [0, 'cpu'] },
+      { memory: [0, 'cpu'], note: ', 2 SMs', backendOptions: { copySmsToHost: 2 } },
+      { memory: [0, 'cpu'], note: ', lanes together', lanesTogether: true },
+      { memory: ['cpu', 0] },
+      { memory: ['cpu', 'cpu'] },
+    ]
     const reports = []
-    for (const memory of paths) {
-      const big = memory[0] !== 'cpu' || memory[1] !== 'cpu'
-      reports.push(
-        await runTransferBench({
-          ...{ backend: 'shm', from: import.meta.url, memory },
-          runs: [4 * 1024, 16 * 1024, 64 * 1024, MiB],
-          sizes: quick || !big ? [64 * MiB] : [64 * MiB, 1024 * MiB],
-          repetitions: quick ? 3 : 15,
-        }),
-      )
+    for (const { note = '', ...options } of cases) {
+      const big = options.memory.some((place) => place !== 'cpu')
+      const report = await runTransferBench({
+        ...{ backend: 'shm', from: import.meta.url, ...options },
+        runs: [4 * 1024, 16 * 1024, 64 * 1024, MiB],
+        sizes: quick || !big ? [64 * MiB] : [64 * MiB, 1024 * MiB],
+        repetitions: quick ? 3 : 15,
+      })
+      reports.push({ ...report, note })
     }
     const wrong = reports.find(({ ok }) => !ok)
     if (wrong) throw new Error(`Wrong bytes from ${wrong.memory.join(' to ')}.`)
@@ -323,10 +331,10 @@ const sizeText = (bytes) => (bytes >= MiB ? `${bytes / MiB} MiB` : `${bytes / 10
 function speedTable(results) {
   const rows = results
     .flatMap(({ reports = [] }) => reports)
-    .flatMap(({ memory, rows }) => rows.map((row) => ({ memory, ...row })))
+    .flatMap(({ memory, note, rows }) => rows.map((row) => ({ memory, note, ...row })))
   if (rows.length === 0) return []
-  const text = ({ memory, size, run, median, least, most, share, callMicroseconds }) => [
-    memory.join(' → '),
+  const text = ({ memory, note, size, run, median, least, most, share, callMicroseconds }) => [
+    `${memory.join(' → ')}${note}`,
     sizeText(size),
     run === undefined ? 'one piece' : sizeText(run),
     median.toFixed(1),

@@ -12,6 +12,8 @@ export interface TransferBenchOptions {
   readonly backendOptions?: Readonly<Record<string, string | number | boolean>>
   /** Whose memory is read, and whose is written to. */
   readonly memory: readonly [writer: Where, owner: Where]
+  /** Whether all lanes of a page lie together in the owner's memory. Else each lane is a piece of its own. Default false. */
+  readonly lanesTogether?: boolean
   /** Bytes of a run: contiguous on both sides. */
   readonly runs: readonly number[]
   /** Bytes of a write. */
@@ -55,7 +57,7 @@ const sample = 512
 export async function runTransferBench(
   options: TransferBenchOptions,
 ): Promise<TransferBenchReport> {
-  const { backend, from, backendOptions = {}, memory } = options
+  const { backend, from, backendOptions = {}, memory, lanesTogether = false } = options
   const bytes = Math.max(...options.sizes)
   const side = (where: Where, fill: number): SideOfTransfer => ({
     ...{ backend, from, backendOptions, where, bytes, fill },
@@ -79,7 +81,7 @@ export async function runTransferBench(
       const rows: TransferRow[] = []
       for (const size of options.sizes) {
         for (const run of [undefined, ...options.runs.filter((length) => length * 2 <= size)]) {
-          const { plan, job } = planOf(size, run ?? size)
+          const { plan, job } = planOf(size, run ?? size, lanesTogether)
           const measured = await measure(link, plan, size, options)
           const here = Buffer.from(await writer.engine.digest(jobOf(job.source))).toString('hex')
           const right = here === (await owner.ask<string>({ do: 'digest', job: job.destination }))
@@ -132,6 +134,7 @@ const middle = (numbers: readonly number[]): number =>
 function planOf(
   size: number,
   run: number,
+  lanesTogether: boolean,
 ): { plan: TransferPlan; job: { source: Flat; destination: Flat } } {
   const laneCount = Math.max(1, Math.min(lanes, Math.floor(size / run)))
   const pages = Math.max(1, Math.floor(size / run / laneCount))
@@ -142,14 +145,16 @@ function planOf(
       random,
     )
   const [from, to] = [order(), order()]
+  const apart = { lane: pages * run, page: run }
+  const there = lanesTogether ? { lane: run, page: laneCount * run } : apart
   const rows = Array.from({ length: laneCount }, (_, lane) => {
-    const base = lane * pages * run
-    return [0, 0, base, base, run, run, run, 1, run, run]
+    const bases = [lane * apart.lane, lane * there.lane]
+    return [0, 0, ...bases, apart.page, there.page, run, 1, run, run]
   })
   const groups = Array.from({ length: pages }, (_, i) => [from[i] ?? 0, to[i] ?? 0, 1])
-  const job = (of: Int32Array): Flat => ({
+  const job = (of: Int32Array, { lane, page }: typeof apart): Flat => ({
     pageTokens: 1,
-    tensors: [0, (laneCount - 1) * pages * run, run, 1, 1, 0, run, run, run, run, run],
+    tensors: [0, (laneCount - 1) * lane, page, 1, 1, 0, run, run, run, run, run],
     runs: Array.from({ length: Math.min(sample, pages) }, (_, i) => [of[i] ?? 0, 0, 1, i]).flat(),
   })
   return {
@@ -158,7 +163,7 @@ function planOf(
       groups: Int32Array.from(groups.flat()),
       blocks: Int32Array.of(0, pages, 0, laneCount),
     },
-    job: { source: job(from), destination: job(to) },
+    job: { source: job(from, apart), destination: job(to, there) },
   }
 }
 
