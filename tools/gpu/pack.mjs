@@ -55,7 +55,11 @@ try {
   for (const name of packages)
     takeModules(join(root, 'packages', name, 'package.json'), tree, taken)
 
-  for (const program of ['gpu/build/Release/gpu', 'fake-cuda/build/Release/fakecuda.so']) {
+  for (const program of [
+    'gpu/build/Release/gpu',
+    'gpu/build/Release/beside.so',
+    'fake-cuda/build/Release/fakecuda.so',
+  ]) {
     const from = join(root, 'packages/native/test', program)
     if (!existsSync(from)) throw new Error(`${from} is missing: run the tests of @kvx/native once`)
     mkdirSync(dirname(join(tree, 'test', program)), { recursive: true })
