@@ -23,6 +23,9 @@ namespace {
 constexpr std::chrono::milliseconds kStopTime{2000};
 // A launch of a GPU is seen to end by asking: a chunk of 64 MiB takes 50 to 200 us between GPUs.
 constexpr std::chrono::microseconds kFlightPause{20};
+// What is expected to end within this time is looked for without a pause: a sleep of 20 us takes 50
+// and more on a virtual machine. Longer copies cost no core.
+constexpr std::chrono::microseconds kBrief{400};
 
 // Batches of one peer that may wait for the copy threads. More would only make others wait behind
 // them.
@@ -115,6 +118,10 @@ void ShmDriver::stop() {
   const std::string running = gpus_->stop(kStopTime);
   if (running.empty()) return;
   abandoned_ = running + " What it may still read or write stays mapped until this process ends.";
+}
+
+Clock::duration ShmDriver::longest_spin() const {
+  return brief_ > 0 ? kBrief : Driver::longest_spin();
 }
 
 Clock::duration ShmDriver::longest_pause() const {
@@ -334,6 +341,7 @@ std::optional<PostedLanes> ShmDriver::submit_lanes(PeerId peer, Plan& plan,
   if (!loss.empty()) throw DriverError("ERR_KVX_PEER_LOST", loss);
   Posted posted{owner, true};
   PostedLanes result{0, 0};
+  std::chrono::microseconds expected{0};
   for (const GpuLanes& each : lanes) {
     try {
       gpu::Copier& copier = gpus_->copier(each.gpu);
@@ -343,6 +351,7 @@ std::optional<PostedLanes> ShmDriver::submit_lanes(PeerId peer, Plan& plan,
       const gpu::Batch batch = gpu::batch_of(each.plan, from, to, each.gpu);
       posted.flights.push_back({&copier, copier.submit(batch, {}, cancelled)});
       result.segments += each.segments;
+      expected = std::max(expected, gpu::expected_time(batch));
     } catch (const DriverError& error) {
       // With nothing launched it is as if nothing had been submitted.
       if (posted.flights.empty()) throw;
@@ -350,10 +359,12 @@ std::optional<PostedLanes> ShmDriver::submit_lanes(PeerId peer, Plan& plan,
       break;
     }
   }
+  posted.brief = expected <= kBrief;
   const std::lock_guard lock(mutex_);
   result.transfer = ++last_transfer_;
-  posted_[result.transfer] = std::move(posted);
   flying_++;
+  if (posted.brief) brief_++;
+  posted_[result.transfer] = std::move(posted);
   return result;
 }
 
@@ -407,7 +418,9 @@ State ShmDriver::poll(TransferId transfer, std::string& reason) {
     if (state == State::kFailedSettled && posted->failure.empty()) posted->failure = reason;
     copier->release(ticket);
     flights.pop_back();
-    if (flights.empty()) flying_--;
+    if (!flights.empty()) continue;
+    flying_--;
+    if (posted->brief) brief_--;
   }
   const std::string loss = posted->owner->loss();
   if (loss.empty() && posted->failure.empty()) return State::kDone;

@@ -48,6 +48,7 @@ class ShmDriver : public Driver {
                     const std::atomic<bool>& cancelled) override;
   State poll(TransferId transfer, std::string& reason) override;
   void release(TransferId transfer) override;
+  Clock::duration longest_spin() const override;
   Clock::duration longest_pause() const override;
   void stop() override;
   std::string abandon_reason() const override { return abandoned_; }
@@ -62,6 +63,7 @@ class ShmDriver : public Driver {
     std::shared_ptr<Owner> owner;
     bool copied = false;               // by the copy threads
     std::vector<Flight> flights = {};  // the poll thread's own
+    bool brief = false;                // its launches are expected to end soon
     std::string failure = "";          // why not everything was launched
   };
 
@@ -77,6 +79,7 @@ class ShmDriver : public Driver {
   Door door_;
   std::unique_ptr<Gpus> gpus_;
   std::atomic<size_t> flying_{0};  // transfers of which a GPU copies something
+  std::atomic<size_t> brief_{0};   // of these, the ones that are expected to end soon
   std::string abandoned_;
 
   mutable std::mutex mutex_;      // guards what follows

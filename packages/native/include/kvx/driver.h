@@ -205,6 +205,10 @@ class Driver {
   virtual State poll(TransferId transfer, std::string& reason) = 0;
   // Called once per submitted transfer, after kDone or kFailedSettled.
   virtual void release(TransferId transfer) = 0;
+  // How long the poll thread looks without a pause after something was posted or has ended, while
+  // transfers are pending: a core is busy meanwhile, and what ends in that time is seen at once.
+  // The poll thread's call.
+  virtual Clock::duration longest_spin() const { return std::chrono::microseconds(50); }
   // How long the poll thread may sleep while transfers are pending, for a driver that does not wake
   // it. The poll thread's call.
   virtual Clock::duration longest_pause() const { return std::chrono::milliseconds(1); }

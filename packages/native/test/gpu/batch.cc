@@ -99,6 +99,22 @@ TEST("the path tells where bytes come from and go to") {
   CHECK(gpu::path_of(host, mine, 1) == gpu::Path::kFromHost);
 }
 
+TEST("how long a batch takes is expected of its longest path") {
+  const auto section = [](gpu::Path path, uint64_t bytes) {
+    return gpu::Section{
+        {.path = path, .run_bytes = bytes / 8, .runs = 2}, {{0, 0}, {1, 1}}, {{0, 0}, {1, 1}}};
+  };
+  const auto microseconds = [](const gpu::Batch& batch) {
+    return gpu::expected_time(batch).count();
+  };
+  CHECK(microseconds({}) == 0);
+  CHECK(microseconds({section(gpu::Path::kSameGpu, 77'000'000)}) == 100);
+  CHECK(microseconds({section(gpu::Path::kPeer, 35'000'000)}) == 100);
+  CHECK(microseconds({section(gpu::Path::kToHost, 44'000'000),
+                      section(gpu::Path::kToHost, 44'000'000),
+                      section(gpu::Path::kSameGpu, 77'000'000)}) == 2000);
+}
+
 TEST("the word of a launch divides every address and length") {
   const auto word = [](uint64_t address, uint64_t bytes) {
     return gpu::detail::word_of(

@@ -81,7 +81,10 @@ class CopyDriver : public kvx::Driver {
     releases++;
   }
 
+  kvx::Clock::duration longest_spin() const override { return spin; }
+
   std::function<kvx::State(kvx::TransferId, std::string&)> state;  // poll thread only
+  kvx::Clock::duration spin = kvx::Driver::longest_spin();
   std::vector<kvx::Segment> submitted;
   std::atomic<int> disconnects{0}, releases{0};
 

@@ -110,6 +110,20 @@ TEST("a transfer whose driver stays silent is answered at its deadline, and is n
   CHECK(world.queue->live == 1);
 }
 
+TEST("a driver that wants to be looked at without a pause is asked all the time") {
+  World world;
+  // With pauses in between, which grow to milliseconds, this would take minutes.
+  int left = 100'000;
+  world.driver->state = [&](kvx::TransferId, std::string&) {
+    return --left == 0 ? State::kDone : State::kPending;
+  };
+  world.driver->spin = std::chrono::hours(1);
+  Lock lock(world.shared.mutex);
+  world.poller.start(nullptr);
+  world.post(7, {1});
+  CHECK(world.take(lock, 2)[0].kind == Event::Kind::kDone);
+}
+
 TEST("a fence is answered by the driver or not at all once it was cancelled") {
   World world;
   Lock lock(world.shared.mutex);

@@ -55,10 +55,8 @@ class Poller {
  private:
   // Linux lets this thread oversleep by so much at most; by 50 us otherwise.
   static constexpr std::chrono::nanoseconds kTimerSlack{1000};
-  // A poll round after news spins this long before it sleeps, ...
-  static constexpr std::chrono::microseconds kSpin{50};
-  // ... and then sleeps in steps that double from the first to the longest: the driver's while
-  // transfers are pending.
+  // After news this thread spins for as long as the driver says, and then sleeps in steps that
+  // double from the first to the longest: the driver's while transfers are pending.
   static constexpr std::chrono::microseconds kFirstSleep{50};
   static constexpr std::chrono::microseconds kLongestFenceSleep{20000};
   // A transfer that was answered and has not settled is polled at intervals that grow to this one,
@@ -131,11 +129,13 @@ class Poller {
       fenced.clear();
       const auto now = Clock::now();
       auto next = links_.expire(now);
+      bool coming = false;  // a link is about to post
       for (Active& each : active) {
         Transfer& transfer = *each.transfer;
         transfers_.expire(transfer, now);
         if (!transfer.answered) next = std::min(next, transfer.deadline);
         each.answered = transfer.answered;
+        coming |= transfer.queue->current == each.transfer;
         if (each.answered && !each.polling.empty()) {
           next = std::min(next, std::max(now, each.next_poll));
         }
@@ -151,7 +151,7 @@ class Poller {
         sleep = kFirstSleep;
       }
       if (stopping_ || shared_.poll_wakeup.notified() || transfers_.has_incoming()) continue;
-      if (pending && now - last_news < kSpin) {
+      if ((pending || coming) && now - last_news < shared_.driver->longest_spin()) {
         lock.unlock();
         std::this_thread::yield();
         lock.lock();

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -68,6 +70,24 @@ struct Section {
 };
 
 using Batch = std::vector<Section>;
+
+inline uint64_t bytes_of(const Section& section) {
+  return section.shape.run_bytes * section.shape.runs * section.lanes.size() * section.pages.size();
+}
+
+// About how long the copy takes when nothing else runs: docs/engines/cuda.md has the bandwidths.
+inline std::chrono::microseconds expected_time(const Batch& batch) {
+  constexpr std::array<uint64_t, kPaths> kBytesPerMicrosecond = {350'000, 770'000, 44'000, 51'000};
+  std::array<uint64_t, kPaths> bytes{};  // paths run side by side
+  for (const Section& section : batch) {
+    bytes[static_cast<size_t>(section.shape.path)] += bytes_of(section);
+  }
+  uint64_t longest = 0;
+  for (size_t path = 0; path < kPaths; path++) {
+    longest = std::max(longest, bytes[path] / kBytesPerMicrosecond[path]);
+  }
+  return std::chrono::microseconds(longest);
+}
 
 using Resolve = std::function<Place(uint32_t region)>;
 

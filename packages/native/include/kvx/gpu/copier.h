@@ -175,7 +175,9 @@ class Copier {
   // DriverError("ERR_KVX_TRANSFER_FAILED") when nothing of it was launched.
   Ticket submit(const Batch& batch, const After& after, const std::atomic<bool>& cancelled) {
     const std::vector<detail::Launch> launches = detail::launches_of(batch);
+    submitting_++;
     std::unique_lock lock(mutex_);
+    submitting_--;
     if (const std::string broken = context_->broken(); !broken.empty()) {
       throw DriverError(detail::kCannotCopy, broken);
     }
@@ -200,9 +202,12 @@ class Copier {
   }
 
   // `reason` says why it is kFailed or kFailedSettled. After an error that CUDA cannot recover from
-  // it stays kFailed. Any thread; blocks only while another submits.
+  // it stays kFailed. Any thread. While another thread submits nothing is looked up: one that polls
+  // without a pause would hold it up.
   State poll(Ticket ticket, std::string& reason) {
-    const std::lock_guard lock(mutex_);
+    if (submitting_ > 0) return State::kPending;
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock) return State::kPending;
     advance();
     const Transfer& transfer = transfers_.at(ticket);
     for (size_t path = 0; path < kPaths; path++) {
@@ -278,7 +283,8 @@ class Copier {
 
   const std::shared_ptr<Context> context_;
   std::unique_ptr<Kernels> kernels_;
-  std::mutex mutex_;  // guards what follows
+  std::atomic<int> submitting_{0};  // threads that wait for the lock to submit
+  std::mutex mutex_;                // guards what follows
   std::array<std::unique_ptr<detail::Queue>, kPaths> queues_;
   std::map<Ticket, Transfer> transfers_;
   Ticket last_ = 0;
