@@ -11,7 +11,7 @@ export interface ShmOptions {
   readonly copySmsPeer?: number | undefined
   /** The same within a GPU. Default 16. */
   readonly copySmsSameGpu?: number | undefined
-  /** The same to memory of the host. Default 1: more of them stall the whole GPU. */
+  /** The same to memory of the host, for pieces under 1 MiB. Default 1: more of them stall the whole GPU. */
   readonly copySmsToHost?: number | undefined
   /** The same from memory of the host. Default 2. */
   readonly copySmsFromHost?: number | undefined

@@ -161,6 +161,44 @@ test('one plan moves between memory of GPUs and of the host every way, byte for 
   )
 })
 
+test('pages of the host whose lanes lie together are written by a copy engine, and are byte for byte those of the lanes', async () => {
+  const [lanes, run, pages] = [64, 16 * 1024, 3]
+  const bytes = lanes * run * pages
+  const writer = await engineOf(bytes, [0])
+  const owner = await engineOf(bytes, ['cpu'])
+  const [source] = writer.memories
+  if (!source) throw new Error('unreachable')
+  poke(
+    source.address,
+    Buffer.from(Array.from({ length: bytes }, (_, i) => (i * 31 + (i >> 9)) % 251)),
+  )
+  const link = await writer.engine.connect(owner.peer)
+  const plan = {
+    lanes: Float64Array.from(
+      Array.from({ length: lanes }, (_, lane) => [
+        ...[0, 0, lane * run * pages, lane * run, run, lanes * run],
+        ...[run, 1, run, run],
+      ]).flat(),
+    ),
+    groups: Int32Array.of(0, 2, 1, 1, 0, 1, 2, 1, 1),
+    blocks: Int32Array.of(0, 3, 0, lanes),
+  }
+  faults('cuMemcpyAsync=2')
+  const refused = link.write(plan)
+  await expect(refused.done).rejects.toEqual(
+    code('ERR_KVX_TRANSFER_FAILED', /cuMemcpyAsync failed/),
+  )
+  await refused.settled
+  faults()
+  expect((await link.write(plan).done).segments).toBe(lanes * pages)
+  const wanted = Buffer.alloc(bytes)
+  const [read] = contents(writer.memories)
+  eachCopy(plan, (_, from, __, to, count) => {
+    read?.copy(wanted, to, from, from + count)
+  })
+  expect(contents(owner.memories)[0]?.equals(wanted)).toBe(true)
+})
+
 test('memory of a GPU is handed to another process by descriptor, and of another GPU by UUID', async () => {
   const owner = await forked([{ kind: 'cuda', device: 0, bytes: 2 * MiB }], {
     CUDA_VISIBLE_DEVICES: '1',

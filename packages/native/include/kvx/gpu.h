@@ -17,7 +17,8 @@
 //  host.h      HostMemory: a range of this process' memory that a GPU reaches
 //  batch.h     Batch: what is copied, as lanes x pages with addresses; made from a Plan or from
 //              Segments. Pure
-//  copier.h    Copier: copies a Batch by a kernel on one GPU; completion by poll
+//  pieces.h    what of a Batch is large pieces of the host's memory, for a copy engine. Pure
+//  copier.h    Copier: copies a Batch on one GPU, by a kernel and copy engines; completion by poll
 //  digest.h    digest of the logical cache of GPU memory: the same values as kvx/digest.h
 //  kernels.h   the kernels as PTX text, made of kernels/*.cu
 //

@@ -4,7 +4,7 @@
     {
       'target_name': 'gpu',
       'type': 'executable',
-      'sources': ['main.cc', 'batch.cc', 'bench.cc', 'copier.cc', 'devices.cc', 'digest.cc', 'faults.cc', 'host.cc', 'share.cc', 'writer.cc'],
+      'sources': ['main.cc', 'batch.cc', 'bench.cc', 'copier.cc', 'devices.cc', 'digest.cc', 'faults.cc', 'host.cc', 'pieces.cc', 'share.cc', 'writer.cc'],
     },
     {
       'target_name': 'beside',

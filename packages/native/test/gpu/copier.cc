@@ -20,6 +20,24 @@ Regions two_regions(const std::shared_ptr<gpu::Context>& context, uint64_t bytes
   return regions;
 }
 
+// Memory of the host that the GPU reaches.
+struct HostPool {
+  HostPool(const std::shared_ptr<gpu::Context>& context, size_t bytes)
+      : bytes(bytes),
+        data(static_cast<uint8_t*>(
+            mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))),
+        pinned(std::make_unique<gpu::HostMemory>(context, data, bytes)) {}
+  ~HostPool() {
+    pinned.reset();
+    munmap(data, bytes);
+  }
+  gpu::Address address() const { return pinned->address(); }
+
+  const size_t bytes;
+  uint8_t* const data;
+  std::unique_ptr<gpu::HostMemory> pinned;
+};
+
 }  // namespace
 
 TEST("plans of every alignment are copied by the kernel as the processor copies them") {
@@ -124,6 +142,76 @@ TEST("copies of different paths in one batch end together") {
                      {{0, 0}}}});
   CHECK(read(*context, target.address(), kBytes) == pattern(kBytes, 3));
   CHECK(std::memcmp(at, pattern(kBytes, 3).data(), kBytes) == 0);
+}
+
+TEST("pages of the host whose lanes lie together are right, also more of them than slabs hold") {
+  const auto context = gpu::Context::open(0);
+  gpu::Copier copier(context, {});
+  constexpr uint64_t kRun = 16 << 10, kLanes = 64, kPages = 40, kApart = 100;
+  constexpr uint64_t kPage = kRun * kLanes;
+  const gpu::Allocation source(context, kPage * kPages);
+  const HostPool host(context, kPage * kPages + kApart);
+  const Data data = pattern(kPage * kPages, 11);
+  write(*context, source.address(), data);
+  gpu::Section section{{.path = gpu::Path::kToHost,
+                        .run_bytes = kRun,
+                        .source_page_bytes = kRun,
+                        .destination_page_bytes = kPage},
+                       {},
+                       {}};
+  for (uint64_t lane = 0; lane < kLanes; lane++) {
+    section.lanes.push_back(
+        {source.address() + lane * kRun * kPages, host.address() + lane * kRun});
+  }
+  for (uint32_t page = 0; page < kPages; page++)
+    section.pages.push_back({page, page * 7 % uint32_t{kPages}});
+  const gpu::Batch batch{section,
+                         {{.path = gpu::Path::kToHost, .run_bytes = kApart},
+                          {{source.address() + 1, host.address() + kPage * kPages}},
+                          {{0, 0}}}};
+  const std::atomic<bool> cancelled{false};
+  for (int round = 0; round < 2; round++) {
+    std::memset(host.data, 0, host.bytes);
+    std::vector<gpu::Copier::Ticket> tickets;
+    for (int i = 0; i < 2; i++) tickets.push_back(copier.submit(batch, {}, cancelled));
+    std::string reason;
+    for (const auto ticket : tickets) CHECK(settle(copier, ticket, reason) == State::kDone);
+    for (const auto& [from, to] : section.pages) {
+      for (uint64_t lane = 0; lane < kLanes; lane++) {
+        CHECK(std::memcmp(host.data + to * kPage + lane * kRun,
+                          data.data() + (lane * kPages + from) * kRun, kRun) == 0);
+      }
+    }
+    CHECK(std::memcmp(host.data + kPage * kPages, data.data() + 1, kApart) == 0);
+  }
+  CHECK(copier.stop(std::chrono::seconds(5)));
+}
+
+TEST("what is gathered for the host waits for the event that it comes after") {
+  const auto context = gpu::Context::open(0);
+  gpu::Copier copier(context, {});
+  const gpu::Context::Current current(*context);
+  constexpr uint64_t kLane = 768 << 10;
+  const gpu::Allocation source(context, 2 * kLane);
+  const HostPool host(context, 2 * kLane);
+  const gpu::Batch batch{
+      {{.path = gpu::Path::kToHost, .run_bytes = kLane},
+       {{source.address(), host.address() + kLane}, {source.address() + kLane, host.address()}},
+       {{0, 0}}}};
+  const std::atomic<bool> cancelled{false};
+  const gpu::detail::Stream producer(*context, "TEST");
+  const gpu::detail::Event event(*context, "TEST");
+  for (const unsigned char value : {3, 4}) {
+    for (int i = 0; i < 400; i++) {
+      must(context->api().set_async(source.address(), 99, 2 * kLane, producer.get()));
+    }
+    must(context->api().set_async(source.address(), value, 2 * kLane, producer.get()));
+    must(context->api().event_record(event.get(), producer.get()));
+    const auto ticket = copier.submit(batch, {.event = event.get()}, cancelled);
+    std::string reason;
+    CHECK(settle(copier, ticket, reason) == State::kDone);
+    CHECK(Data(host.data, host.data + 2 * kLane) == Data(2 * kLane, value));
+  }
 }
 
 TEST("a batch of nothing is done at once") {

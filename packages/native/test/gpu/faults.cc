@@ -1,5 +1,7 @@
 // What kvx does when the driver fails. Only the fake driver fails on demand: gpu.test.ts runs
 // these.
+#include <sys/mman.h>
+
 #include <cstdlib>
 
 #include "device_memory.h"
@@ -127,6 +129,54 @@ TEST("fake: a copy whose event never comes stays pending, and stopping gives up 
   CHECK(copier.poll(ticket, reason) == State::kPending);
   fault("");
   CHECK(settle(copier, ticket, reason) == State::kDone);
+}
+
+TEST("fake: large pieces of the host are a copy engine's, small ones the kernel's") {
+  const auto context = gpu::Context::open(0);
+  constexpr uint64_t kPiece = 1 << 20;
+  const gpu::Allocation memory(context, 2 * kPiece);
+  void* at = mmap(nullptr, kPiece, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const gpu::HostMemory host(context, at, kPiece);
+  const Data data = pattern(2 * kPiece, 6);
+  write(*context, memory.address(), data);
+  const std::atomic<bool> cancelled{false};
+  const gpu::Shape half{.path = gpu::Path::kToHost, .run_bytes = kPiece / 2};
+  const gpu::Batch whole{{{.path = gpu::Path::kToHost, .run_bytes = kPiece},
+                          {{memory.address(), host.address()}},
+                          {{0, 0}}}};
+  const gpu::Batch small{{half, {{memory.address(), host.address()}}, {{0, 0}}}};
+  const gpu::Batch gathered{{half,
+                             {{memory.address() + kPiece, host.address()},
+                              {memory.address(), host.address() + kPiece / 2}},
+                             {{0, 0}}}};
+  gpu::Copier copier(context, {});
+  std::string reason;
+  // Without a copy engine: nothing of one piece is begun, and of the other the gathering was.
+  fault("cuMemcpyAsync=2");
+  copy_now(copier, small);
+  has(message_of([&] { copier.submit(whole, {}, cancelled); }, "ERR_KVX_TRANSFER_FAILED"),
+      "cuMemcpyAsync failed");
+  const auto ticket = copier.submit(gathered, {}, cancelled);
+  CHECK(copier.stop(std::chrono::seconds(5)));
+  CHECK(copier.poll(ticket, reason) == State::kFailedSettled);
+  has(reason, "cuMemcpyAsync failed");
+  // A GPU that has no memory for slabs: the kernel does it.
+  gpu::Copier without(context, {});
+  fault("cuMemAlloc=2,cuMemcpyAsync=2");
+  copy_now(without, gathered);
+  const auto right = [&] {
+    return std::memcmp(at, data.data() + kPiece, kPiece / 2) == 0 &&
+           std::memcmp(static_cast<uint8_t*>(at) + kPiece / 2, data.data(), kPiece / 2) == 0;
+  };
+  CHECK(right());
+  // What has failed leaves nothing behind.
+  fault("");
+  std::memset(at, 0, kPiece);
+  copy_now(copier, gathered);
+  CHECK(right());
+  copy_now(copier, whole);
+  CHECK(std::memcmp(at, data.data(), kPiece) == 0);
+  CHECK(copier.stop(std::chrono::seconds(5)));
 }
 
 TEST("fake: a submit that waits for room ends when it is cancelled") {

@@ -45,7 +45,7 @@ struct LanePair {
 struct PagePair {
   uint32_t source, destination;
 
-  bool operator==(const PagePair&) const = default;
+  auto operator<=>(const PagePair&) const = default;
 };
 
 // What lanes need to have in common to be one section.

@@ -1,4 +1,5 @@
-// Copies by a kernel of one GPU: one launch per batch, whose addresses the kernel computes.
+// Copies by a kernel of one GPU: one launch per batch, whose addresses the kernel computes. Large
+// pieces of the host's memory are written by a copy engine (pieces.h).
 #pragma once
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -19,6 +21,7 @@
 #include "kvx/gpu/context.h"
 #include "kvx/gpu/kernels.h"
 #include "kvx/gpu/launch.h"
+#include "kvx/gpu/pieces.h"
 #include "kvx/gpu/stream.h"
 
 namespace kvx::gpu {
@@ -40,7 +43,32 @@ namespace detail {
 
 inline constexpr const char* kCannotCopy = "ERR_KVX_TRANSFER_FAILED";
 
-// The launches of one path, in order, on one stream. Not thread-safe.
+// Memory of the GPU that is filled by a kernel and emptied by a copy engine: two slabs in turn, so
+// that one is filled while the other is emptied. They are filled on a stream of their own.
+class Slabs {
+ public:
+  Slabs(Context& context, uint64_t bytes, const char* code)
+      : filling(context, code), slabs_{{{context, bytes, code}, {context, bytes, code}}} {}
+
+  struct Slab {
+    Slab(Context& context, uint64_t bytes, const char* code)
+        : memory(context, bytes, code), filled(context, code), emptied(context, code) {}
+    Scratch memory;
+    Event filled, emptied;
+  };
+  Slab& next() {
+    next_ = 1 - next_;
+    return slabs_[next_];
+  }
+
+  Stream filling;
+
+ private:
+  std::array<Slab, 2> slabs_;
+  size_t next_ = 0;
+};
+
+// The copies of one path, in order, on one stream. Not thread-safe.
 class Queue {
  public:
   Queue(Context& context, unsigned blocks)
@@ -53,41 +81,79 @@ class Queue {
   bool has_room(size_t bytes) const { return start_of(bytes) + bytes <= freed_ + kRingBytes; }
 
   void wait_for(const After& after) {
-    const Api& api = context_.api();
-    if (after.event != nullptr) {
-      context_.check(api.stream_wait(stream_.get(), after.event, 0), "cuStreamWaitEvent",
-                     kCannotCopy);
-    }
+    if (after.event != nullptr) wait_for(after.event);
     if (after.stream != nullptr) {
       // The wait is for what the event has recorded by now: it can be used again at once.
       const Event event = take_event();
-      context_.check(api.event_record(event.get(), after.stream), "cuEventRecord", kCannotCopy);
-      context_.check(api.stream_wait(stream_.get(), event.get(), 0), "cuStreamWaitEvent",
-                     kCannotCopy);
+      record(event, after.stream);
+      wait_for(event.get());
     }
   }
 
-  // Needs room. Answers the number of the launch, which counts from 1. Throws DriverError.
-  uint64_t launch(const Kernels& kernels, const Launch& launch) {
-    const uint64_t start = start_of(launch.table_bytes);
-    const uint64_t at = start % kRingBytes;
-    LaunchOnGpu parameter = write_launch(launch, ring_.data() + at, ring_.address() + at);
-    constexpr unsigned kThreads = 1024, kUnitsPerBlock = kThreads / 32;
-    const unsigned useful = (parameter.units + kUnitsPerBlock - 1) / kUnitsPerBlock;
-    Event event = take_event();
-    void* parameters[] = {&parameter};
-    context_.check(context_.api().launch(kernels.copy(launch.word), std::min(blocks_, useful), 1, 1,
-                                         kThreads, 1, 1, 0, stream_.get(), parameters, nullptr),
-                   "cuLaunchKernel", kCannotCopy);
-    used_ = start + launch.table_bytes;
-    const Result result = context_.api().event_record(event.get(), stream_.get());
-    if (result == kOk) {
-      running_.push_back({std::move(event), used_});
-    } else {
-      // The copy runs, and nothing will tell when it has ended.
-      context_.fail("cuEventRecord", result);
+  // Makes room for loads. False when the GPU has no memory to spare, and from then on.
+  bool open_slabs() {
+    try {
+      if (!slabs_ && !refused_) {
+        slabs_ = std::make_unique<Slabs>(context_, PieceLimits{}.slab, kUnavailable);
+      }
+    } catch (const DriverError&) {
+      refused_ = true;
     }
-    return ++launched_;
+    return slabs_ != nullptr;
+  }
+
+  // These throw DriverError. `last` is the number of the last step that was begun for a transfer;
+  // numbers count from 1.
+
+  // Needs room.
+  void launch(const Kernels& kernels, const Launch& launch, uint64_t& last) {
+    last = start(kernels, launch, stream_.get(), blocks_);
+  }
+
+  // By a copy engine.
+  void copy(std::span<const Piece> pieces, uint64_t& last) {
+    Event event = take_event();
+    for (size_t begun = 0; begun < pieces.size(); begun++) {
+      const auto& [source, destination, bytes] = pieces[begun];
+      const Result result = context_.api().copy_async(destination, source, bytes, stream_.get());
+      if (result == kOk) continue;
+      if (begun > 0) last = finish(std::move(event), stream_.get());
+      context_.check(result, "cuMemcpyAsync", kCannotCopy);
+    }
+    last = finish(std::move(event), stream_.get());
+  }
+
+  // Needs slabs, and room for table_bytes(load). `blocks` gather.
+  void copy(const Kernels& kernels, Load load, unsigned blocks, uint64_t& last) {
+    Slabs::Slab& slab = slabs_->next();
+    const Address address = slab.memory.address();
+    const StreamHandle filling = slabs_->filling.get();
+    for (Section& section : load.gather) {
+      for (LanePair& lane : section.lanes) lane.destination += address;
+    }
+    for (Piece& piece : load.pieces) piece.source += address;
+    context_.check(context_.api().stream_wait(filling, slab.emptied.get(), 0), "cuStreamWaitEvent",
+                   kCannotCopy);
+    for (const Launch& launch : launches_of(load.gather)) {
+      last = start(kernels, launch, filling, blocks);
+    }
+    record(slab.filled, filling);
+    context_.check(context_.api().stream_wait(stream_.get(), slab.filled.get(), 0),
+                   "cuStreamWaitEvent", kCannotCopy);
+    copy(load.pieces, last);
+    const Result result = context_.api().event_record(slab.emptied.get(), stream_.get());
+    // Nothing would keep the next load out of the slab.
+    if (result != kOk) context_.fail("cuEventRecord", result);
+  }
+
+  static size_t table_bytes(const Load& load) {
+    size_t bytes = 0;
+    for (const Section& section : load.gather) {
+      constexpr size_t kAlignment = 16;
+      bytes += section.lanes.size() * sizeof(LanePair) + section.pages.size() * sizeof(PagePair) +
+               kAlignment;
+    }
+    return bytes;
   }
 
   // Sees what has ended. Answers the context's error, or kOk.
@@ -110,10 +176,51 @@ class Queue {
   static constexpr const char* kUnavailable = "ERR_KVX_BACKEND_UNAVAILABLE";
   static constexpr uint64_t kRingBytes = 2 * kMostTableBytes;
 
+  // A launch, or some copies of a copy engine.
   struct Running {
     Event event;
     uint64_t ring_end;
   };
+
+  void wait_for(EventHandle event) {
+    const Api& api = context_.api();
+    context_.check(api.stream_wait(stream_.get(), event, 0), "cuStreamWaitEvent", kCannotCopy);
+    if (!slabs_) return;
+    context_.check(api.stream_wait(slabs_->filling.get(), event, 0), "cuStreamWaitEvent",
+                   kCannotCopy);
+  }
+
+  void record(const Event& event, StreamHandle stream) {
+    context_.check(context_.api().event_record(event.get(), stream), "cuEventRecord", kCannotCopy);
+  }
+
+  uint64_t start(const Kernels& kernels, const Launch& launch, StreamHandle stream,
+                 unsigned blocks) {
+    const uint64_t start = start_of(launch.table_bytes);
+    const uint64_t at = start % kRingBytes;
+    LaunchOnGpu parameter = write_launch(launch, ring_.data() + at, ring_.address() + at);
+    constexpr unsigned kThreads = 1024, kUnitsPerBlock = kThreads / 32;
+    const unsigned useful = (parameter.units + kUnitsPerBlock - 1) / kUnitsPerBlock;
+    Event event = take_event();
+    void* parameters[] = {&parameter};
+    context_.check(context_.api().launch(kernels.copy(launch.word), std::min(blocks, useful), 1, 1,
+                                         kThreads, 1, 1, 0, stream, parameters, nullptr),
+                   "cuLaunchKernel", kCannotCopy);
+    used_ = start + launch.table_bytes;
+    return finish(std::move(event), stream);
+  }
+
+  // Of what was just begun on the stream: its number.
+  uint64_t finish(Event event, StreamHandle stream) {
+    const Result result = context_.api().event_record(event.get(), stream);
+    if (result == kOk) {
+      running_.push_back({std::move(event), used_});
+    } else {
+      // The copy runs, and nothing will tell when it has ended.
+      context_.fail("cuEventRecord", result);
+    }
+    return ++begun_;
+  }
 
   // Tables lie in one piece: one that would reach over the end begins anew. Positions only grow.
   uint64_t start_of(size_t bytes) const {
@@ -133,8 +240,10 @@ class Queue {
   const unsigned blocks_;
   Stream stream_;
   PinnedBuffer ring_;
+  std::unique_ptr<Slabs> slabs_;
+  bool refused_ = false;  // the slabs, by the GPU
   uint64_t used_ = 0, freed_ = 0;
-  uint64_t launched_ = 0, ended_ = 0;
+  uint64_t begun_ = 0, ended_ = 0;
   std::deque<Running> running_;
   std::vector<Event> events_;
 };
@@ -151,7 +260,9 @@ class Copier {
   // Loads the kernels: 0.1 s the first time on a machine. Throws
   // DriverError("ERR_KVX_BACKEND_UNAVAILABLE").
   Copier(std::shared_ptr<Context> context, CopySms sms)
-      : context_(std::move(context)), kernels_(std::make_unique<Kernels>(context_)) {
+      : context_(std::move(context)),
+        gathering_sms_(sms.of[static_cast<size_t>(Path::kSameGpu)]),
+        kernels_(std::make_unique<Kernels>(context_)) {
     const Context::Current current(*context_);
     for (size_t path = 0; path < kPaths; path++) {
       queues_[path] = std::make_unique<detail::Queue>(*context_, sms.of[path]);
@@ -174,7 +285,9 @@ class Copier {
   // plans that have not yet run is used up, until there is some or `cancelled` is true. Throws
   // DriverError("ERR_KVX_TRANSFER_FAILED") when nothing of it was launched.
   Ticket submit(const Batch& batch, const After& after, const std::atomic<bool>& cancelled) {
-    const std::vector<detail::Launch> launches = detail::launches_of(batch);
+    detail::Division division = detail::divide(batch);
+    std::vector<detail::Launch> launches =
+        detail::launches_of(division.empty() ? batch : division.rest);
     submitting_++;
     std::unique_lock lock(mutex_);
     submitting_--;
@@ -182,16 +295,31 @@ class Copier {
       throw DriverError(detail::kCannotCopy, broken);
     }
     const Context::Current current(*context_);
+    constexpr auto kToHost = static_cast<size_t>(Path::kToHost);
+    if (!division.loads.empty() && !queues_[kToHost]->open_slabs()) {
+      division = {};
+      launches = detail::launches_of(batch);
+    }
     Transfer transfer;
     try {
       std::array<bool, kPaths> ordered{};
-      for (const detail::Launch& launch : launches) {
-        const auto path = static_cast<size_t>(launch.path);
+      const auto queue_of = [&](size_t path, size_t table_bytes) -> detail::Queue& {
         detail::Queue& queue = *queues_[path];
-        wait_for_room(lock, queue, launch.table_bytes, cancelled);
+        wait_for_room(lock, queue, table_bytes, cancelled);
         // Others may have launched in between, but on a stream a wait holds for all that follows.
         if (!std::exchange(ordered[path], true)) queue.wait_for(after);
-        transfer.last[path] = queue.launch(*kernels_, launch);
+        return queue;
+      };
+      if (!division.pieces.empty()) {
+        queue_of(kToHost, 0).copy(division.pieces, transfer.last[kToHost]);
+      }
+      for (detail::Load& load : division.loads) {
+        queue_of(kToHost, detail::Queue::table_bytes(load))
+            .copy(*kernels_, std::move(load), gathering_sms_, transfer.last[kToHost]);
+      }
+      for (const detail::Launch& launch : launches) {
+        const auto path = static_cast<size_t>(launch.path);
+        queue_of(path, launch.table_bytes).launch(*kernels_, launch, transfer.last[path]);
       }
     } catch (const DriverError& error) {
       if (transfer.last == Transfer{}.last) throw;
@@ -247,7 +375,7 @@ class Copier {
   static constexpr std::chrono::microseconds kPause{20};
 
   struct Transfer {
-    std::array<uint64_t, kPaths> last{};  // launch by path; 0: none
+    std::array<uint64_t, kPaths> last{};  // step by path; 0: none
     std::string failure;
   };
 
@@ -282,6 +410,7 @@ class Copier {
   }
 
   const std::shared_ptr<Context> context_;
+  const unsigned gathering_sms_;
   std::unique_ptr<Kernels> kernels_;
   std::atomic<int> submitting_{0};  // threads that wait for the lock to submit
   std::mutex mutex_;                // guards what follows

@@ -43,23 +43,6 @@ inline DigestRun digest_run(const DigestJob& job, const kvx::detail::DigestTenso
           .unit_factor = kvx::detail::kUnitFactor};
 }
 
-// Memory of the GPU that nobody else sees.
-class Scratch {
- public:
-  Scratch(Context& context, size_t bytes, const char* code) : context_(context) {
-    context.check(context.api().memory_allocate(&address_, bytes), "cuMemAlloc", code);
-  }
-  ~Scratch() { context_.api().memory_free(address_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  Address address() const { return address_; }
-
- private:
-  Context& context_;
-  Address address_ = 0;
-};
-
 }  // namespace detail
 
 // One digest per tensor of a job that check_digest_job has passed; `memories` are addresses of the

@@ -66,6 +66,23 @@ class Stream {
   StreamHandle handle_ = nullptr;
 };
 
+// Memory of the GPU that nobody else sees.
+class Scratch {
+ public:
+  Scratch(Context& context, size_t bytes, const char* code) : context_(context) {
+    context.check(context.api().memory_allocate(&address_, bytes), "cuMemAlloc", code);
+  }
+  ~Scratch() { context_.api().memory_free(address_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  Address address() const { return address_; }
+
+ private:
+  Context& context_;
+  Address address_ = 0;
+};
+
 // Pinned memory of the host that kernels read.
 class PinnedBuffer {
  public:

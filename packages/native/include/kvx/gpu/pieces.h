@@ -1,0 +1,201 @@
+// What of a batch a copy engine writes to memory of the host. Pure.
+//
+// Multiprocessors that store to memory of the host slow down the whole GPU; copy engines do not,
+// but need large pieces. Where lanes lie side by side at the destination, as in pools that keep all
+// lanes of a page together, a kernel gathers them in a slab of the GPU's own memory, and a copy
+// engine takes whole pieces from there.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "kvx/gpu/batch.h"
+#include "kvx/gpu/launch.h"
+
+namespace kvx::gpu::detail {
+
+struct Piece {
+  Address source, destination;
+  uint64_t bytes;
+};
+
+// What fits into a slab at once. Addresses in the slab count from its first byte.
+struct Load {
+  Batch gather;
+  std::vector<Piece> pieces;  // from the slab
+};
+
+struct Division {
+  std::vector<Piece> pieces;  // in one piece at the source as well
+  std::vector<Load> loads;
+  Batch rest;  // for the kernel
+
+  bool empty() const { return pieces.empty() && loads.empty(); }
+};
+
+struct PieceLimits {
+  uint64_t least = uint64_t{1} << 20;  // bytes of a piece that is worth a copy engine's while
+  uint64_t slab = uint64_t{16} << 20;
+  size_t tables = kMostTableBytes / 2;  // bytes that the gather of one load has for its tables
+};
+
+// One lane, whose bytes of a page lie side by side at the destination.
+struct Column {
+  const Section* section;
+  LanePair lane;
+  uint64_t bytes;  // of a page
+};
+
+// Of sections with the same pages: columns that lie side by side, and so make one piece of a page.
+struct ColumnGroup {
+  std::span<const Column> columns;
+  uint64_t bytes;
+};
+
+inline std::vector<ColumnGroup> groups_of(std::span<const Column> sorted, uint64_t most) {
+  std::vector<ColumnGroup> groups;
+  for (size_t first = 0, next = 0; first < sorted.size(); first = next) {
+    uint64_t bytes = 0;
+    do {
+      bytes += sorted[next++].bytes;
+    } while (next < sorted.size() &&
+             sorted[next].lane.destination == sorted[first].lane.destination + bytes &&
+             bytes + sorted[next].bytes <= most);
+    groups.push_back({sorted.subspan(first, next - first), bytes});
+  }
+  return groups;
+}
+
+// The pages of `pages`, which are sorted by destination, side by side in a slab.
+inline Load load_of(const ColumnGroup& group, std::span<const PagePair> pages) {
+  const Address first = group.columns.front().lane.destination;
+  const uint64_t page_bytes = group.columns.front().section->shape.destination_page_bytes;
+  std::vector<PagePair> numbered;
+  Load load;
+  for (const PagePair& page : pages) {
+    const auto number = static_cast<uint32_t>(numbered.size());
+    const Address at = first + page.destination * page_bytes;
+    if (!load.pieces.empty() && load.pieces.back().destination + load.pieces.back().bytes == at) {
+      load.pieces.back().bytes += group.bytes;
+    } else {
+      load.pieces.push_back({number * group.bytes, at, group.bytes});
+    }
+    numbered.push_back({page.source, number});
+  }
+  std::map<const Section*, Section> sections;
+  for (const Column& column : group.columns) {
+    Section& section = sections[column.section];
+    section.lanes.push_back({column.lane.source, column.lane.destination - first});
+  }
+  for (auto& [original, section] : sections) {
+    section.shape = original->shape;
+    section.shape.path = Path::kSameGpu;
+    section.shape.destination_page_bytes = group.bytes;
+    section.pages = numbered;
+    load.gather.push_back(std::move(section));
+  }
+  return load;
+}
+
+// Lanes of a section that are left for the kernel, by their pages.
+using Left = std::map<std::pair<const Section*, std::vector<PagePair>>, std::vector<LanePair>>;
+
+// `pages` are sorted by destination.
+inline void divide_group(const ColumnGroup& group, const std::vector<PagePair>& pages,
+                         const PieceLimits& limits, Division& out, Left& left) {
+  const bool pages_join =
+      group.bytes == group.columns.front().section->shape.destination_page_bytes;
+  const size_t lane_table = group.columns.size() * sizeof(LanePair);
+  const size_t page_table = group.columns.size() * sizeof(PagePair);  // of one page, at most
+  const size_t in_tables =
+      lane_table < limits.tables ? (limits.tables - lane_table) / page_table : 0;
+  const uint64_t most = std::min<uint64_t>(limits.slab / group.bytes, in_tables);
+  std::vector<PagePair> large, small;
+  for (size_t first = 0, next = 0; first < pages.size(); first = next) {
+    do {
+      next++;
+    } while (next < pages.size() && pages_join &&
+             pages[next].destination == pages[next - 1].destination + 1);
+    auto& kind = most > 0 && (next - first) * group.bytes >= limits.least ? large : small;
+    kind.insert(kind.end(), pages.begin() + static_cast<ptrdiff_t>(first),
+                pages.begin() + static_cast<ptrdiff_t>(next));
+  }
+  for (std::span<const PagePair> rest = large; !rest.empty();) {
+    const size_t count = std::min<size_t>(rest.size(), most);
+    out.loads.push_back(load_of(group, rest.first(count)));
+    rest = rest.subspan(count);
+  }
+  if (small.empty()) return;
+  for (const Column& column : group.columns) {
+    left[{column.section, small}].push_back(column.lane);
+  }
+}
+
+// Of sections of the path to the host that have the same pages, which make pieces together.
+inline void divide_sections(std::span<const Section* const> sections, const PieceLimits& limits,
+                            Division& out) {
+  std::vector<Column> columns;
+  for (const Section* section : sections) {
+    const Shape& shape = section->shape;
+    if (shape.runs == 1 && shape.run_bytes >= limits.least) {
+      for (const LanePair& lane : section->lanes) {
+        for (const PagePair& page : section->pages) {
+          out.pieces.push_back({lane.source + page.source * shape.source_page_bytes,
+                                lane.destination + page.destination * shape.destination_page_bytes,
+                                shape.run_bytes});
+        }
+      }
+    } else if (shape.runs == 1 || shape.destination_stride == shape.run_bytes) {
+      for (const LanePair& lane : section->lanes) {
+        columns.push_back({section, lane, shape.run_bytes * shape.runs});
+      }
+    } else {
+      out.rest.push_back(*section);
+    }
+  }
+  if (columns.empty()) return;
+  std::sort(columns.begin(), columns.end(), [](const Column& a, const Column& b) {
+    return a.lane.destination < b.lane.destination;
+  });
+  std::vector<PagePair> pages = sections.front()->pages;
+  std::stable_sort(pages.begin(), pages.end(), [](const PagePair& a, const PagePair& b) {
+    return a.destination < b.destination;
+  });
+  Left left;
+  for (const ColumnGroup& group : groups_of(columns, limits.slab)) {
+    divide_group(group, pages, limits, out, left);
+  }
+  for (auto& [of, lanes] : left) {
+    out.rest.push_back({of.first->shape, std::move(lanes), of.second});
+  }
+}
+
+inline Division divide(const Batch& batch, const PieceLimits& limits = {}) {
+  Division out;
+  std::vector<const Section*> together;
+  const auto finish = [&] {
+    if (!together.empty()) divide_sections(together, limits, out);
+    together.clear();
+  };
+  for (const Section& section : batch) {
+    if (section.shape.path != Path::kToHost) {
+      out.rest.push_back(section);
+      continue;
+    }
+    if (!together.empty() &&
+        (together.front()->shape.destination_page_bytes != section.shape.destination_page_bytes ||
+         together.front()->pages != section.pages)) {
+      finish();
+    }
+    together.push_back(&section);
+  }
+  finish();
+  return out;
+}
+
+}  // namespace kvx::gpu::detail
