@@ -152,6 +152,20 @@ TEST("more than a slab holds is gathered in loads: of pages, or of parts of a pa
   CHECK(wide.loads[2].pieces[0].destination == kHost + 2 * 40 * kMiB + 32 * kMiB);
 }
 
+TEST("small lanes whose pages are neighbours at the host share slabs, and a launch") {
+  std::vector<gpu::PagePair> pages;
+  for (uint32_t page = 0; page < 64; page++) pages.push_back({page, page * 5 % 64});
+  gpu::Section section = together(64, 16 << 10, pages);
+  section.shape.destination_page_bytes = 16 << 10;
+  for (auto& lane : section.lanes) lane.destination = kHost + (lane.source - kSource);
+  const auto division = gpu::detail::divide({section});
+  CHECK(division.rest.empty() && division.loads.size() == 4);
+  for (const auto& [gather, pieces] : division.loads) {
+    CHECK(gather.size() == 1 && gather[0].lanes.size() == 16 && pieces.size() == 16);
+    CHECK(pieces[3].source == 3 * kMiB && pieces[3].bytes == kMiB);
+  }
+}
+
 TEST("lanes of different shapes lie together in a page as well") {
   const std::vector<gpu::PagePair> pages{{0, 1}, {1, 0}};
   gpu::Section keys = together(32, 32 << 10, pages), values = together(32, 16 << 10, pages);

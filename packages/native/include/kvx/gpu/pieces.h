@@ -175,6 +175,47 @@ inline void divide_sections(std::span<const Section* const> sections, const Piec
   }
 }
 
+// Loads that fit into one slab together become one, with one launch for all lanes of a shape.
+inline std::vector<Load> packed(std::vector<Load> loads, const PieceLimits& limits) {
+  constexpr uint64_t kAlignment = 16;
+  std::vector<Load> packs;
+  uint64_t bytes = 0, tables = 0;  // of the last one
+  for (Load& load : loads) {
+    uint64_t more = 0, more_tables = 0;
+    for (const Piece& piece : load.pieces) more += piece.bytes;
+    for (const Section& section : load.gather) {
+      more_tables += section.lanes.size() * sizeof(LanePair);
+      more_tables += section.pages.size() * sizeof(PagePair);
+    }
+    const uint64_t start = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    if (packs.empty() || start + more > limits.slab || tables + more_tables > limits.tables) {
+      packs.push_back(std::move(load));
+      bytes = more;
+      tables = more_tables;
+      continue;
+    }
+    Load& pack = packs.back();
+    for (Piece& piece : load.pieces) {
+      pack.pieces.push_back({start + piece.source, piece.destination, piece.bytes});
+    }
+    for (Section& section : load.gather) {
+      for (LanePair& lane : section.lanes) lane.destination += start;
+      const auto same =
+          std::find_if(pack.gather.begin(), pack.gather.end(), [&](const auto& other) {
+            return other.shape == section.shape && other.pages == section.pages;
+          });
+      if (same == pack.gather.end()) {
+        pack.gather.push_back(std::move(section));
+      } else {
+        same->lanes.insert(same->lanes.end(), section.lanes.begin(), section.lanes.end());
+      }
+    }
+    bytes = start + more;
+    tables += more_tables;
+  }
+  return packs;
+}
+
 inline Division divide(const Batch& batch, const PieceLimits& limits = {}) {
   Division out;
   std::vector<const Section*> together;
@@ -195,6 +236,7 @@ inline Division divide(const Batch& batch, const PieceLimits& limits = {}) {
     together.push_back(&section);
   }
   finish();
+  out.loads = packed(std::move(out.loads), limits);
   return out;
 }
 
