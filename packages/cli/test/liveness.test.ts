@@ -1,6 +1,7 @@
 /** Do requests of a dead, frozen or replaced process fail soon, by its name, and does everything go on when it is back? */
 import { once } from 'node:events'
 import { afterEach, beforeAll, afterAll, expect, test } from 'vitest'
+import { lastingPort } from '../../core/test/support/port.ts'
 import { complete, pageGauges, patience, post, Process } from './support/cluster.ts'
 import { startUp } from './support/up.ts'
 
@@ -12,12 +13,13 @@ const quick = [
 
 type Mode = 'prefill' | 'decode'
 
-function start(mode: Mode, at?: Process): Promise<Process> {
-  const ports = at && { port: new URL(at.url).port, bootstrap: at.bootstrapPort }
+/** Where the one that is given was, or at ports that nobody takes while it is gone: those of 0 could become a stranger's. */
+async function start(mode: Mode, at?: Process): Promise<Process> {
+  const port = at ? new URL(at.url).port : String(await lastingPort())
+  const bootstrap = at ? at.bootstrapPort : await lastingPort()
   return Process.start([
     ...['serve', '--disaggregation-mode', mode, '--instance', `${mode}-1`, ...engine, ...quick],
-    ...['--port', ports?.port ?? '0'],
-    ...['--disaggregation-bootstrap-port', String(ports?.bootstrap ?? 0)],
+    ...['--port', port, '--disaggregation-bootstrap-port', String(bootstrap)],
   ])
 }
 
