@@ -215,6 +215,25 @@ test('a batch of which one prompt is refused is refused as a whole, before anyth
   await expect(ask(router.url, '/generate', body)).rejects.toThrow('600 tokens')
 })
 
+test('every worker moves real pages through its engine when it is asked how it is', async () => {
+  const bytes = { pages: 1, bytes: 368_640, backend: 'shm' }
+  const [prefill, decode] = workers as [Process, Process]
+  for (const [one, transfer] of [
+    [prefill, bytes],
+    [decode, bytes],
+    [alone, undefined],
+  ] as const) {
+    // Twice: a partner is opened once.
+    for (let i = 0; i < 2; i++) {
+      const response = await fetch(`${one.url}/health_generate`, { headers: withKey() })
+      const answer = (await response.json()) as { transfer?: object }
+      expect(answer).toMatchObject({ status: 'ok' })
+      if (transfer) expect(answer.transfer).toMatchObject(transfer)
+      else expect(answer.transfer).toBeUndefined()
+    }
+  }
+})
+
 test('after all that every page is back', async () => {
   const [prefill, decode] = workers as [Process, Process]
   await expect

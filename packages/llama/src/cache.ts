@@ -68,6 +68,26 @@ export function cacheOf(
   }
 }
 
+/** The same cache with a pool of another size. */
+export function resized(
+  { shape, rank, place }: ModelCache,
+  pool: { readonly pages: number; readonly slots: number },
+): ModelCache {
+  const components = Object.fromEntries(
+    Object.entries(place.components).map(([name, component]) => [
+      name,
+      { ...component, pages: component.pageTokens === undefined ? pool.slots : pool.pages },
+    ]),
+  )
+  let base = 0
+  const tensors = place.tensors.map((tensor) => {
+    const placed = { ...tensor, base }
+    base += (components[tensor.component]?.pages ?? 0) * tensor.pageBytes
+    return placed
+  })
+  return { shape, rank, place: { components, tensors }, bytes: base }
+}
+
 function attentionShape(cache: AttentionCache): ComponentShape {
   const { component, window, layers, heads, keyDim, valueDim } = cache
   const tensor = (layer: number, part: string, dim: number): TensorShape => ({

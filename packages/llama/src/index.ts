@@ -2,7 +2,7 @@
 export { decode, type DecodeRequest } from './decode.ts'
 export { generate, type GenerateRequest } from './generate.ts'
 export type { FinishReason, Generation } from './generation.ts'
-export type { ModelCache } from './cache.ts'
+export { resized, type ModelCache } from './cache.ts'
 export { LlamaModel } from './model.ts'
 export type { LoadOptions } from './options.ts'
 export type { ReadProgress } from './models/identity.ts'

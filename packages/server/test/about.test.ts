@@ -1,6 +1,7 @@
 /** What clients of OpenAI, SGLang and vLLM ask a worker besides answers. */
 import { once } from 'node:events'
 import { afterEach, expect, test } from 'vitest'
+import { KvxError } from '@kvx/contract'
 import type { Call } from '../src/worker/call.ts'
 import { asJson, closeAll, complete, errorIn, send, startWorkerApp } from './support/http.ts'
 
@@ -38,6 +39,22 @@ test('a worker is alive, and ready until it is about to end', async () => {
   admission.drain()
   for (const path of ['/health', '/readyz']) expect((await send(url + path)).status).toBe(503)
   expect((await send(`${url}/livez`)).status).toBe(200)
+})
+
+test('a worker that cannot compute and move a prompt says why', async () => {
+  const well = await startWorkerApp()
+  expect(await read(`${well.url}/health_generate`)).toMatchObject({ status: 'ok' })
+  const check = () =>
+    Promise.reject(
+      new KvxError('ERR_KVX_TRANSFER_FAILED', 'The write failed.', { phase: 'transfer' }),
+    )
+  const { url } = await startWorkerApp({ check })
+  const answer = await send(`${url}/health_generate`)
+  expect(answer.status).toBe(503)
+  expect(errorIn(answer)).toMatchObject({
+    code: 'ERR_KVX_TRANSFER_FAILED',
+    message: 'The write failed.',
+  })
 })
 
 /** Answers nothing until it is told to end. */

@@ -92,6 +92,7 @@ async function decodeWorker() {
     ...{ model, modelName: 'none', metrics, log, info: {} },
     events: new EventLog(silentLog, undefined),
     live: new LiveRequests(),
+    check: { run: () => Promise.resolve(undefined) },
     modelPath: 'none.gguf',
     admission: new Admission('decode'),
     compute: {

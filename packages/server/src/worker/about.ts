@@ -3,10 +3,11 @@ import * as v from 'valibot'
 import type { LlamaModel } from '@kvx/llama'
 import { checkBody, refuse } from '../asks/check.ts'
 import type { Admission } from '../http/drain.ts'
-import { plainError, Refusal } from '../http/errors.ts'
+import { httpError, plainError, Refusal } from '../http/errors.ts'
 import { parseJson } from '../http/json.ts'
 import { json, type App, type AppContext } from '../http/server.ts'
 import type { LiveRequests } from './live.ts'
+import type { SelfCheck } from './self-check.ts'
 
 export interface About {
   readonly model: LlamaModel
@@ -16,12 +17,13 @@ export interface About {
   readonly modelPath: string
   readonly live: LiveRequests
   readonly admission: Admission
+  readonly check: Pick<SelfCheck, 'run'>
   /** What `/server_info` tells, besides the model. */
   readonly info: object
 }
 
 export function addAbout(app: App, about: About): void {
-  const { model, modelName, modelPath, live, admission } = about
+  const { model, modelName, modelPath, live, admission, check } = about
   const card = {
     ...{ id: modelName, object: 'model', created: 0, owned_by: 'kvx' },
     max_model_len: model.contextLength,
@@ -39,6 +41,17 @@ export function addAbout(app: App, about: About): void {
     admission.draining ? json(c, { status: 'draining' }, 503) : json(c, { status: 'ok' })
   for (const path of ['/health', '/readyz']) app.get(path, ready)
   app.get('/livez', (c) => json(c, { status: 'ok' }))
+  app.get('/health_generate', async (c) => {
+    const began = performance.now()
+    try {
+      const transfer = await check.run()
+      const ms = Math.round(performance.now() - began)
+      return json(c, { status: 'ok', ms, ...(transfer && { transfer }) })
+    } catch (cause) {
+      // Whatever it is: this worker cannot serve.
+      return json(c, { status: 'unavailable', ...httpError(cause).body }, 503)
+    }
+  })
 
   const info = {
     served_model_name: modelName,

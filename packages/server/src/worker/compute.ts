@@ -26,3 +26,11 @@ export type Compute =
       run(call: Call, use: (runs: Runs) => Promise<void>): Promise<void>
     }
   | { readonly kind: 'prefill'; run(call: Call): Promise<Prefilled> }
+
+/** Takes all tokens of all answers, and tells nobody. */
+export async function exhaust({ runs }: Runs): Promise<void> {
+  for (const run of runs) {
+    const tokens = run[Symbol.asyncIterator]()
+    while ((await tokens.next()).done !== true);
+  }
+}

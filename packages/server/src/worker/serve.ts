@@ -16,6 +16,7 @@ import type { Compute } from './compute.ts'
 import type { EventLog } from './events.ts'
 import type { LiveRequests } from './live.ts'
 import type { WorkerMetrics } from './metrics.ts'
+import type { SelfCheck } from './self-check.ts'
 import { Meeting, together } from './together.ts'
 
 export interface Worker {
@@ -29,6 +30,7 @@ export interface Worker {
   readonly log: Log
   readonly admission: Admission
   readonly live: LiveRequests
+  readonly check: Pick<SelfCheck, 'run'>
   /** What `/server_info` tells, besides the model. */
   readonly info: object
 }

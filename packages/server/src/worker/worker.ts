@@ -16,7 +16,7 @@ import { listen, type Draining, type HttpOptions, type Listening } from '../http
 import type { Call } from './call.ts'
 import { Cleanup } from './cleanup.ts'
 import { workerApp } from './app.ts'
-import type { Compute } from './compute.ts'
+import { exhaust, type Compute } from './compute.ts'
 import { receivePrompt } from './decode.ts'
 import { EventLog, type WorkerEvent } from './events.ts'
 import { CachePools } from './cache-pools.ts'
@@ -25,6 +25,7 @@ import { workerMetrics } from './metrics.ts'
 import { PrefillHosts } from './prefill-hosts.ts'
 import { sendPrompt } from './prefill.ts'
 import { generateAlone } from './standalone.ts'
+import { SelfCheck, type PartnerOptions } from './self-check.ts'
 import { Strangers } from './strangers.ts'
 
 export type WorkerMode = 'null' | 'prefill' | 'decode'
@@ -138,12 +139,15 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
   const transfer = mode === 'null' ? undefined : await openTransfer(options, mode, model, cleanup)
   const metrics = workerMetrics(transfer && (() => transfer.pools.counts()))
   const bootstrapPort = transfer?.bootstrapPort
+  const { compute, check } = computeWith(options, model, transfer, metrics)
+  cleanup.add(() => check.close())
   const app = workerApp({
     model,
     modelName: options.modelName ?? options.model,
     modelPath: options.model,
     live: new LiveRequests(),
-    compute: computeWith(options, model, transfer, metrics),
+    compute,
+    check,
     events,
     metrics,
     admission,
@@ -185,6 +189,10 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
 interface Transfer {
   readonly manager: KVManager
   readonly pools: CachePools
+  /** What the other side of a self-check is opened with. */
+  readonly partner: PartnerOptions
+  /** prefill only: its own service. */
+  readonly bootstrap: string | undefined
   /** prefill only. */
   readonly bootstrapPort: number | undefined
 }
@@ -204,65 +212,78 @@ async function openTransfer(
       ? await BootstrapServer.open({ host, port: options.bootstrapPort ?? 8998, token, log })
       : undefined
   cleanup.add(async () => bootstrap?.close())
-  const common = {
+  const partner = {
     backend: options.backend ?? 'shm',
     ...(options.backendOptions && { backendOptions: options.backendOptions }),
     ...(options.from !== undefined && { from: options.from }),
     shape: model.cache.shape,
+    token,
+    log,
+  }
+  const common = {
+    ...partner,
     place: model.cache.place,
     memory: [model.memory],
-    token,
     ...(options.instance !== undefined && { instance: options.instance }),
     deadlines: settingsFor(mode, options.deadlines ?? {}, 'deadline'),
     limits: settingsFor(mode, options.limits ?? {}, 'limit'),
-    log,
   }
   const manager = bootstrap
     ? await KVManager.open({ ...common, role: 'prefill', host, bootstrap: bootstrap.address })
     : await KVManager.open({ ...common, role: 'decode', verifyKV: options.verifyKV ?? false })
   cleanup.add(() => manager.close())
-  return { manager, pools: new CachePools(model.cache.place), bootstrapPort: bootstrap?.port }
+  const pools = new CachePools(model.cache.place)
+  return { manager, pools, partner, bootstrap: bootstrap?.address, bootstrapPort: bootstrap?.port }
 }
 
+/** How requests are computed, and how the same way is tried without one. */
 function computeWith(
   options: WorkerOptions,
   model: LlamaModel,
   transfer: Transfer | undefined,
   metrics: ReturnType<typeof workerMetrics>,
-): Compute {
+): { compute: Compute; check: SelfCheck } {
   if (transfer === undefined) {
-    return { kind: 'answer', run: (call, use) => use(generateAlone(model, call)) }
+    const check = SelfCheck.alone(model, (call) => exhaust(generateAlone(model, call)))
+    return {
+      compute: { kind: 'answer', run: (call, use) => use(generateAlone(model, call)) },
+      check,
+    }
   }
   const queueMs = options.deadlines?.queue ?? defaultDeadlines.queue
-  const { manager, pools } = transfer
+  const { manager, pools, partner, bootstrap = '' } = transfer
   const side = { model, metrics, queueMs, pools }
   if (manager.role === 'prefill') {
     const prefill = { ...side, manager }
-    return { kind: 'prefill', run: (call) => sendPrompt(prefill, call, roomOf(call, 'prefill')) }
+    return {
+      compute: {
+        kind: 'prefill',
+        run: (call) => sendPrompt(prefill, call, roomOf(call, 'prefill')),
+      },
+      check: SelfCheck.prefill(prefill, bootstrap, partner),
+    }
   }
   const decodeSide = { ...side, manager, strangers: new Strangers() }
   const hosts = options.prefillHosts
     ? new PrefillHosts(options.prefillHosts)
     : PrefillHosts.byDefault(options.host ?? '127.0.0.1')
-  return {
-    kind: 'answer',
-    run: (call, use) => {
-      const room = roomOf(call, 'decode')
-      const { host, port = options.bootstrapPort ?? 8998 } = call.bootstrap
-      if (host === undefined) {
-        throw new KvxError(
-          'ERR_KVX_INVALID_ARGUMENT',
-          'A decode worker needs bootstrap_host, the host of the prefill worker: send requests through a router.',
-          { phase: 'open' },
-        )
-      }
-      const find = async () => {
-        const address = await hosts.addressOf(host)
-        return `tcp://${urlHost(address)}:${String(port)}`
-      }
-      return receivePrompt(decodeSide, call, room, find, use)
-    },
+  const run: (Compute & { kind: 'answer' })['run'] = (call, use) => {
+    const room = roomOf(call, 'decode')
+    const { host, port = options.bootstrapPort ?? 8998 } = call.bootstrap
+    if (host === undefined) {
+      throw new KvxError(
+        'ERR_KVX_INVALID_ARGUMENT',
+        'A decode worker needs bootstrap_host, the host of the prefill worker: send requests through a router.',
+        { phase: 'open' },
+      )
+    }
+    const find = async () => {
+      const address = await hosts.addressOf(host)
+      return `tcp://${urlHost(address)}:${String(port)}`
+    }
+    return receivePrompt(decodeSide, call, room, find, use)
   }
+  return { compute: { kind: 'answer', run }, check: SelfCheck.decode(decodeSide, partner) }
 }
 
 function roomOf({ bootstrap: { room } }: Call, mode: string): bigint {

@@ -10,6 +10,7 @@ import type { Runs } from '../../src/worker/compute.ts'
 import type { Call } from '../../src/worker/call.ts'
 import { workerApp } from '../../src/worker/app.ts'
 import { EventLog } from '../../src/worker/events.ts'
+import type { SelfCheck } from '../../src/worker/self-check.ts'
 import { LiveRequests } from '../../src/worker/live.ts'
 import { workerMetrics } from '../../src/worker/metrics.ts'
 
@@ -39,11 +40,13 @@ export interface WorkerOptions {
   readonly answering?: Answering
   readonly http?: HttpOptions
   readonly limits?: ListenOptions['limits']
+  /** What `/health_generate` runs. */
+  readonly check?: SelfCheck['run']
 }
 
 /** The HTTP side of a worker. */
 export async function startWorkerApp(options: WorkerOptions = {}) {
-  const { answering = twoTokens, http, limits } = options
+  const { answering = twoTokens, http, limits, check = () => Promise.resolve(undefined) } = options
   const runsOf = (call: Call): Runs => ({
     runs: Array.from({ length: call.samples }, () => {
       const tokens = answering(call)
@@ -61,6 +64,7 @@ export async function startWorkerApp(options: WorkerOptions = {}) {
     compute: { kind: 'answer', run: (call, use) => use(runsOf(call)) },
     events: new EventLog(silentLog, undefined),
     live: new LiveRequests(),
+    check: { run: check },
     modelPath: 'none.gguf',
     admission,
   })
