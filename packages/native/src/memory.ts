@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import { KvxError, toKvxError, type Memory } from '@kvx/contract'
 import { addon, type MappedFile, type MemoryHandle } from './addon.ts'
 import { allocateGpu, type AllocatedGpuMemory } from './gpu-memory.ts'
@@ -45,10 +46,22 @@ export function allocate(
   bytes: number,
   where?: { readonly kind: 'cuda'; readonly device?: number },
 ): AllocatedMemory | Promise<AllocatedGpuMemory> {
-  if (where !== undefined) return allocateGpu(bytes, where.device ?? 0)
+  if (where !== undefined) {
+    checkPlace(where)
+    return allocateGpu(bytes, where.device ?? 0)
+  }
   checkBytes(bytes)
   return mapped(bytes, `${String(bytes)} bytes of shareable memory could not be allocated`, () =>
     addon().allocate(bytes),
+  )
+}
+
+/** An index, as `sizes.map(allocate)` gives it, is no place. */
+function checkPlace(where: { readonly kind?: unknown } | null): void {
+  if (where?.kind === 'cuda') return
+  throw new KvxError(
+    'ERR_KVX_INVALID_ARGUMENT',
+    `where must be { kind: 'cuda', device: N }, or left out for memory of the host, got ${inspect(where)}.`,
   )
 }
 

@@ -58,6 +58,13 @@ test('sizes that are no positive whole number are refused', () => {
   }
 })
 
+test('a place that is none is refused, and not taken for a GPU', () => {
+  const anyhow = allocate as (bytes: number, where?: unknown) => unknown
+  for (const where of [0, null, 'cuda', {}, { kind: 'cpu' }]) {
+    expect(() => anyhow(4096, where)).toThrow(code('ERR_KVX_INVALID_ARGUMENT'))
+  }
+})
+
 test('more memory than the address space holds is refused by name', () => {
   expect(() => allocate(2 ** 52)).toThrow(code('ERR_KVX_MEMORY'))
 })

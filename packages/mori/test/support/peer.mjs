@@ -7,7 +7,7 @@ import { allocate } from '@kvx/native'
 const { options, regions: sizes } = JSON.parse(process.argv[2])
 const warnings = []
 const log = { debug() {}, info() {}, warn: (_, message) => warnings.push(message), error() {} }
-const memories = sizes.map(allocate)
+const memories = sizes.map((bytes) => allocate(bytes))
 let engine
 let regions = []
 
