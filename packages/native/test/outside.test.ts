@@ -27,7 +27,7 @@ beforeAll(async () => {
   const headers = createRequire(import.meta.url).resolve('node-addon-api/package.json')
   symlinkSync(dirname(headers), join(project, 'node_modules', 'node-addon-api'))
   await buildAddon(pathToFileURL(`${project}/`))
-}, 180_000)
+}, 400_000)
 
 afterAll(() => {
   rmSync(project, { recursive: true, force: true })
