@@ -73,7 +73,7 @@ async function cluster(pools: Pools) {
       ...{ model, modelName: 'none', compute, metrics, log: silentLog, info: {} },
       events: new EventLog(silentLog, undefined),
       live: new LiveRequests(),
-    check: { run: () => Promise.resolve(undefined) },
+      check: { run: () => Promise.resolve(undefined) },
       modelPath: 'none.gguf',
       admission: new Admission(role),
     })

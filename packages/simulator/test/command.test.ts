@@ -23,7 +23,10 @@ function brokenCore(): string {
   cpSync(path('../../core/dist'), core, { recursive: true })
   const file = join(core, 'protocol/decode/request.js')
   const source = readFileSync(file, 'utf8')
-  const broken = source.replace('!request.legs.every((leg) => leg.drained && !isScattering(leg))', 'false')
+  const broken = source.replace(
+    '!request.legs.every((leg) => leg.drained && !isScattering(leg))',
+    'false',
+  )
   expect(broken).not.toBe(source)
   writeFileSync(file, broken)
   return core
