@@ -53,7 +53,7 @@ const taken: Record<string, string> = {
 const refusedByWorker: Record<string, [text: string, word: string]> = {
   'token ids of which the last is none': [
     `{"prompt":[${items(149_980, n)},-1]}`,
-    'prompt must be a string or a list of token ids',
+    'prompt must be text or token ids, or a list of either',
   ],
   'token ids to stop at': [
     `{"prompt":[1],"stop_token_ids":[${items(149_900, n)}]}`,
