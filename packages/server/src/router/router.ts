@@ -1,5 +1,4 @@
 /** One address in front of prefill and decode workers: a completion becomes two legs with one fate. */
-import { randomBytes } from 'node:crypto'
 import { pipeline } from 'node:stream/promises'
 import { setImmediate } from 'node:timers/promises'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
@@ -8,6 +7,7 @@ import { KvxError, silentLog, type Log } from '@kvx/contract'
 import { Admission, within } from '../http/drain.ts'
 import { httpError } from '../http/errors.ts'
 import { parseFields, writeFields } from '../http/json.ts'
+import { randomRoom } from '../http/room.ts'
 import {
   clientGone,
   fail,
@@ -336,9 +336,4 @@ function forwarded(c: AppContext): Record<string, string> {
     if (value !== undefined) headers[name] = value
   }
   return headers
-}
-
-/** 63 random bits: SGLang's rooms are signed 64-bit integers. */
-function randomRoom(): bigint {
-  return randomBytes(8).readBigUInt64BE() >> 1n
 }

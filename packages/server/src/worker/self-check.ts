@@ -2,7 +2,6 @@
  * Whether this worker could serve a request now: it computes a prompt of one token, and moves its cache through its own engine to or
  * from a partner of its own, the other side of a transfer in the same process with room for that prompt alone.
  */
-import { randomBytes } from 'node:crypto'
 import {
   BootstrapServer,
   KVManager,
@@ -16,6 +15,7 @@ import { silentLog } from '@kvx/contract'
 import { resized, resolveSampling, type LlamaModel } from '@kvx/llama'
 import { allocate } from '@kvx/native'
 import type { Transferred } from '../answers/rendering.ts'
+import { randomRoom } from '../http/room.ts'
 import type { Call } from './call.ts'
 import { Cleanup } from './cleanup.ts'
 import type { CachePools } from './cache-pools.ts'
@@ -158,10 +158,9 @@ export class SelfCheck {
     })
     const check = await this.#check
     const tokens = this.#model.tokenize('a').slice(0, 1)
-    const room = randomBytes(8).readBigUInt64BE() >> 1n
     return check({
       ...{ tokens, samples: 1, maxTokens: 2, sampling: resolveSampling({ ignoreEos: true }) },
-      bootstrap: { host: undefined, port: undefined, room },
+      bootstrap: { host: undefined, port: undefined, room: randomRoom() },
       signal: AbortSignal.timeout(checkMs),
       events: () => undefined,
     })
