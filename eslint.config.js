@@ -8,11 +8,16 @@ const mayImport = {
   core: ['@kvx/contract'],
   native: ['@kvx/contract'],
   vendor: ['@kvx/contract'],
+  'rdma-lab': ['@kvx/contract', '@kvx/vendor'],
+  conformance: ['@kvx/contract', '@kvx/native'],
   shm: ['@kvx/contract', '@kvx/native'],
   mori: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
   mooncake: ['@kvx/contract', '@kvx/native', '@kvx/vendor'],
   simulator: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/core/protocol'],
-  bench: ['@kvx/contract', '@kvx/core', '@kvx/core/backend', '@kvx/core/bytes', '@kvx/native'],
+  bench: [
+    ...['@kvx/contract', '@kvx/core', '@kvx/core/backend', '@kvx/core/bytes', '@kvx/native'],
+    '@kvx/llama',
+  ],
   proofs: [
     ...['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/core/protocol', '@kvx/core/wire'],
     '@kvx/simulator',
@@ -149,7 +154,11 @@ export default defineConfig(
   },
   ...pure,
   {
-    files: ['packages/{cli,bench}/src/**/*.ts', 'packages/*/bench/**/*.ts'],
+    files: [
+      'packages/{cli,bench}/src/**/*.ts',
+      'packages/*/bench/**/*.ts',
+      'packages/native/src/compile/main.ts',
+    ],
     rules: { 'no-console': 'off' },
   },
   {
@@ -175,5 +184,16 @@ export default defineConfig(
       ),
     },
     rules: { eqeqeq: 'error' },
+  },
+  {
+    // Runs in a browser.
+    files: ['packages/server/page/*.js'],
+    languageOptions: {
+      globals: Object.fromEntries(
+        ['document', 'sessionStorage', 'requestAnimationFrame', 'CSS', 'TextDecoder'].map(
+          (name) => [name, 'readonly'],
+        ),
+      ),
+    },
   },
 )

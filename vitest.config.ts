@@ -4,8 +4,11 @@ import { defineConfig } from 'vitest/config'
 /** Packages whose tests load the model or start many processes: two files at once would starve each other. */
 const oneFileAtATime = new Set(['llama', 'server', 'cli'])
 
-/** A folder of such tests in a package whose other tests are quick: a project of its own. */
-const chaos = { name: 'chaos', root: 'packages/proofs', folder: 'test/chaos', slow: true }
+/** Folders of such tests in a package whose other tests are quick: projects of their own. */
+const apart = [
+  ...['chaos', 'clients'].map((name) => ({ name, root: 'packages/proofs' })),
+  { name: 'rdma', root: 'packages/mori' },
+].map(({ name, root }) => ({ name, root, folder: `test/${name}`, slow: true }))
 
 const packages = readdirSync('packages')
   .filter((name) => existsSync(`packages/${name}/package.json`))
@@ -16,18 +19,23 @@ const packages = readdirSync('packages')
     slow: oneFileAtATime.has(name),
   }))
 
+/** Engines of somebody else's package, with the tests that such a package has. */
+const examples = ['engine-typescript', 'engine-cpp'].map((name) => ({
+  ...{ name, root: `examples/${name}`, folder: 'test', slow: false },
+}))
+
 export default defineConfig({
   test: {
     maxWorkers: 2,
-    projects: [...packages, chaos].map(({ name, root, folder, slow }) => {
-      const setup = 'test/global-setup.ts'
+    projects: [...packages, ...apart, ...examples].map(({ name, root, folder, slow }) => {
+      const setup = `${folder}/global-setup.ts`
       return {
         extends: true,
         test: {
           name,
           root,
           include: [`${folder}/**/*.test.ts`],
-          exclude: root === chaos.root && name !== chaos.name ? [`${chaos.folder}/**`] : [],
+          exclude: folder === 'test' ? apart.map(({ folder }) => `${folder}/**`) : [],
           globalSetup: existsSync(`${root}/${setup}`) ? [setup] : [],
           // A process per file: addons and their threads end with it.
           pool: 'forks',

@@ -59,11 +59,13 @@ const steps = [
     inputs: () => [
       'package-lock.json',
       'nx.json',
-      'tools/native',
-      ...inPackages('package.json', 'binding.gyp', 'kvx.gypi', 'native', 'include'),
+      'packages/native/src',
+      ...inPackages('package.json', 'native', 'include'),
     ],
     done: () =>
-      packages.every((path) => !existsSync(join(root, path, 'binding.gyp')) || hasAddon(path)),
+      packages.every(
+        (path) => !existsSync(join(root, path, 'native', 'addon.json')) || hasAddon(path),
+      ),
     command: () => [bin('nx'), 'run-many', '-t', 'native', '--output-style=static'],
   },
   {

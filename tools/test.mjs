@@ -1,7 +1,9 @@
 /**
- * `npm test [-- ARGUMENTS]`: set-up, the static checks, all tests. Every step runs, also after one
- * has failed. The last line counts: each static check is one test. With arguments, which go to
- * vitest, only tests run.
+ * `npm test [-- ARGUMENTS]`: set-up, the static checks, all tests but those with real clients, which
+ * fetch a few hundred megabytes of Python packages, and those over RDMA, which take minutes in an emulated
+ * machine: `--with-clients` and `--with-rdma` run them too; `--with-packages` installs the packages as strangers
+ * do (a selection of test-packages.mjs). Every step runs, also after one has failed. The
+ * last line counts: each static check is one test. With other arguments, which go to vitest, only tests run.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -16,11 +18,18 @@ const node = process.execPath
 
 const checks = [
   ['package manifests', node, ['tools/check-packages.mjs']],
+  ['dependencies', tool('knip'), ['--production']],
   ['import circles', tool('depcruise'), ['--config', '.dependency-cruiser.mjs', 'packages']],
   ['formatting', node, ['tools/format.mjs', '--check']],
   ['types', tool('tsc'), ['-b']],
-  // After the types, which build what the pages are made from.
+  ['published packages', node, ['tools/check-published.mjs']],
+]
+/** After the types, which build what the pages are made from. They leave a processor free, for `installed`. */
+const moreChecks = [
   ['generated docs', node, ['tools/docs/generate.mjs', '--check']],
+  ['documentation site', node, ['tools/site/build.mjs']],
+  ['Dockerfiles', node, ['tools/docker/check.mjs']],
+  ['workflows', node, ['tools/check-workflows.mjs']],
   ['lint', tool('eslint'), ['.', '--max-warnings', '0']],
 ]
 
@@ -32,6 +41,15 @@ async function check([name, command, args]) {
     `${ok ? 'ok    ' : 'FAILED'}  ${name}  (${elapsed(started)}${ok ? '' : `, ${reason}`})`,
   )
   return { passed: ok ? 1 : 0, failed: ok ? 0 : 1, skipped: 0 }
+}
+
+/** Its last line counts. Beside static checks, but not beside tests, which it would slow down. */
+async function installed() {
+  const { output } = await run('packages', node, ['tools/test-packages.mjs', '--quick'])
+  console.log(output.trimEnd())
+  const counted = /(\d+) passed, (\d+) failed\s*$/.exec(output)
+  if (counted === null) return { passed: 0, failed: 1, skipped: 0 }
+  return { passed: Number(counted[1]), failed: Number(counted[2]), skipped: 0 }
 }
 
 /** Counts come from the reporter's file: if vitest dies before it is written, that is a failure. */
@@ -57,15 +75,28 @@ async function tests(args) {
   }
 }
 
-const args = process.argv.slice(2)
+/** Projects that are not run unless they are asked for, and how. */
+const left = { clients: '--with-clients', rdma: '--with-rdma' }
+
+const given = process.argv.slice(2)
+const withPackages = given.includes('--with-packages')
+const args = given.filter((arg) => arg !== '--with-packages' && !Object.values(left).includes(arg))
+const without = Object.entries(left).flatMap(([project, flag]) =>
+  given.includes(flag) ? [] : ['--project', `!${project}`],
+)
 const unready = await setUp({ alsoNeeds: hasClangFormat() ? [] : ['pip'], keepGoing: true })
 const results = unready.map((name) => {
   console.log(`FAILED  set-up: ${name}`)
   return { passed: 0, failed: 1, skipped: 0 }
 })
 if (existsSync(tool('vitest'))) {
-  if (args.length === 0) for (const one of checks) results.push(await check(one))
-  results.push(await tests(args))
+  if (args.length === 0) {
+    for (const one of checks) results.push(await check(one))
+    const packages = withPackages ? [installed()] : []
+    for (const one of moreChecks) results.push(await check(one))
+    results.push(...(await Promise.all(packages)))
+  }
+  results.push(await tests(args.length > 0 ? args : without))
 }
 
 const sum = (key) => results.reduce((total, result) => total + result[key], 0)

@@ -51,6 +51,14 @@ const actions = {
     }
     return (await link.write(plan).done).bytes
   },
+  /** A write after a stream that fills the source `times` times, at the end with `byte`. Answers the milliseconds until it was done. */
+  writeAfterStream: async ({ addon, device, bytes, byte, times }) => {
+    const { busyStream } = createRequire(import.meta.url)(addon)
+    const stream = busyStream(device, memories[0].address, bytes, byte, times)
+    const began = performance.now()
+    await link.write(whole(bytes), { after: { stream } }).done
+    return performance.now() - began
+  },
   /** Many writes at once, and each cancelled at another time. */
   aborts: async ({ count, bytes }) => {
     const ends = { done: 0, aborted: 0, other: [] }

@@ -16,9 +16,10 @@ import {
   statSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join, relative, resolve } from 'node:path'
+import { basename, dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { root } from '../lib/repository.mjs'
+import { copyZeromq } from '../native/zeromq.mjs'
 
 const target = process.argv[2]
 if (target === undefined) {
@@ -35,7 +36,7 @@ try {
   copyFileSync(process.execPath, node)
   execFileSync('strip', [node])
 
-  const packages = ['bench', 'contract', 'core', 'native', 'shm']
+  const packages = ['bench', 'contract', 'core', 'mooncake', 'native', 'shm', 'vendor']
   for (const name of packages) {
     const from = join(root, 'packages', name)
     const to = join(tree, 'packages', name)
@@ -49,6 +50,7 @@ try {
       mkdirSync(join(to, 'build', 'Release'), { recursive: true })
       copyFileSync(join(release, file), join(to, 'build', 'Release', file))
     }
+    if (name === 'core') cpSync(copyZeromq(), join(to, 'prebuilds'), { recursive: true })
     linkInto(tree, name)
   }
   const taken = new Set()
@@ -65,12 +67,14 @@ try {
     mkdirSync(dirname(join(tree, 'test', program)), { recursive: true })
     copyFileSync(from, join(tree, 'test', program))
   }
-  const forks = 'packages/shm/test/fork/build/Release/fork.node'
-  if (!existsSync(join(root, forks))) {
-    throw new Error(`${forks} is missing: run the tests of @kvx/shm once`)
+  for (const name of ['fork', 'stream']) {
+    const addon = `packages/shm/test/fork/build/Release/${name}.node`
+    if (!existsSync(join(root, addon))) {
+      throw new Error(`${addon} is missing: run the tests of @kvx/shm once`)
+    }
+    mkdirSync(dirname(join(tree, addon)), { recursive: true })
+    copyFileSync(join(root, addon), join(tree, addon))
   }
-  mkdirSync(dirname(join(tree, forks)), { recursive: true })
-  copyFileSync(join(root, forks), join(tree, forks))
   cpSync(here, join(tree, 'tools', 'gpu'), { recursive: true })
   cpSync(join(root, 'examples'), join(tree, 'examples'), { recursive: true })
 
@@ -113,9 +117,19 @@ function takeModules(manifest, tree, taken) {
   }
 }
 
-/** Prebuilt binaries of other platforms, sources and maps are most of what a module weighs. */
+/** Prebuilt binaries of other platforms, what a module was made of, and maps are most of what it weighs. */
 function needed(path) {
-  if (/\/(deps|src|docs|test)$/.test(path) || path.endsWith('.map')) return false
+  if (path.endsWith('.map')) return false
+  if (/\/(deps|src|docs|test)$/.test(path) && !isLoaded(path)) return false
   const platform = /\/(?:prebuilds|build)\/(darwin|win32|linux)/.exec(path)
   return platform === null || platform[1] === 'linux'
+}
+
+/** Whether a module is loaded from this folder of it: what it was made of may be what it is. */
+function isLoaded(path) {
+  const manifest = join(dirname(path), 'package.json')
+  if (!existsSync(manifest)) return true // a folder further down
+  const { main, module, exports, bin } = JSON.parse(readFileSync(manifest, 'utf8'))
+  const entries = JSON.stringify([main, module, exports, bin])
+  return entries.includes(`"${basename(path)}/`) || entries.includes(`"./${basename(path)}/`)
 }

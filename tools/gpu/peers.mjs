@@ -1,6 +1,6 @@
 /**
  * `node tools/gpu/peers.mjs FOLDER`: writes FOLDER/peers.tar.xz, the parts of NIXL and of Mooncake that the section `peers` of the
- * suite measures beside kvx. They come from PyPI, for Python 3.12; the machine with GPUs needs torch, and no registry. Under 30 MiB.
+ * suite measures beside kvx, and with which the section `mooncake` runs @kvx/mooncake. They come from PyPI, for Python 3.12; the machine with GPUs needs torch, and no registry. Under 30 MiB.
  */
 import { execFileSync } from 'node:child_process'
 import {
@@ -56,6 +56,10 @@ try {
     copyFileSync(join(from, 'mooncake', name), join(to, 'mooncake', name))
   }
   take([join(from, 'mooncake/engine.so')], mooncakeLibraries)
+  for (const name of readdirSync(from).filter((folder) => /^mooncake.*\.dist-info$/.test(folder))) {
+    mkdirSync(join(to, name))
+    copyFileSync(join(from, name, 'METADATA'), join(to, name, 'METADATA'))
+  }
   // Its libraries for RDMA and HTTP come from the system, which may have none; those of NIXL's wheel do as well.
   mkdirSync(join(to, 'lib'))
   for (const name of ['libibverbs.so.1', 'libmlx5.so.1', 'libnuma.so.1', 'libcurl.so.4']) {

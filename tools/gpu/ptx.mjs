@@ -34,17 +34,26 @@ const wheels = {
   'nvidia-cuda-cccl': '13.0.85',
 }
 
-// From Turing on. Volta (sm_70) is left to the drivers that run it: the assembler of CUDA 13 no longer knows it.
+// Its assembler knows Turing and later; Volta was still known to that of CUDA 12.
+const olderWheels = { 'nvidia-cuda-nvcc-cu12': '12.8.93' }
+const olderArchitectures = ['70', '72']
 // prettier-ignore
 const architectures = ['75', '80', '86', '87', '88', '89', '90', '100', '103', '110', '120', '121']
 
+/** The folder of the compiler (100 MB to fetch). */
+const toolkit = () =>
+  fetched(`nvcc-${wheels['nvidia-cuda-nvcc']}`, wheels, 'cu13', ['bin', 'nvvm/bin'])
+/** That of the older assembler (40 MB). */
+const olderToolkit = () =>
+  fetched(`ptxas-${olderWheels['nvidia-cuda-nvcc-cu12']}`, olderWheels, 'cuda_nvcc', ['bin'])
+
 /**
- * The folder of the compiler, fetched when it is not there yet (100 MB).
+ * A folder of kvx's cache with what is in wheels, fetched when it is not there yet.
  * @throws Error which says why it cannot be fetched
  */
-function toolkit() {
-  const folder = join(cacheFolder, `nvcc-${wheels['nvidia-cuda-nvcc']}`)
-  const inside = join(folder, 'nvidia', 'cu13')
+function fetched(name, wheels, root, programs) {
+  const folder = join(cacheFolder, name)
+  const inside = join(folder, 'nvidia', root)
   if (existsSync(inside)) return inside
   mkdirSync(cacheFolder, { recursive: true })
   const work = mkdtempSync(join(cacheFolder, 'nvcc-work-'))
@@ -65,8 +74,8 @@ function toolkit() {
     for (const wheel of readdirSync(work).filter((name) => name.endsWith('.whl'))) {
       execFileSync('python3', ['-m', 'zipfile', '-e', join(work, wheel), tree])
     }
-    for (const name of ['bin', 'nvvm/bin']) {
-      for (const file of readdirSync(join(tree, 'nvidia/cu13', name), { withFileTypes: true })) {
+    for (const name of programs) {
+      for (const file of readdirSync(join(tree, 'nvidia', root, name), { withFileTypes: true })) {
         if (file.isFile()) chmodSync(join(file.parentPath, file.name), 0o755)
       }
     }
@@ -128,8 +137,10 @@ if (mode !== '--write' && mode !== '--check') {
   process.exit(2)
 }
 let nvcc
+let older
 try {
   nvcc = toolkit()
+  older = olderToolkit()
 } catch (error) {
   console.error(error.message)
   process.exit(3)
@@ -140,5 +151,7 @@ else if (ptx !== checkedIn()) {
   console.error('kvx.ptx is not what kvx.cu compiles to: node tools/gpu/ptx.mjs --write')
   process.exit(1)
 }
+for (const architecture of olderArchitectures) assemble(older, ptx, architecture)
 for (const architecture of architectures) assemble(nvcc, ptx, architecture)
-console.log(`kvx.ptx: ${ptx.length} bytes, assembles for sm_${architectures.join(', sm_')}`)
+const all = [...olderArchitectures, ...architectures]
+console.log(`kvx.ptx: ${ptx.length} bytes, assembles for sm_${all.join(', sm_')}`)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Unpacks what tools/gpu/pack.mjs packed, beside this file, and runs the suite on this machine's GPUs.
-#   run.sh [SECTION…]    sections: kernels, pointers, digest, errors, torch, model, engine, peers; all when none is given.
-#   KVX_SUITE_PARTS=plans,speed chooses parts of engine (plans, visible, namespaces, aborts, writers, owners, forked, speed);
+#   run.sh [SECTION…]    sections: kernels, pointers, digest, errors, torch, model, engine, peers, mooncake; all when none is given.
+#   KVX_SUITE_PARTS=plans,speed chooses parts of engine (plans, visible, namespaces, after, aborts, writers, owners, forked, speed);
 #   KVX_SUITE_QUICK=1 does less of each
 # The report goes to $OUT (default: out/ in the current folder): report.json, report.md.
 # KVX_CUDA_LIBRARY names another driver; `fake` is the one of the tests.

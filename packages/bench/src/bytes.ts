@@ -109,7 +109,7 @@ function overRows(
   const row: RowBytes = {
     memory: region,
     words: inWords
-      ? new Int32Array(region.buffer, region.byteOffset, region.byteLength >> 2)
+      ? new Int32Array(region.buffer, region.byteOffset, Math.floor(region.byteLength / 4))
       : undefined,
     ...{ at: 0, bytes: unitBytes, elementBytes, elementStride: stride.element },
   }
@@ -132,12 +132,15 @@ function overRows(
   return bytes
 }
 
+/** Regions may be larger than what shifts take. */
+const wordOf = (byte: number): number => Math.floor(byte / 4)
+
 function fillRow(row: RowBytes, key: number): boolean {
   const { words, memory, bytes, at } = row
   let next = key
   if (words) {
-    const end = (at + bytes) >> 2
-    for (let word = at >> 2; word < end; word++) {
+    const end = wordOf(at + bytes)
+    for (let word = wordOf(at); word < end; word++) {
       words[word] = wordAt(next)
       next = (next + step) | 0
     }
@@ -152,9 +155,9 @@ function firstWrong(row: RowBytes, key: number): number | undefined {
   const { words, memory, bytes, at } = row
   let from = 0
   if (words) {
-    const end = (at + bytes) >> 2
+    const end = wordOf(at + bytes)
     let next = key
-    let word = at >> 2
+    let word = wordOf(at)
     while (word < end && words[word] === wordAt(next)) {
       next = (next + step) | 0
       word++

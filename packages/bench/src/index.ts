@@ -29,3 +29,49 @@ export {
   type TransferRow,
 } from './transfer/run.ts'
 export { type Where } from './transfer/side.ts'
+export { compareFindings, joinedFindings } from './compare/tell.ts'
+export {
+  runCompare,
+  standalone,
+  type CompareOptions,
+  type CompareResult,
+  type CompareSample,
+  type Contender,
+  type LoadSample,
+} from './compare/run.ts'
+export { comparison } from './report/baseline.ts'
+export { svgOf } from './report/charts.ts'
+export {
+  beginReport,
+  documentOf,
+  readDocument,
+  type Heading,
+  type ReportDocument,
+} from './report/document.ts'
+export type { Chart, Findings, Measure, Table } from './report/findings.ts'
+export { pageOf } from './report/page.ts'
+export { tableText } from './report/text.ts'
+export type { Launch, ServerProcess } from './serving/launch.ts'
+export { runLoad, type LoadOptions, type LoadRequest, type LoadResult } from './load/run.ts'
+export { loadFindings } from './load/tell.ts'
+export type { MemorySample } from './serving/memory.ts'
+export { findFastest, rounded } from './trace/fastest.ts'
+export { readTrace, type TraceLine } from './trace/read.ts'
+export { runTrace, type TraceOptions, type TracePass, type TraceRequest } from './trace/run.ts'
+export { traceFindings } from './trace/tell.ts'
+export {
+  runAccuracy,
+  suppressed,
+  type AccuracyOptions,
+  type AccuracyResult,
+  type AccuracySample,
+} from './accuracy/run.ts'
+export { accuracyFindings } from './accuracy/tell.ts'
+export {
+  runModelBench,
+  type ModelBenchOptions,
+  type ModelBenchResult,
+  type ModelRow,
+  type ModelSample,
+} from './transfer/model.ts'
+export { modelFindings, nixlText } from './transfer/tell.ts'

@@ -1,4 +1,4 @@
-/** A process of `kvx up`: the same command line, forked. */
+/** A process that this command starts: the same command line, forked. */
 import { fork, type ChildProcess } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { KvxError } from '@kvx/contract'
@@ -23,8 +23,16 @@ export class Child {
   readonly gone: Promise<string>
   readonly #process: ChildProcess
 
-  /** @param secrets are variables of the child's environment: argv is visible to every user of the machine */
-  constructor(name: string, args: readonly string[], secrets: Readonly<Record<string, string>>) {
+  /**
+   * @param secrets are variables of the child's environment: argv is visible to every user of the machine
+   * @param isQuiet What it says is only told when it ends before it is ready, in the error of `ready`
+   */
+  constructor(
+    name: string,
+    args: readonly string[],
+    secrets: Readonly<Record<string, string>>,
+    { isQuiet = false }: { isQuiet?: boolean } = {},
+  ) {
     this.name = name
     this.#process = fork(new URL('./main.js', import.meta.url), args, {
       env: { ...process.env, ...secrets },
@@ -34,12 +42,14 @@ export class Child {
     const child = this.#process
     const held: string[] = []
     let ready = false
+    let lastWords = ''
     const flush = () => {
-      for (const line of held.splice(0)) process.stderr.write(`${line}\n`)
+      for (const line of held.splice(0)) if (!isQuiet) process.stderr.write(`${line}\n`)
     }
     if (child.stderr !== null) {
       createInterface({ input: child.stderr }).on('line', (line) => {
         held.push(line)
+        lastWords = line.replace(/^kvx: /, '')
         if (ready) flush()
         else if (held.length > keptLines) held.shift()
       })
@@ -69,13 +79,18 @@ export class Child {
         })
       }),
       this.gone.then((how): never => {
+        const words = isQuiet && lastWords !== '' ? lastWords : 'its last words are above.'
         throw new KvxError(
           'ERR_KVX_INTERNAL',
-          `${name} ended before it was ready (${how}): its last words are above.`,
+          `${name} ended before it was ready (${how}): ${words}`,
         )
       }),
     ])
     this.ready.catch(() => undefined)
+  }
+
+  get pid(): number | undefined {
+    return this.#process.pid
   }
 
   /** Asks it to end, and resolves when it has. */

@@ -1,6 +1,7 @@
 /** Strict flags on top of a command's definition: nothing unknown, nothing misspelt, nothing silently ignored. */
 import { parseArgs } from 'node:util'
 import type { ArgsDef } from 'citty'
+import { foreignFlags } from './foreign.ts'
 import { nearest, UsageError } from './usage.ts'
 
 /** Options that appear under two spellings: the second is SGLang's. */
@@ -121,6 +122,9 @@ export class Flags {
 }
 
 function unknownFlag(given: string, names: readonly string[]): UsageError {
+  const instead = foreignFlags[given.replace(/^--/, '')]
+  if (instead !== undefined)
+    return new UsageError(`${given} of SGLang is no flag here: ${instead}.`)
   const near = nearest(given.replace(/^-+/, ''), names)
   return new UsageError(
     near === undefined

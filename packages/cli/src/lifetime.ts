@@ -124,17 +124,22 @@ export async function runUntilStopped<T extends Draining & { close(): Promise<vo
 /**
  * Does something that ends by itself, and earlier when the process is asked to end.
  * @param work gives up and leaves nothing behind when its signal is aborted
+ * @param graceMs in which it must have done so
  * @returns the exit code
  */
-export async function runToEnd(work: (signal: AbortSignal) => Promise<number>): Promise<number> {
+export async function runToEnd(
+  work: (signal: AbortSignal) => Promise<number>,
+  graceMs = 2 * giveUpMs,
+): Promise<number> {
   const ending = new AbortController()
   const asked = stopRequested().then(({ code }) => code || 143)
   void asked.then((code) => {
     ending.abort()
-    setTimeout(() => process.exit(code), 2 * giveUpMs).unref()
+    setTimeout(() => process.exit(code), graceMs).unref()
   })
   try {
-    return await work(ending.signal)
+    const code = await work(ending.signal)
+    return ending.signal.aborted ? await asked : code
   } catch (cause) {
     if (ending.signal.aborted) return asked
     throw cause

@@ -1,7 +1,11 @@
 /** How far a download is, or the first reading of a large model, on stderr: a line that rewrites itself on a terminal, a few lines elsewhere. */
 import type { LoadOptions, PullOptions } from '@kvx/llama'
 
-const names = { download: 'downloading the model', unpack: 'unpacking the model' } as const
+const names = {
+  install: 'installing llama.cpp, once',
+  download: 'downloading the model',
+  unpack: 'unpacking the model',
+} as const
 
 /** A smaller file is read before anybody wonders. */
 const worthTelling = 1e9
@@ -32,6 +36,31 @@ export function requestProgress(): (ended: number, requests: number) => void {
     if (!process.stderr.isTTY) return
     const word = `${String(ended)} of ${String(requests)} requests`
     process.stderr.write(ended === requests ? '\r\x1b[K' : `\r\x1b[K${word}`)
+  }
+}
+
+/** Between two lines of a long run where they are kept. */
+const quietMs = 10_000
+
+/** What a long run does next, and how far it is, on stderr: one line on a terminal, else one from time to time. */
+export function stepProgress(): {
+  readonly step: (what: string, done: number, all: number) => void
+  readonly end: () => void
+} {
+  const isTerminal = process.stderr.isTTY
+  let last = -Infinity
+  return {
+    step(what, done, all) {
+      const line = `${String(Math.floor((100 * done) / Math.max(1, all)))} %: ${what}`
+      if (isTerminal) process.stderr.write(`\r\x1b[K${line}`)
+      else if (performance.now() - last >= quietMs) {
+        last = performance.now()
+        process.stderr.write(`${line}\n`)
+      }
+    },
+    end() {
+      if (isTerminal) process.stderr.write('\r\x1b[K')
+    },
   }
 }
 

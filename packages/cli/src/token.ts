@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import type { Stats } from 'node:fs'
 import { chmod, link, mkdir, open, rm, stat, writeFile, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
+import { systemReason } from '@kvx/contract'
 import { UsageError } from './usage.ts'
 
 export interface TokenSources {
@@ -73,7 +74,7 @@ async function readToken(path: string): Promise<string> {
     text = buffer.toString('utf8', 0, bytesRead)
   } catch (cause) {
     if (cause instanceof UsageError) throw cause
-    throw new UsageError(`The token file ${path} cannot be read: ${(cause as Error).message}.`, {
+    throw new UsageError(`The token file ${path} cannot be read: ${systemReason(cause)}.`, {
       cause,
     })
   } finally {
@@ -112,7 +113,7 @@ async function sharedToken(environment: TokenSources['environment']): Promise<st
     if (!(await exists(file))) await createOnce(folder, file)
   } catch (cause) {
     throw new UsageError(
-      `The token that workers of this user share cannot be kept in ${file}: ${(cause as Error).message}. Set KVX_TOKEN or give --token-file.`,
+      `The token that workers of this user share cannot be kept in ${file}: ${systemReason(cause)}. Set KVX_TOKEN or give --token-file.`,
       { cause },
     )
   }

@@ -118,9 +118,12 @@ test('malformed JSON is refused with 400 and an unknown endpoint with 404', asyn
   }
 })
 
-test('a prefill or decode worker asked without a room says that a router is needed', async () => {
-  for (const { url } of [prefill, decode]) {
-    expect(await refusal(await post(url, { prompt: 'Hi' }))).toMatchObject({
+test('a prefill worker asked without a room, and a decode worker asked with half of what a router adds, say that a router is needed', async () => {
+  for (const [{ url }, fields] of [
+    [prefill, {}],
+    [decode, { bootstrap_host: '127.0.0.1' }],
+  ] as const) {
+    expect(await refusal(await post(url, { prompt: 'Hi', ...fields }))).toMatchObject({
       status: 400,
       message: expect.stringContaining('bootstrap_room') as string,
     })

@@ -14,7 +14,7 @@ import {
   window,
 } from '../../llama/test/support/architectures.ts'
 import { writeGguf } from '../../llama/test/support/gguf.ts'
-import { complete, pageGauges, patience, post, Process } from './support/cluster.ts'
+import { complete, pageGauges, patience, post, Process, startRouter } from './support/cluster.ts'
 import { kvx } from './support/command.ts'
 
 let folder = ''
@@ -86,10 +86,7 @@ describe.each(Object.keys(served) as (keyof typeof served)[])('%s', (name) => {
       start('null'),
       start('prefill', '--transfer-backend', engine),
     ])
-    router = await Process.start([
-      ...['router', '--port', '0', '--decode', decode.url],
-      ...['--prefill', `${prefill.url},${String(prefill.bootstrapPort)}`],
-    ])
+    router = await startRouter(prefill, decode)
     processes.push(router)
   }, patience)
 

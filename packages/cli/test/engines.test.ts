@@ -127,3 +127,10 @@ test('doctor says of each backend whether it can run, and of the machine what is
   const screen = await kvx('doctor')
   expect(screen.stdout).toMatch(/^backends\n {2}✓ shm/)
 })
+
+test('doctor ends with 1 when a backend that was named cannot run, and with 0 when it can', async () => {
+  expect((await kvx('doctor', 'shm')).code).toBe(0)
+  const { code, stdout } = await kvx('doctor', 'shm', './none.mjs')
+  expect(stdout).toContain('✗ ./none.mjs')
+  expect(code).toBe(1)
+})

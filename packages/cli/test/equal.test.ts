@@ -7,6 +7,7 @@ import {
   post,
   Process,
   type WorkerEvent,
+  startRouter,
 } from './support/cluster.ts'
 
 const chunk = 64
@@ -29,10 +30,7 @@ beforeAll(async () => {
     ['prefill', 'decode', 'null'].map((mode) => Process.start(worker(mode))),
   )
   ;[prefill, decode, alone] = processes as [Process, Process, Process]
-  router = await Process.start([
-    ...['router', '--port', '0', '--decode', decode.url],
-    ...['--prefill', `${prefill.url},${String(prefill.bootstrapPort)}`],
-  ])
+  router = await startRouter(prefill, decode)
   processes.push(router)
   atRest = await Promise.all([prefill, decode].map(pageGauges))
 }, patience)

@@ -1,7 +1,15 @@
 import { expect, test } from 'vitest'
 import { httpOptions } from '../src/command.ts'
-import { prefillTarget } from '../src/commands/router.ts'
-import { backendOptions, protocolSettings, serve } from '../src/commands/serve.ts'
+import { prefillTarget, prefillTargets } from '../src/commands/router.ts'
+import {
+  backendOptions,
+  engineFlags,
+  engineOptions,
+  prefixCache,
+  protocolSettings,
+  serve,
+} from '../src/commands/serve.ts'
+import { foreignFlags } from '../src/foreign.ts'
 import { Flags } from '../src/flags.ts'
 import { nearest, UsageError } from '../src/usage.ts'
 
@@ -42,6 +50,48 @@ test.each([
   ['stray', "'stray' is one argument too many."],
 ])('%s is a usage error', (line, message) => {
   expect(() => parse(line)).toThrow(new UsageError(message))
+})
+
+test.each(Object.entries(foreignFlags))(
+  "SGLang's --%s is refused by name, with what to do instead",
+  (name, instead) => {
+    expect(() => parse(`--${name} 1`)).toThrow(
+      new UsageError(`--${name} of SGLang is no flag here: ${instead}.`),
+    )
+  },
+)
+
+test('the devices of SGLang are an option of the transfer backend', () => {
+  const options = (line: string) => engineOptions(Flags.parse(line.split(' '), engineFlags))
+  expect(options('--disaggregation-ib-device mlx5_0,mlx5_1')).toEqual({
+    devices: ['mlx5_0', 'mlx5_1'],
+  })
+  expect(() => options('--disaggregation-ib-device {"0":"mlx5_0"}')).toThrow('names of devices')
+  expect(() =>
+    options('--disaggregation-ib-device a --transfer-backend-options devices=b'),
+  ).toThrow('give one')
+})
+
+test('the radix cache of decode is on, and cannot be asked for and turned off at once', () => {
+  const asked = (line: string) => prefixCache(Flags.parse(line.split(' '), engineFlags))
+  expect(asked('--disaggregation-decode-enable-radix-cache')).toBe(true)
+  expect(asked('--disable-radix-cache')).toBe(false)
+  expect(() => asked('--disable-radix-cache --disaggregation-decode-enable-radix-cache')).toThrow(
+    'exclude each other',
+  )
+})
+
+test("prefill workers may be written as SGLang's router takes them", () => {
+  expect(
+    prefillTargets(['http://a', '8998', 'http://b', 'none', 'http://c,1', 'http://d']),
+  ).toEqual([
+    { url: 'http://a', bootstrapPort: 8998 },
+    { url: 'http://b' },
+    { url: 'http://c', bootstrapPort: 1 },
+    { url: 'http://d' },
+  ])
+  expect(() => prefillTargets(['8998'])).toThrow("not '8998'")
+  expect(() => prefillTargets(['http://a,1', '2'])).toThrow("not '2'")
 })
 
 test.each(['x', '1.5', '70000', '-1', '1e3', ''])('a port of %j is a usage error', (text) => {

@@ -1,8 +1,8 @@
 /** Chat, batches, several answers and SGLang's interface: is each answer through two processes that of one? */
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { pageGauges, patience, Process, withKey } from './support/cluster.ts'
+import { pageGauges, patience, Process, withKey, startRouter } from './support/cluster.ts'
 
-const engine = ['--context-length', '512', '--chunked-prefill-size', '32']
+const engine = ['--context-length', '512', '--chunked-prefill-size', '32', '--disable-radix-cache']
 const worker = (mode: string) => [
   ...['serve', '--disaggregation-mode', mode, '--port', '0'],
   ...['--disaggregation-bootstrap-port', '0', ...engine],
@@ -19,10 +19,7 @@ beforeAll(async () => {
   )
   const [prefill, decode, both] = workers as [Process, Process, Process]
   alone = both
-  router = await Process.start([
-    ...['router', '--port', '0', '--decode', decode.url],
-    ...['--prefill', `${prefill.url},${String(prefill.bootstrapPort)}`],
-  ])
+  router = await startRouter(prefill, decode)
   atRest = await Promise.all([prefill, decode].map(pageGauges))
 }, patience)
 
@@ -239,4 +236,83 @@ test('after all that every page is back', async () => {
   await expect
     .poll(() => Promise.all([prefill, decode].map(pageGauges)), { timeout: patience })
     .toEqual(atRest)
+})
+
+test.each([false, true])(
+  'log probabilities of an answer are those of one process (stream: %s)',
+  async (stream) => {
+    const prompt = ids(30)
+    const common = { max_tokens: 5, temperature: 0, stream }
+    const [completion] = await expectEqual('/v1/completions', {
+      ...common,
+      prompt,
+      n: 2,
+      logprobs: 3,
+    })
+    expect(JSON.stringify(completion)).toMatch(/"token_logprobs":\[-\d/)
+    const chat = await expectEqual('/v1/chat/completions', {
+      ...{ ...common, messages, logprobs: true, top_logprobs: 2 },
+    })
+    expect(JSON.stringify(chat)).toMatch(/"top_logprobs":\[\{"token":"[^"]+","logprob":-/)
+    const [generated] = (await expectEqual('/generate', {
+      ...{ input_ids: prompt, stream, return_logprob: true, top_logprobs_num: 2 },
+      ...{ return_text_in_logprobs: true, sampling_params: { max_new_tokens: 5, temperature: 0 } },
+    })) as [{ meta_info: Record<string, unknown[]> }]
+    expect(generated.meta_info).toMatchObject({ input_token_logprobs: [], input_top_logprobs: [] })
+    const [first] = generated.meta_info.output_token_logprobs as [[number, number, string]]
+    expect(first[0]).toBeLessThan(0)
+    expect(typeof first[2]).toBe('string')
+  },
+)
+
+test.each([false, true])('the router tells both together (stream: %s)', async (stream) => {
+  const params = { sampling_params: { max_new_tokens: 3, temperature: 0, n: 2 } }
+  const scored = { return_logprob: true, logprob_start_len: 10, top_logprobs_num: 2, stream }
+  const body = { input_ids: [ids(40), ids(20, 900)], ...scored, ...params }
+  const events = (await expectEqual('/generate', body)).flat() as [
+    { meta_info: { input_token_logprobs: unknown[] } },
+  ]
+  const lengths = events.map(({ meta_info: meta }) => meta.input_token_logprobs.length)
+  expect([...new Set(lengths)].sort()).toEqual([10, 30])
+})
+
+test('the prompt is scored where it is computed: both legs together tell what one process tells', async () => {
+  const [prefill, decode] = workers as [Process, Process]
+  const ask = async (url: string, more: object) => {
+    const response = await fetch(`${url}/generate`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', ...withKey() },
+      body: JSON.stringify({
+        ...{ input_ids: ids(70), return_logprob: true, logprob_start_len: 0, top_logprobs_num: 1 },
+        ...{ sampling_params: { max_new_tokens: 4, temperature: 0 }, ...more },
+      }),
+    })
+    const { meta_info: meta } = (await response.json()) as { meta_info: Record<string, unknown[]> }
+    return meta
+  }
+  const bootstrap = {
+    ...{ bootstrap_host: '127.0.0.1', bootstrap_port: prefill.bootstrapPort, bootstrap_room: 77 },
+  }
+  const [sent, received, whole] = await Promise.all([
+    ask(prefill.url, bootstrap),
+    ask(decode.url, bootstrap),
+    ask(alone.url, {}),
+  ])
+  expect(whole.input_token_logprobs).toHaveLength(70)
+  expect(whole.input_token_logprobs?.[0]).toEqual([null, ids(70)[0], null])
+  for (const name of ['input_token_logprobs', 'input_top_logprobs']) {
+    expect([...(sent[name] ?? []), ...(received[name] ?? [])]).toEqual(whole[name])
+  }
+  expect(received.output_token_logprobs).toEqual(whole.output_token_logprobs)
+  expect(sent.output_token_logprobs).toEqual(whole.output_token_logprobs?.slice(0, 1))
+})
+
+test.each([
+  ['/v1/completions', { prompt: 'a', logprobs: 21 }, 'logprobs'],
+  ['/v1/completions', { prompt: 'a', logprobs: true }, 'logprobs'],
+  ['/v1/chat/completions', { messages, top_logprobs: 2 }, 'top_logprobs needs logprobs'],
+  ['/generate', { text: 'a', return_logprob: true, token_ids_logprob: [1] }, 'token_ids_logprob'],
+  ['/generate', { text: 'a', return_logprob: true, logprob_start_len: -2 }, 'logprob_start_len'],
+])('%s refuses %j', async (path, body, message) => {
+  await expect(ask(alone.url, path, body)).rejects.toThrow(message)
 })

@@ -5,7 +5,7 @@
 import { once } from 'node:events'
 import { createServer, type AddressInfo } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { complete, pageGauges, patience, Process } from './support/cluster.ts'
+import { complete, pageGauges, patience, Process, startRouter } from './support/cluster.ts'
 
 // Prefill has pages for one short prompt: each request uses those of the one before.
 const prefillEngine = ['--context-length', '128', '--max-running-requests', '1']
@@ -33,10 +33,7 @@ beforeAll(async () => {
     Process.start(worker('null', ...decodeEngine)),
   ])
   ;[prefill, other, decode, alone] = processes as [Process, Process, Process, Process]
-  router = await Process.start([
-    ...['router', '--port', '0', '--decode', decode.url],
-    ...['--prefill', `${prefill.url},${String(prefill.bootstrapPort)}`],
-  ])
+  router = await startRouter(prefill, decode)
   processes.push(router)
   atRest = await Promise.all([prefill, other, decode].map(pageGauges))
 }, patience)
@@ -93,12 +90,27 @@ async function expectWhole(room: number, prompt: number[]): Promise<void> {
   expect(answer).toMatchObject({ status: 200, tokens: await reference(prompt) })
 }
 
+/**
+ * Like `expectWhole`, for a room whose last attempt failed at prefill: decode is told that cause at once, until a
+ * new prefill leg clears it. So that leg must be there first.
+ */
+async function expectAnew(room: number, prompt: number[]): Promise<void> {
+  const since = prefill.events.length
+  const again = prefillLeg(room, prompt)
+  await prefill.event(({ name, room: of }) => name === 'room.opened' && of === String(room), {
+    since,
+  })
+  const answer = await decodeLeg(room, prompt)
+  expect(await again).toMatchObject({ status: 200 })
+  expect(answer).toMatchObject({ status: 200, tokens: await reference(prompt) })
+}
+
 async function reference(prompt: number[]): Promise<readonly number[]> {
   return (await complete(alone.url, { ...sampling, prompt, stream: false })).tokens
 }
 
-/** A prefill leg for which decode did not come, or whoever asks for such a one afterwards. */
-const expired = { status: 504, code: 'ERR_KVX_TIMEOUT', phase: 'reserve', tokens: undefined }
+/** A prefill leg for which decode did not come, which has sent its headers, or whoever asks for such a one afterwards. */
+const expired = { code: 'ERR_KVX_TIMEOUT', phase: 'reserve', tokens: undefined }
 const parked = { phase: 'parked', tokens: undefined }
 const unknown = { ...parked, status: 504, code: 'ERR_KVX_ROOM_UNKNOWN' }
 const consumed = { ...parked, status: 410, code: 'ERR_KVX_ROOM_CONSUMED' }
@@ -124,6 +136,19 @@ test('an unknown room ends in an error that says so, and a stream of it in the e
   expect(received).toMatchObject(unknown)
   expect(sent).toMatchObject(expired)
   expect(streamed).toMatch(/^data: \{"error":.*"code":"ERR_KVX_ROOM_UNKNOWN".*\}\n\n$/)
+})
+
+test('prefill sends its headers before decode has come, so that a router that waits for both legs is free when decode is dead', async () => {
+  const response = await fetch(`${prefill.url}/v1/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ ...sampling, prompt: promptA, bootstrap_room: 4 }),
+  })
+  expect(response.status).toBe(200)
+  // Its headers have been read; now decode comes.
+  const [answer, sent] = await Promise.all([decodeLeg(4), response.json()])
+  expect(answer).toMatchObject({ status: 200, tokens: await reference(promptA) })
+  expect(sent).toMatchObject({ kvx: { transfer: { backend: 'shm' } } })
 })
 
 /** The text of a response whose connection is cut at the end. */
@@ -197,10 +222,10 @@ test('a stale room, whose pages prefill has used for another prompt since, never
   expect(await decodeLeg(30, promptB)).toMatchObject(consumed)
   // One side goes on with the old prompt, the other has a new one.
   const [answer, sent] = await Promise.all([decodeLeg(30, promptA), prefillLeg(30, promptB)])
-  const mismatch = { status: 409, code: 'ERR_KVX_PROMPT_MISMATCH', tokens: undefined }
-  expect(answer).toMatchObject(mismatch)
+  const mismatch = { code: 'ERR_KVX_PROMPT_MISMATCH', tokens: undefined }
+  expect(answer).toMatchObject({ ...mismatch, status: 409 })
   expect(sent).toMatchObject(mismatch)
-  await expectWhole(30, promptB)
+  await expectAnew(30, promptB)
 })
 
 test('a room whose leg has expired on one side is refused on the other, and can be used anew', async () => {
@@ -209,15 +234,9 @@ test('a room whose leg has expired on one side is refused on the other, and can 
   expect(received).toMatchObject(unknown)
   // Decode learns the cause of prefill; nothing pairs with what is over.
   const [late, lateToo] = await Promise.all([decodeLeg(40), prefillLeg(41)])
-  expect(late).toMatchObject(expired)
+  expect(late).toMatchObject({ ...expired, status: 504 })
   expect(lateToo).toMatchObject(expired)
-  // What prefill remembers of its old leg is cleared by a new one, which must be there first.
-  const since = prefill.events.length
-  const again = prefillLeg(40, promptB)
-  await prefill.event(({ name, room }) => name === 'request.received' && room === '40', { since })
-  const answer = await decodeLeg(40, promptB)
-  expect(await again).toMatchObject({ status: 200 })
-  expect(answer).toMatchObject({ status: 200, tokens: await reference(promptB) })
+  await expectAnew(40, promptB)
 })
 
 test('a decode leg that is pointed at another instance gets nothing of the right one', async () => {

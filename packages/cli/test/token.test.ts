@@ -91,7 +91,7 @@ test('where no shared token can be kept the way out is named', async () => {
   const file = join(folder, 'file')
   await writeFile(file, '')
   await expect(resolve({ environment: { XDG_CONFIG_HOME: file } })).rejects.toThrow(
-    /cannot be kept in \S+\/file\/kvx\/token: ENOTDIR.*Set KVX_TOKEN or give --token-file\.$/,
+    /cannot be kept in \S+\/file\/kvx\/token: not a directory\. Set KVX_TOKEN or give --token-file\.$/,
   )
 })
 

@@ -5,16 +5,19 @@
 
 /** Brand of a backend. A registered symbol, so that two copies of this package agree on it. */
 export const backendSymbol: unique symbol = Symbol.for('@kvx/backend') as never
+/** Version of this contract. A backend of another one is refused by name when it is loaded. */
 export const contractVersion = 2
 
+/** What an engine package exports as its default: whether it can run here, and how it is started. */
 export interface Backend<Options = Record<string, unknown>> {
+  /** `contractVersion`: by it a backend is told from any other object. */
   readonly [backendSymbol]: typeof contractVersion
   /** The name it is chosen by: `shm`, `mori`, `mooncake`. */
   readonly name: string
   /** Can it run here, and if not, why and what to do? Never throws, changes nothing. */
   probe(options?: Options): Promise<Probe>
   /**
-   * Starts an engine.
+   * Starts an engine. A process may exit, and a worker thread may be terminated, whatever an engine is doing.
    * @throws KvxError `ERR_KVX_INVALID_OPTION` for an unknown or bad option,
    *   `ERR_KVX_BACKEND_UNAVAILABLE` when it cannot run here.
    */
@@ -23,6 +26,7 @@ export interface Backend<Options = Record<string, unknown>> {
   readonly library?: VendorLibrary
 }
 
+/** How a vendor's library that is not part of the package gets onto this machine. */
 export interface VendorLibrary {
   /** Versions that can be installed, newest first. */
   readonly versions: readonly string[]
@@ -38,38 +42,54 @@ export interface VendorLibrary {
   installed(): Promise<readonly InstalledLibrary[]>
 }
 
+/** What to install, and from where. */
 export interface InstallLibraryOptions {
+  /** One of `VendorLibrary.versions`. Default: the newest. */
   version?: string | undefined
+  /** One of `VendorLibrary.flavours`. Default: the first. */
   flavour?: string | undefined
   /** A file that was downloaded elsewhere, for machines without a network. */
   file?: string | undefined
+  /** Told while it is fetched; `share` is 0 to 1 where it is known. */
   onProgress?:
     ((progress: { readonly message: string; readonly share?: number }) => void) | undefined
+  /** Ends it with `ERR_KVX_ABORTED`; nothing is left behind. */
   signal?: AbortSignal | undefined
 }
 
+/** A library in the user's cache. */
 export interface InstalledLibrary {
+  /** As the vendor numbers it. */
   readonly version: string
+  /** The variant, where there are several. */
   readonly flavour?: string | undefined
+  /** Absolute path of where it was unpacked. */
   readonly folder: string
   /** `pip`, or the path of the file it came from. */
   readonly from: string
 }
 
+/** What an engine is given beside its options. */
 export interface OpenContext {
   /** 32 lower-case hex digits, fresh for every opened engine: its memory keys and addresses must not be taken for those of another. */
   readonly generation: string
+  /** Where it says what a person should know; never where it reports an error that it throws. */
   readonly log: Log
 }
 
 /** The part of a pino logger that kvx uses. */
 export interface Log {
+  /** For who looks for a fault: each step. */
   debug(fields: object, message: string): void
+  /** What an operator wants to see of a day without faults. */
   info(fields: object, message: string): void
+  /** Something failed, and kvx went on. */
   warn(fields: object, message: string): void
+  /** Something failed that somebody must mend. */
   error(fields: object, message: string): void
 }
 
+/** A log that says nothing. */
 export const silentLog: Log = {
   debug: () => undefined,
   info: () => undefined,
@@ -77,13 +97,21 @@ export const silentLog: Log = {
   error: () => undefined,
 }
 
+/** Whether an engine can run on this machine, and with what. */
 export interface Probe {
+  /** `open` is expected to succeed. */
   readonly available: boolean
   /** Version of the engine or of the vendor's library, when known. */
   readonly version?: string | undefined
+  /** Path of the vendor's library that would be used. */
   readonly library?: string | undefined
   /** Everything that was tried, in order, with the reason of each failure. */
-  readonly tried: readonly { readonly what: string; readonly reason: string }[]
+  readonly tried: readonly {
+    /** A path, a package, a step. */
+    readonly what: string
+    /** A sentence, or the system's own words. */
+    readonly reason: string
+  }[]
   /** What a person should do when it is not available. */
   readonly remedy?: string | undefined
   /** Devices whose memory it can reach. Absent when it knows of none of any kind. */
@@ -92,12 +120,15 @@ export interface Probe {
   readonly devicesNote?: string | undefined
 }
 
+/** A device whose memory an engine can, or could, reach. */
 export interface Device {
+  /** What memory of it is registered as. */
   readonly kind: Exclude<MemoryKind, 'cpu'>
   /** In this process. */
   readonly ordinal: number
   /** The same in every process. */
   readonly uuid: string
+  /** As its driver names it. */
   readonly name: string
   /** For people. */
   readonly facts: string
@@ -107,12 +138,16 @@ export interface Device {
   readonly reason?: string | undefined
 }
 
+/** Host memory, or that of a GPU of NVIDIA or AMD. */
 export type MemoryKind = 'cpu' | 'cuda' | 'hip'
 
 /** A range of memory. Allocated by `@kvx/native`, or the host's own. */
 export interface Memory {
+  /** Of the first byte, in this process; for GPU memory the device pointer. */
   readonly address: bigint
+  /** Length, a positive integer. */
   readonly bytes: number
+  /** Whose memory it is. */
   readonly kind: MemoryKind
   /** Ordinal of the device in this process; 0 for `cpu`. What travels to a peer is the device's UUID. */
   readonly device: number
@@ -132,20 +167,28 @@ export interface Memory {
   view?(offset: number, length: number): Uint8Array
 }
 
+/** Memory that is registered with one engine, until `deregister` or the end of the engine. */
 export interface Region {
+  /** Its number in plans: 0 for the first that was registered. */
   readonly id: number
+  /** As those of the memory. */
   readonly bytes: number
   /** Opaque; the writer's `connect` takes it. Travels only on the authenticated channel. */
   readonly descriptor: Uint8Array
+  /** Writes from it are refused from the call on; resolves when no transfer reads it any more. Idempotent. */
   deregister(): Promise<void>
 }
 
 /** What the owner of memory can do to keep a vanished writer's bytes out (see `TransferEngine.fence`). */
 export type FenceKind = 'peer' | 'engine' | 'exit'
 
+/** What an engine promises; whoever uses it asks for nothing else. */
 export interface Capabilities {
+  /** Memory of any other kind is refused with `ERR_KVX_MEMORY`. */
   readonly memoryKinds: readonly MemoryKind[]
+  /** Whether the peer may be on another host. */
   readonly crossHost: boolean
+  /** What keeps a vanished writer's bytes out. */
   readonly fence: FenceKind
   /** Largest single piece in bytes; native code splits what is larger. 0: no limit. */
   readonly maxSegmentBytes: number
@@ -158,15 +201,21 @@ export interface Capabilities {
   readonly after?: boolean | undefined
 }
 
+/** Which engine this is. */
 export interface EngineIdentity {
+  /** `Backend.name`. */
   readonly backend: string
+  /** Of the engine or the vendor's library; both sides compare it. */
   readonly version: string
+  /** `OpenContext.generation`. */
   readonly generation: string
 }
 
+/** What was closed or deregistered leaves no memory, no descriptor and no thread behind. */
 export interface TransferEngine {
   /** Frozen; constant for the life of the engine. */
   readonly capabilities: Capabilities
+  /** Constant for the life of the engine. */
   readonly identity: EngineIdentity
   /** Opaque; the writer's `connect` takes it. */
   readonly address: Uint8Array
@@ -191,13 +240,14 @@ export interface TransferEngine {
   openStaging?(bytes: number): Promise<Staging>
   /**
    * Writer side: prepares to write into the regions of a peer. Bounded by `options.timeoutMs`.
-   * @throws KvxError `ERR_KVX_CONNECT_FAILED` with the reason
+   * @throws KvxError `ERR_KVX_CONNECT_FAILED` with the reason, `ERR_KVX_ABORTED` by the signal, `ERR_KVX_CLOSED`
    */
   connect(peer: PeerAddress, options?: { timeoutMs?: number; signal?: AbortSignal }): Promise<Link>
   /**
    * Owner side, for fence kinds `peer` and `exit`: resolves once no byte of that peer can land any
    * more. A generation that never connected is barred for good, at once. For kind `engine` it
    * rejects with `ERR_KVX_INVALID_STATE`: there `close()` is the fence for everybody.
+   * @throws KvxError `ERR_KVX_ABORTED` by the signal, `ERR_KVX_CLOSED`
    */
   fence(peerGeneration: string, options?: { signal?: AbortSignal }): Promise<void>
   /**
@@ -208,7 +258,7 @@ export interface TransferEngine {
    */
   onPeerGone?(listener: PeerGoneListener): void
   /**
-   * Resolves when everything has settled. Idempotent.
+   * Resolves when everything has settled. Idempotent. Every later call ends with `ERR_KVX_CLOSED`.
    * @throws KvxError `ERR_KVX_UNSETTLED` when the engine is gone, and memory that was registered with it may be freed, but
    *   bytes that it sent may still land at a target until that closes its own engine. Any other code: the engine
    *   may still touch memory that was registered with it
@@ -276,6 +326,7 @@ export interface DigestJob {
  * engine cannot read; with `ERR_KVX_CLOSED`.
  */
 export interface Staging {
+  /** The memory itself, registered. */
   readonly region: Region
   /** Copies the source runs of a plan to `offset`. The destinations do not matter. Resolves with the number of bytes. */
   gather(plan: TransferPlan, offset: number): Promise<number>
@@ -283,22 +334,31 @@ export interface Staging {
   scatter(plan: TransferPlan, offset: number): Promise<number>
 }
 
+/** `generation`: the 32 hex digits of the engine that has ended; `reason`: a sentence for the error of its requests. */
 export type PeerGoneListener = (generation: string, reason: string) => void
 
+/** What the owner of memory tells a writer, over the authenticated channel. */
 export interface PeerAddress {
+  /** That of the owner's engine. */
   readonly generation: string
+  /** `TransferEngine.address` of the owner. */
   readonly address: Uint8Array
   /** Descriptors in the order in which plans number the destination regions. */
   readonly regions: readonly Uint8Array[]
 }
 
+/** A peer that is slow, stopped or gone holds up no transfer to another. */
 export interface Link {
-  /** Never throws; a `done` that nobody awaits is never an unhandled rejection. */
+  /**
+   * Never throws; a `done` that nobody awaits is never an unhandled rejection. A plan that is malformed, or reaches outside of the
+   * regions, fails with `ERR_KVX_PLAN_INVALID` before its first byte moves.
+   */
   write(plan: TransferPlan, options?: TransferOptions): Transfer
   /** Cancels what is not posted; resolves when every transfer of the link has settled. */
   close(): Promise<void>
 }
 
+/** How one write is to be made. */
 export interface TransferOptions {
   /** Milliseconds until `done` rejects with `ERR_KVX_TRANSFER_TIMEOUT`. Default 30,000. */
   deadlineMs?: number | undefined
@@ -311,10 +371,22 @@ export interface TransferOptions {
  * (`cudaStream_t`), which stands for everything that it was given before the engine takes the write: that may be later than the
  * call, so that an event is exact and a stream may wait for more. The handle must stay valid until the transfer has settled.
  */
-export type DeviceWork = { readonly event: bigint } | { readonly stream: bigint }
+export type DeviceWork =
+  | {
+      /** A `CUevent`, as a number. */
+      readonly event: bigint
+    }
+  | {
+      /** A `CUstream`, as a number. */
+      readonly stream: bigint
+    }
 
+/** One write: its outcome, and when nothing of it can land any more. */
 export interface Transfer {
-  /** Acknowledged by the target's transport, or a `KvxError`. Always ends, by its deadline at the latest. */
+  /**
+   * Acknowledged by the target's transport, or a `KvxError`. Always ends, by its deadline at the latest. Once it resolves the process of
+   * the target sees every byte.
+   */
   readonly done: Promise<TransferReport>
   /** No byte of it can land any more. May come long after `done` has rejected; never rejects. */
   readonly settled: Promise<void>
@@ -322,7 +394,9 @@ export interface Transfer {
   cancel(reason?: unknown): void
 }
 
+/** What one write has moved. */
 export interface TransferReport {
+  /** How many bytes the plan moved. */
   readonly bytes: number
   /** Pieces handed to the engine after merging and splitting. */
   readonly segments: number
@@ -335,8 +409,8 @@ export interface TransferReport {
  *   copy `run bytes` from sourceBase + (sourcePage + p) · sourcePageBytes + k · sourceRunStride
  *                      to destinationBase + (destinationPage + p) · destinationPageBytes + k · destinationRunStride
  *
- * Region numbers are positions: of source regions in the order of `register`, of destination
- * regions in the list given to `connect`.
+ * No other byte of the destination changes. Region numbers are positions: of source regions in the order of `register`,
+ * of destination regions in the list given to `connect`. Copies whose destinations overlap may come in any order.
  */
 export interface TransferPlan {
   /**
@@ -350,14 +424,20 @@ export interface TransferPlan {
   readonly blocks: Int32Array
 }
 
+/** Numbers of a row of `TransferPlan.lanes`. */
 export const laneWidth = 10
+/** Numbers of a row of `DigestJob.tensors`. */
 export const digestTensorWidth = 11
+/** Numbers of a row of `DigestJob.runs`. */
 export const digestRunWidth = 4
 /** Bytes of the digest of one tensor. */
 export const digestBytes = 16
+/** Numbers of a row of `TransferPlan.groups`. */
 export const groupWidth = 3
+/** Numbers of a row of `TransferPlan.blocks`. */
 export const blockWidth = 4
 
+/** Whether a value is a backend of this version of the contract, made by this or another copy of the package. */
 export function isBackend(value: unknown): value is Backend {
   return (
     typeof value === 'object' &&

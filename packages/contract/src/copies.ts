@@ -61,6 +61,8 @@ function checkTables(plan: TransferPlan): void {
   ] as const) {
     if (length % width !== 0) throw invalid(`${name} must be rows of ${width} numbers`)
   }
+  checkNumbers('lanes', lanes)
+  checkNumbers('groups', groups)
   const [laneCount, groupCount] = [lanes.length / laneWidth, groups.length / groupWidth]
   for (let block = 0; block < blocks.length; block += blockWidth) {
     for (const [what, first, count] of [
@@ -68,11 +70,17 @@ function checkTables(plan: TransferPlan): void {
       ['lanes', block + 2, laneCount],
     ] as const) {
       const [from, end] = [blocks[first]!, blocks[first + 1]!]
-      if (from < 0 || end > count) {
+      if (from < 0 || from > end || end > count) {
         throw invalid(`a block names ${what} ${from} to ${end}, there are ${count}`)
       }
     }
   }
+}
+
+function checkNumbers(name: string, numbers: Float64Array | Int32Array): void {
+  // 2 ** 53 is the largest that counts bytes exactly; native code takes it too.
+  const wrong = numbers.find((one) => !(Number.isInteger(one) && one >= 0 && one <= 2 ** 53))
+  if (wrong !== undefined) throw invalid(`${name} must be non-negative integers, got ${wrong}`)
 }
 
 function invalid(why: string): KvxError {

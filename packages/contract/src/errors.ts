@@ -27,6 +27,7 @@ export const phaseTable = {
   decode: 'tokens are generated from what has arrived',
 } as const satisfies Record<string, string>
 
+/** During which part of a request, or of starting and stopping, an error came: a name of `phaseTable`. */
 export type Phase = keyof typeof phaseTable
 
 /** The closed set of codes. Adding one is a minor change, removing or renaming one a major change. */
@@ -320,10 +321,14 @@ export const errorTable = {
   },
 } as const satisfies Record<string, ErrorFact>
 
+/** A name of `errorTable`. */
 export type ErrorCode = keyof typeof errorTable
 
+/** What an error may say beside its code and message. */
 export interface KvxErrorOptions {
+  /** What was caught, for logs; peers and clients are not told. */
   cause?: unknown
+  /** When it came. */
   phase?: Phase | undefined
   /** Whom it concerns, as a person would name it: an instance, rank and address. */
   peer?: string | undefined
@@ -331,11 +336,17 @@ export interface KvxErrorOptions {
   rank?: string | undefined
 }
 
+/** The only error that kvx throws on purpose. `message` says what happened, to whom, and what to do. */
 export class KvxError extends Error {
+  /** Always this, also where another copy of the package made it. */
   override readonly name = 'KvxError'
+  /** What to decide by; docs/errors.md has what each means. */
   readonly code: ErrorCode
+  /** When it came, where that is known. */
   readonly phase: Phase | undefined
+  /** Whom it concerns, as a person would name it: an instance, rank and address. */
   readonly peer: string | undefined
+  /** Rank of `peer`, as `tp0/pp0/cp0/dp0`. */
   readonly rank: string | undefined
 
   /** @throws KvxError `ERR_KVX_INVALID_ARGUMENT` for a code that does not exist, no text, or no options */
@@ -377,8 +388,24 @@ function shown(value: unknown): string {
   return typeof value === 'object' && value !== null ? 'an object' : String(value)
 }
 
+/** Of whatever was thrown. */
+function messageOf(value: unknown): string {
+  if (value instanceof Error) return value.message
+  return typeof value === 'string' ? value : shown(value)
+}
+
+/** Whether a value is one of the codes. */
 export function isErrorCode(value: unknown): value is ErrorCode {
   return typeof value === 'string' && Object.hasOwn(errorTable, value)
+}
+
+/**
+ * What the system said, in words: of Node's `ENOENT: no such file or directory, open 'x'` the middle, so that a sentence which names
+ * the file need not do it twice. The message of any other error as it is; of what is no error, what it is.
+ */
+export function systemReason(cause: unknown): string {
+  const message = messageOf(cause)
+  return /^E[A-Z0-9]+: ([^,]+), \w+(?: '.*)?$/s.exec(message)?.[1] ?? message
 }
 
 /** A `KvxError` of this or another copy of the package. */
@@ -401,7 +428,5 @@ export function toKvxError(
 ): KvxError {
   checkErrorArguments(code, '', options)
   if (isKvxError(value)) return value
-  const message =
-    value instanceof Error ? value.message : typeof value === 'string' ? value : shown(value)
-  return new KvxError(code, message, { ...options, cause: value })
+  return new KvxError(code, messageOf(value), { ...options, cause: value })
 }

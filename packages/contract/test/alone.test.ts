@@ -109,6 +109,7 @@ test('neither the control plane nor a schema library comes with the engine for o
     '@kvx/native',
     '@kvx/shm',
     'node-addon-api',
+    'node-api-headers',
     'node-gyp-build',
   ])
 })

@@ -1,5 +1,6 @@
 /** What do errors of other copies, and things that are no errors of kvx, become? */
-import { errorTable, isKvxError, KvxError, toKvxError } from '@kvx/contract'
+import { readFileSync } from 'node:fs'
+import { errorTable, isKvxError, KvxError, systemReason, toKvxError } from '@kvx/contract'
 import { expect, test } from 'vitest'
 
 test('an error of another copy of the package is known by its name and code', () => {
@@ -60,3 +61,18 @@ test.each([undefined, null, Symbol('odd'), 7n, Object.create(null), () => 0])(
     expect(error.message).not.toBe('')
   },
 )
+
+test('of an error of the system its words are told, and of whatever else was thrown what it says', () => {
+  const reasonOf = (fail: () => unknown): string => {
+    try {
+      fail()
+    } catch (cause) {
+      return systemReason(cause)
+    }
+    return 'nothing failed'
+  }
+  expect(reasonOf(() => readFileSync('/nowhere/at all'))).toBe('no such file or directory')
+  expect(systemReason(new Error('as it is'))).toBe('as it is')
+  for (const thrown of [undefined, null, Symbol('odd'), 7n, Object.create(null), () => 0])
+    expect(systemReason(thrown)).not.toBe('')
+})

@@ -531,7 +531,7 @@ test.each([undefined, null, 5, '', '[::1]', 'a b'])('%s is no host', (text) => {
 
 test('every function and class that is exported has a row here', () => {
   /** They answer for any value, and make what they are given an error. */
-  const predicates = ['isHost', 'isBackend', 'isErrorCode', 'isKvxError']
+  const predicates = ['isHost', 'isBackend', 'isErrorCode', 'isKvxError', 'systemReason']
   const elsewhere = ['KvxError', 'toKvxError']
   const callable = Object.entries(core)
     .filter(([, value]) => typeof value === 'function')

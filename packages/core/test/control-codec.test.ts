@@ -28,6 +28,7 @@ function overTheWire(message: Message): Message {
   return decoded
 }
 
+const hex = (text: string) => Uint8Array.from(Buffer.from(text, 'hex'))
 const u64 = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n })
 
 /** Views of other buffers and Buffers compare as the bytes they hold. */
@@ -40,31 +41,70 @@ function plain(value: unknown): unknown {
   return value
 }
 
+const leaf = fc.oneof(
+  fc.string({ unit: 'grapheme' }),
+  fc.string({ unit: 'grapheme', minLength: 200, maxLength: 400 }),
+  fc.integer(),
+  fc.maxSafeInteger(),
+  fc.constantFrom(23, 24, 255, 256, 65_535, 65_536, 2 ** 32 - 1, 2 ** 32, -24, -25, -(2 ** 32)),
+  u64,
+  fc.bigInt({ min: 1n - 2n ** 64n, max: -1n }),
+  fc.double({ noNaN: true }).filter((x) => !Object.is(x, -0)),
+  fc.boolean(),
+  fc.constant(null),
+  fc.uint8Array({ maxLength: 300 }),
+)
+const key = fc.string({ unit: 'grapheme-ascii' }).filter((name) => name !== '__proto__')
+const { value } = fc.letrec((tie) => ({
+  value: fc.oneof(
+    { depthSize: 'small', maxDepth: 6 },
+    leaf,
+    fc.array(tie('value')),
+    fc.dictionary(key, tie('value'), { noNullPrototype: true }),
+  ),
+}))
+const anyMessage = fc.dictionary(key, value, { noNullPrototype: true })
+
 test('plain data comes back as it was, bytes and 64-bit numbers exactly', () => {
-  const leaf = fc.oneof(
-    fc.string({ unit: 'grapheme' }),
-    fc.maxSafeInteger(),
-    u64,
-    fc.double({ noNaN: true }).filter((x) => !Object.is(x, -0)),
-    fc.boolean(),
-    fc.constant(null),
-    fc.uint8Array({ maxLength: 300 }),
-  )
-  const key = fc.string({ unit: 'grapheme-ascii' }).filter((name) => name !== '__proto__')
-  const { value } = fc.letrec((tie) => ({
-    value: fc.oneof(
-      { depthSize: 'small', maxDepth: 6 },
-      leaf,
-      fc.array(tie('value')),
-      fc.dictionary(key, tie('value'), { noNullPrototype: true }),
-    ),
-  }))
   fc.assert(
-    fc.property(fc.dictionary(key, value, { noNullPrototype: true }), (message) => {
+    fc.property(anyMessage, (message) => {
       expect(plain(overTheWire(message))).toEqual(plain(message))
     }),
     { numRuns: 300 },
   )
+})
+
+test('what is written is what cbor-x writes in the shortest form, and what cbor-x writes is read', () => {
+  const common = { useRecords: false, tagUint8Array: false, mapsAsObjects: true }
+  const shortest = new Encoder({ ...common, variableMapSize: true })
+  const others = new Encoder(common)
+  fc.assert(
+    fc.property(anyMessage, (message) => {
+      expect(Buffer.compare(encodeMessage(message), shortest.encode(message))).toBe(0)
+      expect(plain(decodeOrRefuse(others.encode(message)))).toEqual(plain(message))
+    }),
+    { numRuns: 100 },
+  )
+})
+
+test('half and single floats are read, which kvx does not write', () => {
+  const read = (text: string) => decodeOrRefuse(hex(`a16161${text}`))?.a
+  expect(['f93c00', 'f9c000', 'f90001', 'f97c00', 'f9fc00'].map(read)).toEqual([
+    ...[1, -2, 2 ** -24, Infinity, -Infinity],
+  ])
+  expect(['f97e00', 'fa3fc00000'].map(read)).toEqual([NaN, 1.5])
+})
+
+test('a message of megabytes is not written over by the next one', () => {
+  const bytes = Uint8Array.from({ length: 3_000_000 }, (_, i) => i % 251)
+  const first = encodeMessage({ bytes })
+  encodeMessage({ bytes: bytes.map((byte) => 255 - byte) })
+  expect(Buffer.compare(decodeOrRefuse(first)?.bytes as Uint8Array, bytes)).toBe(0)
+})
+
+test('what is no plain data cannot be sent', () => {
+  expect(() => encodeMessage({ a: () => 1 })).toThrow('A function cannot be sent.')
+  expect(() => encodeMessage({ a: 2n ** 64n })).toThrow(RangeError)
 })
 
 test('a room of 64 bits arrives as the same bigint, also when it is small', () => {
@@ -110,8 +150,6 @@ test('mutated messages are maps or are refused, never anything else', () => {
     { numRuns: 5_000 },
   )
 })
-
-const hex = (text: string) => Uint8Array.from(Buffer.from(text, 'hex'))
 
 test.each([
   ['an empty frame', hex('')],

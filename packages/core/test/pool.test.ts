@@ -134,6 +134,32 @@ test('more than the pool holds fails at once', async () => {
   })
 })
 
+test('some pages of a lease become a lease of their own, which ends by itself', () => {
+  const pool = new PagePool(6)
+  const lease = leaseOf(pool, 4)
+  const part = lease.split([2, 0])
+  expect([[...part.pages], [...lease.pages]]).toEqual([
+    [0, 2],
+    [1, 3],
+  ])
+  lease.release()
+  expect(pool.counts()).toEqual({ free: 4, leased: 2, quarantined: 0 })
+  part.release()
+  expect(pool.counts()).toEqual({ free: 6, leased: 0, quarantined: 0 })
+})
+
+test('a lease cannot give what it does not have', () => {
+  const pool = new PagePool(6)
+  const lease = leaseOf(pool, 2)
+  leaseOf(pool, 2)
+  const refused = { code: 'ERR_KVX_INVALID_ARGUMENT', message: 'The lease has no page 2.' }
+  expect(() => lease.split([0, 2])).toThrow(expect.objectContaining(refused))
+  expect([...lease.pages]).toEqual([0, 1])
+  lease.release()
+  const ended = { code: 'ERR_KVX_INVALID_STATE' }
+  expect(() => lease.split([0])).toThrow(expect.objectContaining(ended))
+})
+
 test('no pages is a lease, too', async () => {
   const pool = new PagePool(0)
   const lease = await pool.allocate(0)
@@ -154,7 +180,12 @@ test('in every order of calls each page has one owner, and the counts add up', a
   const command = fc.oneof(
     fc.record({ kind: fc.constant('allocate' as const), count: fc.nat(10) }),
     fc.record({
-      kind: fc.constantFrom('release' as const, 'quarantine' as const, 'settle' as const),
+      kind: fc.constantFrom(
+        'release' as const,
+        'quarantine' as const,
+        'settle' as const,
+        'split' as const,
+      ),
       at: fc.nat(),
     }),
   )
@@ -172,6 +203,9 @@ test('in every order of calls each page has one owner, and the counts add up', a
         } else if (step.kind === 'settle') {
           quarantined.splice(step.at % (quarantined.length + 1), 1)[0]?.settle()
           await Promise.resolve()
+        } else if (step.kind === 'split') {
+          const lease = leases[step.at % (leases.length + 1)]
+          if (lease) leases.push(lease.split([...lease.pages].filter((page) => page % 2 === 0)))
         } else {
           const lease = leases.splice(step.at % (leases.length + 1), 1)[0]
           if (step.kind === 'release') lease?.release()

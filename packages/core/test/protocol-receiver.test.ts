@@ -1024,6 +1024,20 @@ test('prefill that does not know us any more is greeted again, once', () => {
   expect(d.where()).toBe('receiving')
 })
 
+test.each(['greeting', 'receiving'] as const)(
+  'prefill that refuses a ping while a request is %s is greeted again with the next one, and with no other',
+  (place) => {
+    const d = places[place]().tick(deadlines.ping).clear()
+    const refusal = { k: 'refuse', code: 'ERR_KVX_INVALID_STATE', text: 'say hello' }
+    d.message(p1, { ...refusal, gen: '0'.repeat(32) })
+    expect(d.take().sent).toEqual([])
+    d.tick(deadlines.ping)
+    expect(d.take().sent.filter((kind) => kind === 'hello')).toEqual(['hello'])
+    d.tick(deadlines.ping)
+    expect(d.take().sent).not.toContain('hello')
+  },
+)
+
 const withKv = (change: object) => {
   const { components } = smallCache().shape
   const [cached, state] = components

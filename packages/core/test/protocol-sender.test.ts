@@ -1441,6 +1441,28 @@ test('a link that opens for a generation that is gone is closed, and only then t
   expect(p.linkOpen(renewed).take().sent).toEqual(['welcome'])
 })
 
+test.each([
+  ['succeeds after all', (p: PrefillSide) => p.linkOpen(d1), ['closeLink', 'openLink']],
+  [
+    'fails, as it was given up',
+    (p: PrefillSide) =>
+      p.step({
+        ...{ type: 'link.failed', peer: d1.incarnation, generation: d1.gen },
+        error: new KvxError('ERR_KVX_CONNECT_FAILED', 'given up'),
+      }),
+    ['openLink'],
+  ],
+] as const)(
+  'a link that was given up while it opened is opened anew for a decode that comes back, when its attempt %s',
+  (_, end, engine) => {
+    const p = new PrefillSide().hello(d1).pass(deadlines.peerSilent + deadlines.ping)
+    expect(p.take().engine).toEqual(['openLink', 'closeLink'])
+    expect(p.hello(d1).take().engine).toEqual([])
+    expect(end(p).take()).toMatchObject({ sent: [], engine })
+    expect(p.linkOpen(d1).take().sent).toEqual(['welcome'])
+  },
+)
+
 test('however often a decode renews its engine, one link to it is opened at a time', () => {
   const p = new PrefillSide()
   for (let i = 0; i < 50; i++) p.hello(decoder(1, { gen: name128('H', i) }))

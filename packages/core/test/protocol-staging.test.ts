@@ -93,6 +93,27 @@ test('four loads of a transfer are under way, and the next is asked for when the
   expect(bay(other, undefined, 1).take().sent).toEqual(['stage(5)', 'stage(6)'])
 })
 
+test('a short request is asked for between the loads of a long one that was written before', () => {
+  const side = prefillSide({ bays: 1, target: kvBytes / 2 })
+    .reserve(decode, 1)
+    .send()
+    .reserve(decode, 2, { room: 10n })
+    .send(2, { room: 10n })
+    .write()
+    .write(0, int32(3, 4, 5), 2, undefined, 2)
+  const asked = () =>
+    side
+      .take()
+      .effects.flatMap((effect) =>
+        effect.do === 'send' && effect.message.k === 'stage' ? [effect.message.ep] : [],
+      )
+  expect(asked()).toEqual([1])
+  bay(side, undefined, 1)
+  bay(side, undefined, 2)
+  bay(side.message(decode, { k: 'bay', ep: 2, load: 1 }), undefined, 3)
+  expect(asked()).toEqual([1, 2, 1, 2])
+})
+
 test('a load that finds no bay of this side is written as it is after a quarter of the deadline', () => {
   const side = prefillSide({ bays: 1, target: 2 * kvBytes })
     .reserve(decode, 1)
@@ -208,6 +229,13 @@ test('pages and bay stay taken until the copy has ended, also when prefill has d
 test('what waits for a bay leaves the queue with its request', () => {
   const side = stage(stage(decodeSide()), 2).hostAbort()
   expect(side.left()).not.toContain('loads that wait')
+})
+
+test('what waits for a bay is given none by the end of its own request', () => {
+  const side = stage(stage(decodeSide()), 2).clear()
+  const { sent } = side.message(prefill, { k: 'status', ep: 1, state: 'over', units: 0 }).take()
+  expect(sent.filter((one) => one.startsWith('bay'))).toEqual([])
+  expect(side.left()).not.toContain('bays')
 })
 
 test('an engine that was replaced has other bays', () => {

@@ -11,6 +11,7 @@ import {
 } from '@kvx/core/bytes'
 import {
   elementBytes,
+  keyBytes,
   stateElementBytes,
   type AttentionCache,
   type Geometry,
@@ -89,18 +90,22 @@ export function resized(
 }
 
 function attentionShape(cache: AttentionCache): ComponentShape {
-  const { component, window, layers, heads, keyDim, valueDim } = cache
-  const tensor = (layer: number, part: string, dim: number): TensorShape => ({
-    ...{ layer, part, dtype: 'f16', units: heads, unitBytes: dim * elementBytes, elementBytes },
+  const { component, window, layers, heads, valueDim, keyDtype } = cache
+  const key = (layer: number, part: string): TensorShape => ({
+    ...{ layer, part, dtype: keyDtype, units: heads, unitBytes: keyBytes(cache) },
+    // A block cannot be taken apart.
+    ...(keyDtype === 'f16' && { elementBytes }),
+  })
+  const value = (layer: number): TensorShape => ({
+    ...{ layer, part: 'v', dtype: 'f16', units: heads, unitBytes: valueDim * elementBytes },
+    elementBytes,
   })
   return {
     name: component,
     addressed: 'tokens',
     ...(window !== undefined && { window }),
     tensors: layers.flatMap((layer) =>
-      valueDim === 0
-        ? [tensor(layer, 'latent', keyDim)]
-        : [tensor(layer, 'k', keyDim), tensor(layer, 'v', valueDim)],
+      valueDim === 0 ? [key(layer, 'latent')] : [key(layer, 'k'), value(layer)],
     ),
   }
 }

@@ -1,10 +1,10 @@
 import { release } from './evaluate.ts'
 import { answer, generation, type Generation } from './generation.ts'
+import type { TokenLogprobs } from './logprobs.ts'
 import type { LlamaModel, Slot } from './model.ts'
 import { resolveSampling, type Sampling } from './sampling.ts'
 import { buildState, checkState, describeState } from './state/blob.ts'
 import { checkPages, loadRows, type CachePages } from './state/rows.ts'
-import { loadState } from './state/scratch.ts'
 
 export interface DecodeRequest {
   /** The prompt. */
@@ -13,6 +13,8 @@ export interface DecodeRequest {
   readonly pages: CachePages
   /** As prefill sampled it. */
   readonly firstToken: number
+  /** Of the first token, where they are wanted. */
+  readonly firstLogprobs?: TokenLogprobs | undefined
   readonly maxTokens: number
   /** The same as prefill was given. */
   readonly sampling?: Sampling | undefined
@@ -29,7 +31,8 @@ export interface DecodeRequest {
  *   `ERR_KVX_CLOSED`, `ERR_KVX_MODEL_STATE`
  */
 export function decode(model: LlamaModel, request: DecodeRequest): Generation {
-  const { tokens, pages, firstToken, maxTokens, signal } = request
+  const { tokens, pages, maxTokens, signal } = request
+  const first = { token: request.firstToken, logprobs: request.firstLogprobs }
   model.checkRequest(tokens, maxTokens)
   checkPages(model.cache, tokens.length, pages)
   const sampling = resolveSampling(request.sampling, model.vocabularySize)
@@ -43,7 +46,7 @@ export function decode(model: LlamaModel, request: DecodeRequest): Generation {
     }
     const rest = { prompt: tokens, maxTokens, sampling, signal }
     try {
-      yield* answer(model, progress, firstToken, rest, open)
+      yield* answer(model, progress, first, rest, open)
     } finally {
       if (slot) await release(model, slot)
     }
@@ -61,10 +64,16 @@ export async function loadPages(
   tokens: readonly number[],
   pages: CachePages,
 ): Promise<void> {
-  const { geometry, cache, memory } = model
-  const { rows } = describeState(geometry, tokens, slot.place, 'loaded')
-  const blob = buildState(geometry, tokens, slot.place)
-  loadRows(blob, rows, { cache, memory, pages, tokens: tokens.length })
-  checkState(blob, geometry, tokens, slot.place, 'loaded')
-  await model.turns.exclusive(() => loadState(slot.sequence, blob))
+  const { geometry, cache, memory, loading } = model
+  const state = await loading.acquire()
+  try {
+    const described = describeState(geometry, tokens, slot.place, 'loaded')
+    const blob = state.view(described.bytes)
+    buildState(blob, geometry, described)
+    loadRows(blob, described.rows, { cache, memory, pages, tokens: tokens.length })
+    checkState(blob, described)
+    await model.turns.exclusive(() => state.load(slot.sequence))
+  } finally {
+    loading.release(state)
+  }
 }

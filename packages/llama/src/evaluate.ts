@@ -2,6 +2,8 @@ import { KvxError } from '@kvx/contract'
 import { throwIfAborted } from './abort.ts'
 import { History } from './history.ts'
 import type { LlamaModel, Slot } from './model.ts'
+import { scoredAtOnce, type PromptScoring, type TokenLogprobs } from './logprobs.ts'
+import type { Scoring } from './sampler.ts'
 import type { Sampled, Samplings } from './sampling.ts'
 
 /**
@@ -18,43 +20,64 @@ export function chunkEnds(tokens: number, chunkTokens: number): number[] {
 }
 
 /**
- * Computes a prompt chunk by chunk in an empty sequence; the sequence then holds exactly the prompt.
+ * Computes a prompt chunk by chunk in a sequence that holds its first `start` tokens, and nothing else; the sequence then
+ * holds exactly the prompt.
  *
  * @param afterChunk is awaited after every chunk
- * @returns the first token of the answer, for each way of choosing it
+ * @returns the first token of the answer, for each way of choosing it, and the scores of the tokens from `scoring.from` on
  */
 export async function evaluatePrompt(
   model: LlamaModel,
   slot: Slot,
   request: {
     tokens: readonly number[]
+    start?: number
     chunkTokens: number
     samplings: Samplings
+    scoring?: PromptScoring | undefined
     signal: AbortSignal | undefined
   },
   afterChunk?: (start: number, end: number) => Promise<void>,
-): Promise<Sampled> {
-  const { tokens, chunkTokens, samplings, signal } = request
+): Promise<{ readonly first: Sampled; readonly scores: readonly TokenLogprobs[] }> {
+  const { tokens, samplings, scoring, signal } = request
+  const chunkTokens = scoring ? Math.min(request.chunkTokens, scoredAtOnce) : request.chunkTokens
   const history = new History(tokens, 0)
   const turn = await model.prefillTurn.acquire(signal)
   try {
-    let start = 0
+    const begin = request.start ?? 0
+    let start = begin
     let first: Sampled | undefined
-    for (const end of chunkEnds(tokens.length, chunkTokens)) {
+    const scores: TokenLogprobs[] = []
+    for (const chunkEnd of chunkEnds(tokens.length - begin, chunkTokens)) {
+      const end = begin + chunkEnd
       throwIfAborted(signal)
       const chunk = tokens.slice(start, end)
-      first = await model.turns.exclusive(async () => {
-        if (end === tokens.length) return slot.sampler.next(chunk, samplings, history)
-        await slot.sampler.evaluate(chunk)
-        return undefined
+      const scored = scoring && scoringOf(scoring, tokens, start)
+      const told = await model.turns.exclusive(async () => {
+        if (end === tokens.length) return slot.sampler.next(chunk, samplings, history, scored)
+        return { chosen: undefined, scores: await slot.sampler.evaluate(chunk, scored) }
       })
+      first = told.chosen
+      scores.push(...told.scores.filter((score) => score !== undefined))
       await afterChunk?.(start, end)
       start = end
     }
     if (first === undefined) throw new KvxError('ERR_KVX_INVALID_ARGUMENT', 'The prompt is empty.')
-    return first
+    return { first, scores }
   } finally {
     model.prefillTurn.release(turn)
+  }
+}
+
+/** Of a chunk that begins at `start`. */
+function scoringOf(
+  { from, top }: PromptScoring,
+  tokens: readonly number[],
+  start: number,
+): Scoring {
+  return {
+    top,
+    following: (index) => (start + index + 1 < from ? undefined : tokens[start + index + 1]),
   }
 }
 

@@ -1,5 +1,6 @@
 import { evaluatePrompt, release } from './evaluate.ts'
 import { answer, generation, type Generation } from './generation.ts'
+import type { PromptScoring, TokenLogprobs } from './logprobs.ts'
 import type { LlamaModel } from './model.ts'
 import { resolveSampling, type Sampling } from './sampling.ts'
 
@@ -7,6 +8,10 @@ export interface GenerateRequest {
   readonly tokens: readonly number[]
   readonly maxTokens: number
   readonly sampling?: Sampling | undefined
+  /** Also the log probabilities of tokens of the prompt. */
+  readonly scoring?: PromptScoring | undefined
+  /** Called with them, of the tokens from `scoring.from` on, before the first token comes. */
+  readonly onScores?: ((scores: readonly TokenLogprobs[]) => void) | undefined
   readonly signal?: AbortSignal | undefined
 }
 
@@ -27,11 +32,13 @@ export function generate(model: LlamaModel, request: GenerateRequest): Generatio
         tokens,
         chunkTokens: model.chunkTokens,
         samplings: [sampling],
+        scoring: request.scoring,
         signal,
       } as const
-      const [first] = await evaluatePrompt(model, slot, prompt)
+      const { first, scores } = await evaluatePrompt(model, slot, prompt)
+      request.onScores?.(scores)
       const rest = { prompt: tokens, maxTokens, sampling, signal }
-      yield* answer(model, progress, first, rest, () => Promise.resolve(slot))
+      yield* answer(model, progress, first[0], rest, () => Promise.resolve(slot))
     } finally {
       await release(model, slot)
     }

@@ -1,7 +1,8 @@
 import { throwIfAborted } from './abort.ts'
 import { History } from './history.ts'
 import type { LlamaModel, Slot } from './model.ts'
-import type { ResolvedSampling } from './sampling.ts'
+import type { TokenLogprobs } from './logprobs.ts'
+import type { Chosen, ResolvedSampling } from './sampling.ts'
 
 /** `stop`: the model ended its answer. `length`: `maxTokens` were generated. */
 export type FinishReason = 'stop' | 'length'
@@ -20,12 +21,15 @@ export interface Generation extends AsyncIterable<number> {
   readonly evaluatedTokens: number
   /** The token with which the answer was ended, if one did. */
   readonly endToken: number | undefined
+  /** Of the tokens so far; empty unless `Sampling.topLogprobs` asks for them. */
+  readonly logprobs: readonly TokenLogprobs[]
 }
 
 export class Progress {
   finishReason: FinishReason | undefined
   evaluatedTokens = 0
   endToken: number | undefined
+  readonly logprobs: TokenLogprobs[] = []
 }
 
 export function generation(run: (progress: Progress) => AsyncGenerator<number, void>): Generation {
@@ -41,6 +45,7 @@ export function generation(run: (progress: Progress) => AsyncGenerator<number, v
     get endToken() {
       return progress.endToken
     },
+    logprobs: progress.logprobs,
     [Symbol.asyncIterator]: () => tokens,
   }
 }
@@ -53,7 +58,7 @@ export function generation(run: (progress: Progress) => AsyncGenerator<number, v
 export async function* answer(
   model: LlamaModel,
   progress: Progress,
-  first: number,
+  first: Chosen,
   request: {
     prompt: readonly number[]
     maxTokens: number
@@ -65,13 +70,14 @@ export async function* answer(
   const { prompt, maxTokens, sampling, signal } = request
   const history = new History(prompt, maxTokens)
   let slot: Slot | undefined
-  for (let token = first; ;) {
+  for (let { token, logprobs } = first; ;) {
     if (model.endsAnswer(token, sampling)) {
       progress.finishReason = 'stop'
       progress.endToken = token
       return
     }
     history.push(token)
+    if (logprobs) progress.logprobs.push(logprobs)
     const last = history.generated === maxTokens
     // Set before the token is given out: whoever takes the last one may not come back for more.
     if (last) progress.finishReason = 'length'
@@ -79,7 +85,11 @@ export async function* answer(
     if (last) return
     throwIfAborted(signal)
     const { sampler } = (slot ??= await open())
-    ;[token] = await model.turns.shared(() => sampler.next([token], [sampling], history))
+    const evaluated = token
+    const { chosen } = await model.turns.shared(() =>
+      sampler.next([evaluated], [sampling], history),
+    )
+    ;[{ token, logprobs }] = chosen
     progress.evaluatedTokens++
   }
 }

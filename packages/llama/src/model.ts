@@ -1,14 +1,13 @@
-import {
-  getLlama,
-  LlamaLogLevel,
-  type Llama,
-  type LlamaContext,
-  type LlamaContextSequence,
-  type LlamaModel as Weights,
-  type Token,
+import type {
+  Llama,
+  LlamaContext,
+  LlamaContextSequence,
+  LlamaModel as Weights,
+  Token,
 } from 'node-llama-cpp'
 import { KvxError, isKvxError, silentLog, type Memory } from '@kvx/contract'
 import { allocate } from '@kvx/native'
+import { llamaCpp } from './binding.ts'
 import { cacheOf, type ModelCache } from './cache.ts'
 import { Turns } from './turns.ts'
 import { refused } from './models/gguf.ts'
@@ -22,8 +21,15 @@ import { Slots } from './queue.ts'
 import { Sampler } from './sampler.ts'
 import type { ResolvedSampling } from './sampling.ts'
 import { checkState, describeState, type Place } from './state/blob.ts'
-import { geometryOf, hasWindow, knowsState, unsupported, type Geometry } from './state/geometry.ts'
-import { saveState } from './state/scratch.ts'
+import {
+  geometryOf,
+  hasWindow,
+  knowsState,
+  unsupported,
+  withKeyDtype,
+  type Geometry,
+} from './state/geometry.ts'
+import { saveState, StateMemory } from './state/scratch.ts'
 import { Aside } from './text/aside.ts'
 import { ChatTemplate } from './text/chat.ts'
 import { StreamingDetokenizer } from './text/detokenizer.ts'
@@ -62,6 +68,9 @@ export class LlamaModel {
   readonly turns = new Turns()
   /** Held by the one request that is being prefilled. */
   readonly prefillTurn = new Slots<true>([true])
+  /** What the states of one prompt are saved through, and those of others loaded. */
+  readonly saving = new Slots([new StateMemory()])
+  readonly loading = new Slots([new StateMemory()])
   readonly #llama: Llama
   readonly #weights: Weights
   readonly #pool: (Memory & { free(): void }) | undefined
@@ -77,8 +86,8 @@ export class LlamaModel {
   static async load(options: LoadOptions): Promise<LlamaModel> {
     const parts = await readModel(options.path)
     const id = await identityOf(parts, options.onProgress)
-    const { path, contextLength, sequences, chunkTokens, threads } = options
-    await tryModel(parts, { path, contextLength, sequences, chunkTokens, threads })
+    const { path, contextLength, sequences, chunkTokens, threads, kvCacheDtype } = options
+    await tryModel(parts, { path, contextLength, sequences, chunkTokens, threads, kvCacheDtype })
     return LlamaModel.open(options, parts, id)
   }
 
@@ -98,8 +107,10 @@ export class LlamaModel {
     const chunkTokens = whole('chunkTokens', options.chunkTokens ?? 512, 2)
     const pageTokens = whole('pageTokens', options.pageTokens ?? 16, 1)
     const threads = whole('threads', options.threads ?? 1, 1)
+    const { kvCacheDtype = 'f16' } = options
 
     const complaints: string[] = []
+    const { getLlama, LlamaLogLevel } = await llamaCpp()
     const llama = await getLlama({
       gpu: false,
       build: 'never',
@@ -115,7 +126,7 @@ export class LlamaModel {
     }).catch((cause: unknown) => {
       throw new KvxError(
         'ERR_KVX_MODEL',
-        `llama.cpp could not be started: ${String(cause)}. It comes with the npm packages @node-llama-cpp/*; install again without --omit=optional.`,
+        `llama.cpp could not be started: ${String(cause)}. It comes with the npm packages @node-llama-cpp/*, of which the one for this processor must be there.`,
         { cause, phase: 'open' },
       )
     })
@@ -127,7 +138,7 @@ export class LlamaModel {
         defaultContextFlashAttention: false,
       })
       await checkUnchanged(parts)
-      const geometry = supportedGeometry(weights)
+      const geometry = withKeyDtype(supportedGeometry(weights), kvCacheDtype)
       const contextLength = contextOf(weights, options.contextLength)
       const wanted = options.pages ?? 0
       const pages = whole('pages', typeof wanted === 'number' ? wanted : wanted(contextLength), 0)
@@ -139,6 +150,8 @@ export class LlamaModel {
         batchSize: Math.min(chunkTokens, contextLength) + 1 + sequences,
         flashAttention: false,
         swaFullCache: true,
+        experimentalKvCacheKeyType: kvCacheDtype === 'f16' ? 'F16' : 'Q8_0',
+        experimentalKvCacheValueType: 'F16',
         threads,
         failedCreationRemedy: false,
       })
@@ -345,6 +358,11 @@ export class LlamaModel {
       this.prefillTurn.close()
       // The turns at once: what runs must not get another turn while the other process ends.
       await Promise.all([this.turns.close(), this.#aside.close()])
+      for (const scratch of [this.saving, this.loading]) {
+        const memory = await scratch.acquire()
+        scratch.close()
+        memory.free()
+      }
       for (const sampler of this.#samplers) sampler.dispose()
       await this.#llama.dispose()
       this.#pool?.free()
@@ -407,10 +425,11 @@ async function verifyStates(
   if (!slot) return
   const tokens = [0, 0]
   await slot.sampler.evaluate(tokens)
-  const { bytes } = describeState(geometry, tokens, slot.place, 'saved')
-  const blob = await saveState(slot.sequence, bytes)
+  const described = describeState(geometry, tokens, slot.place, 'saved')
+  const memory = new StateMemory()
   try {
-    checkState(blob, geometry, tokens, slot.place, 'saved')
+    const blob = await saveState(slot.sequence, memory, described.bytes)
+    checkState(blob, described)
   } catch (cause) {
     const found = cause instanceof Error ? cause.message : String(cause)
     const windows = weights.fileInfo.architectureMetadata.attention?.sliding_window
@@ -419,6 +438,8 @@ async function verifyStates(
       ? 'it has sliding-window attention of a kind that kvx does not know'
       : 'its cache is not laid out as expected'
     throw unsupported(weights.architecture, `${why} (${found})`)
+  } finally {
+    memory.free()
   }
   await slot.sequence.clearHistory()
 }

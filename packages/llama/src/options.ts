@@ -1,5 +1,6 @@
 /** What can be said of a model that is to be loaded. */
 import type { Log } from '@kvx/contract'
+import type { KvCacheDtype } from './state/geometry.ts'
 import type { ReadProgress } from './models/identity.ts'
 
 export interface LoadOptions {
@@ -23,6 +24,8 @@ export interface LoadOptions {
    * there are pages, else none.
    */
   stateSlots?: number | undefined
+  /** What K is kept as; V is f16. Both sides of a transfer must have the same. Default f16. */
+  kvCacheDtype?: KvCacheDtype | undefined
   /** Threads that compute. Default 1. */
   threads?: number | undefined
   /** Told while the file is read whole, to identify it: once for each file, until it changes. */

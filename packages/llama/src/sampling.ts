@@ -1,5 +1,6 @@
 import { createHash, randomInt } from 'node:crypto'
 import { KvxError } from '@kvx/contract'
+import type { TokenLogprobs } from './logprobs.ts'
 
 /**
  * How the tokens of one answer are chosen, and which of them end it. Prefill samples the first token and
@@ -37,6 +38,11 @@ export interface Sampling {
   readonly ignoreEos?: boolean | undefined
   /** Tokens that end the answer, as those of the model do; at most 256. */
   readonly stopTokenIds?: Iterable<number> | undefined
+  /**
+   * Also the log probability of each token of the answer, and of so many of the most probable ones at its place: 0 to 20. Default:
+   * none. Changes no token.
+   */
+  readonly topLogprobs?: number | undefined
 }
 
 export interface ResolvedSampling {
@@ -52,11 +58,14 @@ export interface ResolvedSampling {
   readonly minTokens: number
   readonly ignoreEos: boolean
   readonly stopTokenIds: ReadonlySet<number>
+  readonly topLogprobs: number | undefined
 }
 
 /** The most that one request may name: each is looked at for every token. */
 const maxBiases = 1024
 const maxStopTokens = 256
+/** As OpenAI's interface has it. */
+export const maxTopLogprobs = 20
 
 /**
  * @param vocabularySize the token ids that exist are 0 up to this
@@ -78,6 +87,7 @@ export function resolveSampling(
     logitBias = new Map<number, number>(),
     minTokens = 0,
     ignoreEos = false,
+    topLogprobs,
   } = sampling
   const stopTokenIds = new Set(sampling.stopTokenIds)
   const within = (name: string, value: number, from: number, to: number): void => {
@@ -120,6 +130,12 @@ export function resolveSampling(
     throw invalid('min_tokens', minTokens, 'a whole number of tokens')
   }
   known('stop_token_ids', [...stopTokenIds], maxStopTokens)
+  if (
+    topLogprobs !== undefined &&
+    !(Number.isInteger(topLogprobs) && topLogprobs >= 0 && topLogprobs <= maxTopLogprobs)
+  ) {
+    throw invalid('top_logprobs', topLogprobs, `a whole number from 0 to ${String(maxTopLogprobs)}`)
+  }
   return {
     temperature,
     topK,
@@ -133,13 +149,19 @@ export function resolveSampling(
     minTokens,
     ignoreEos,
     stopTokenIds,
+    topLogprobs,
   }
 }
 
 /** What chooses a token for each answer to one prompt. */
 export type Samplings = readonly [ResolvedSampling, ...ResolvedSampling[]]
+/** A token, with its log probabilities where they are wanted. */
+export interface Chosen {
+  readonly token: number
+  readonly logprobs: TokenLogprobs | undefined
+}
 /** A token for each of them. */
-export type Sampled = [number, ...number[]]
+export type Sampled = [Chosen, ...Chosen[]]
 
 /** How the k-th of several answers to one prompt is chosen: as all others, with a seed of its own. */
 export function sampleOf(sampling: ResolvedSampling, k: number): ResolvedSampling {

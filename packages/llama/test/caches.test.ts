@@ -20,7 +20,7 @@ import {
   type LoadOptions,
 } from '../src/index.ts'
 import type { Slot } from '../src/model.ts'
-import { saveState } from '../src/state/scratch.ts'
+import { saveState, StateMemory } from '../src/state/scratch.ts'
 import { architectures, tinyArchitecture, unknown, window } from './support/architectures.ts'
 import { writeGguf } from './support/gguf.ts'
 import { move } from './support/move.ts'
@@ -62,17 +62,18 @@ async function answer(
   const slot = await model.slots.acquire()
   try {
     const first = await fill(slot)
-    const before = await saveState(slot.sequence, 2 ** 24)
+    const before = await saveState(slot.sequence, new StateMemory(), 2 ** 24)
     const sampling = resolveSampling(greedy, model.vocabularySize)
     const history = new History(prompt, answerTokens)
     const tokens = [first]
     history.push(first)
     while (tokens.length < answerTokens) {
-      const [token] = await slot.sampler.next(tokens.slice(-1), [sampling], history)
+      const { chosen } = await slot.sampler.next(tokens.slice(-1), [sampling], history)
+      const [{ token }] = chosen
       history.push(token)
       tokens.push(token)
     }
-    return { before, tokens, after: await saveState(slot.sequence, 2 ** 24) }
+    return { before, tokens, after: await saveState(slot.sequence, new StateMemory(), 2 ** 24) }
   } finally {
     await slot.sequence.clearHistory()
     model.slots.release(slot)
@@ -84,7 +85,10 @@ function alone(model: LlamaModel, prompt: readonly number[]): Promise<Answer> {
   const sampling = resolveSampling(greedy, model.vocabularySize)
   const { chunkTokens } = model
   const work = { tokens: prompt, chunkTokens, samplings: [sampling], signal: undefined } as const
-  return answer(model, prompt, async (slot) => (await evaluatePrompt(model, slot, work))[0])
+  return answer(model, prompt, async (slot) => {
+    const { first } = await evaluatePrompt(model, slot, work)
+    return first[0].token
+  })
 }
 
 /** Parts with their units and bytes per unit, which all layers have, and the layers. */

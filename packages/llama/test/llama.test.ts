@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import {
   decode,
   generate,
@@ -10,7 +10,8 @@ import {
   type Sampling,
 } from '../src/index.ts'
 import { checkState, describeState } from '../src/state/blob.ts'
-import { loadState, saveState } from '../src/state/scratch.ts'
+import { Sampler } from '../src/sampler.ts'
+import { saveState, StateMemory } from '../src/state/scratch.ts'
 
 // Two models as prefill and decode have them, with another number of sequences and pages, and one that
 // does both.
@@ -128,6 +129,122 @@ test.each([
   },
 )
 
+test.each([
+  ['one page', 16, 60],
+  ['all but the last two tokens', 48, 50],
+  ['more than a chunk', 64, 130],
+])(
+  'a prompt whose beginning is cached already has the same cache and first token, of which the rest alone is computed: %s',
+  async (_, cachedTokens, length) => {
+    const tokens = promptOf(length)
+    const count = Math.ceil(length / 16)
+    const [whole, reused] = [0, 20].map((from) =>
+      Int32Array.from({ length: count }, (_, i) => from + i),
+    )
+    if (!whole || !reused) throw new Error('no pages')
+    const expected = await prefill(prefiller, { tokens, pages: { kv: whole }, chunkTokens: 37 })
+    // Another prompt that begins alike was there before.
+    const other = [...tokens.slice(0, cachedTokens), ...promptOf(8, 'Something else')]
+    const first = { kv: reused.subarray(0, Math.ceil(other.length / 16)) }
+    await prefill(prefiller, { tokens: other, pages: first })
+    const ranges: (readonly [number, number])[] = []
+    const result = await prefill(prefiller, {
+      ...{ tokens, pages: { kv: reused }, cachedTokens, chunkTokens: 37 },
+      onChunk: (chunk) => {
+        ranges.push(chunk.tokens)
+      },
+    })
+    expect(result.firstToken).toBe(expected.firstToken)
+    expect(ranges[0]?.[0]).toBe(cachedTokens)
+    for (const { base, pageBytes } of prefiller.cache.place.tensors) {
+      const bytesOf = (pages: Int32Array) =>
+        [...pages].map((page) => prefiller.memory.view?.(base + page * pageBytes, pageBytes))
+      const full = Math.floor(length / 16)
+      expect(bytesOf(reused.subarray(0, full))).toEqual(bytesOf(whole.subarray(0, full)))
+    }
+  },
+)
+
+const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0)
+
+test('log probabilities are those of the model, whatever changes the choice of tokens, and the same through two processes', async () => {
+  const tokens = promptOf(60)
+  const plain = generate(standalone, { tokens, maxTokens: 6, sampling: { topLogprobs: 5 } })
+  const greedyTokens = await collect(plain)
+  expect(plain.logprobs).toHaveLength(6)
+  for (const [i, { logprob, top }] of plain.logprobs.entries()) {
+    expect(top).toHaveLength(5)
+    expect(top[0]).toEqual([greedyTokens[i], logprob])
+    const values = top.map(([, value]) => value)
+    expect(values).toEqual([...values].sort((a, b) => b - a))
+    expect(sum(values.map(Math.exp))).toBeLessThan(1.000_01)
+  }
+  // A bias that decides the first token changes its choice, and not what the model thinks of it.
+  const [second, itsLogprob] = plain.logprobs[0]?.top[1] ?? [-1, 0]
+  const sampling = { topLogprobs: 5, logitBias: new Map([[second, 100]]) }
+  const biased = generate(standalone, { tokens, maxTokens: 1, sampling })
+  expect(await collect(biased)).toEqual([second])
+  expect(biased.logprobs[0]?.logprob).toBe(itsLogprob)
+
+  const pages = { kv: Int32Array.of(0, 1, 2, 3) }
+  const { firstToken, firstLogprobs } = await prefill(prefiller, {
+    ...{ tokens, pages, sampling: { topLogprobs: 5 }, samples: 2 },
+    onChunk: (chunk) => {
+      copyPages(pages.kv, pages.kv, chunk.pages.kv ?? ([0, 0] as const))
+    },
+  })
+  expect(firstLogprobs).toEqual([plain.logprobs[0], plain.logprobs[0]])
+  const split = decode(decoder, {
+    ...{ tokens, pages, firstToken, maxTokens: 6, sampling: { topLogprobs: 5 } },
+    firstLogprobs: firstLogprobs[0],
+  })
+  expect(await collect(split)).toEqual(greedyTokens)
+  expect(split.logprobs).toEqual(plain.logprobs)
+})
+
+test('all probabilities of a place add up to one', async () => {
+  const tokens = promptOf(20)
+  const run = generate(standalone, { tokens, maxTokens: 1, sampling: { topLogprobs: 20 } })
+  await collect(run)
+  const top = run.logprobs[0]?.top ?? []
+  // What is left for all others is what the least of these allows.
+  const told = sum(top.map(([, value]) => Math.exp(value)))
+  const least = Math.exp(top.at(-1)?.[1] ?? 0)
+  expect(told + least * (standalone.vocabularySize - 20)).toBeGreaterThan(1)
+})
+
+test.each([1, 40, 99])(
+  'the tokens of a prompt are scored from token %i on, as if each were an answer to those before',
+  async (from) => {
+    const tokens = promptOf(100)
+    const pages = { kv: Int32Array.from({ length: 7 }, (_, i) => i) }
+    const { firstToken, scores } = await prefill(prefiller, {
+      ...{ tokens, pages, scoring: { from, top: 2 } },
+    })
+    expect(scores).toHaveLength(100 - from)
+    const unscored = await prefill(prefiller, { tokens, pages })
+    expect(unscored.firstToken).toBe(firstToken)
+    expect(unscored.scores).toEqual([])
+    const at = 99
+    const answer = generate(standalone, {
+      ...{ tokens: tokens.slice(0, at), maxTokens: 1 },
+      sampling: { topLogprobs: 20, logitBias: new Map([[tokens[at] ?? 0, 100]]) },
+    })
+    expect(await collect(answer)).toEqual([tokens[at]])
+    expect(scores.at(-1)?.logprob).toBe(answer.logprobs[0]?.logprob)
+  },
+)
+
+test.each([17, -16, 48, 64])(
+  '%i tokens of a prompt of 49 cannot be cached',
+  async (cachedTokens) => {
+    const pages = { kv: Int32Array.of(0, 1, 2, 3) }
+    await expect(
+      prefill(prefiller, { tokens: promptOf(49), pages, cachedTokens }),
+    ).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_ARGUMENT' })
+  },
+)
+
 test('another seed gives another answer', async () => {
   const tokens = promptOf(40)
   const one = await collect(generate(standalone, { tokens, maxTokens: 16, sampling: seeded }))
@@ -145,7 +262,7 @@ test('pages come once each and in order; a page that is not full waits for the n
   ])
 })
 
-test('the next chunk is computed only when the caller has taken the one before', async () => {
+test('chunks are given one at a time, the next when the caller has taken the one before', async () => {
   const tokens = promptOf(24)
   const events: string[] = []
   const pages = Int32Array.from({ length: 2 }, (_, i) => i)
@@ -166,6 +283,33 @@ test('the next chunk is computed only when the caller has taken the one before',
   expect(events).toEqual(
     [8, 16, 24].flatMap((end) => [`computed ${String(end)}`, `taken ${String(end)}`]),
   )
+})
+
+test('the next chunk is computed while the caller takes the one before', async () => {
+  let tell: () => void = () => undefined
+  const nextIsComputed = new Promise<void>((resolve) => {
+    tell = resolve
+  })
+  const original = Sampler.prototype.next
+  const watched = vi.spyOn(Sampler.prototype, 'next')
+  watched.mockImplementation(async function (this: Sampler, ...args) {
+    const sampled = await original.apply(this, args)
+    tell()
+    return sampled
+  })
+  try {
+    const taken: number[] = []
+    await prefill(prefiller, {
+      ...{ tokens: promptOf(16), pages: { kv: Int32Array.of(0) }, chunkTokens: 8 },
+      onChunk: async ({ tokens: [, end] }) => {
+        await nextIsComputed
+        taken.push(end)
+      },
+    })
+    expect(taken).toEqual([8, 16])
+  } finally {
+    watched.mockRestore()
+  }
 })
 
 test('decode computes the answer and nothing of the prompt', async () => {
@@ -376,21 +520,21 @@ test('a state that llama.cpp saved is accepted for its sequence alone, and is th
   const slot = await standalone.slots.acquire()
   const tokens = promptOf(19)
   const { geometry } = standalone
-  const { bytes } = describeState(geometry, tokens, slot.place, 'saved')
+  const described = describeState(geometry, tokens, slot.place, 'saved')
+  const { bytes } = described
   await slot.sequence.evaluateWithoutGeneratingNewTokens(tokens as never)
-  const blob = await saveState(slot.sequence, bytes)
-  checkState(blob, geometry, tokens, slot.place, 'saved')
+  const [memory, again] = [new StateMemory(), new StateMemory()]
+  const blob = await saveState(slot.sequence, memory, bytes)
+  checkState(blob, described)
   expect(() => {
-    checkState(
-      blob,
-      geometry,
-      tokens,
-      { ...slot.place, stream: (slot.place.stream + 1) % 3 },
-      'saved',
-    )
+    const elsewhere = { ...slot.place, stream: (slot.place.stream + 1) % 3 }
+    checkState(blob, describeState(geometry, tokens, elsewhere, 'saved'))
   }).toThrow(expect.objectContaining({ code: 'ERR_KVX_MODEL_STATE' }))
-  await loadState(slot.sequence, blob)
-  expect((await saveState(slot.sequence, bytes)).equals(blob)).toBe(true)
+  await slot.sequence.clearHistory()
+  await memory.load(slot.sequence)
+  expect((await saveState(slot.sequence, again, bytes)).equals(blob)).toBe(true)
+  memory.free()
+  again.free()
   await slot.sequence.clearHistory()
   standalone.slots.release(slot)
 })

@@ -61,8 +61,10 @@ export function naiveState(
       const of = (layer: number, part: string, row: number, index: number) =>
         row < needed ? 0 : byte(component, layer, part, row, index)
       for (const layer of layers) {
-        const width = cache.heads * cache.keyDim * 2
-        u32(1, width, 0)
+        // 32 numbers of q8_0 are a scale of two bytes and a byte each.
+        const isHalf = cache.keyDtype === 'f16'
+        const width = cache.heads * (isHalf ? cache.keyDim * 2 : (cache.keyDim * 34) / 32)
+        u32(isHalf ? 1 : 8, width, 0)
         const part = cache.valueDim === 0 ? 'latent' : 'k'
         const all = rows.flatMap((row) =>
           Array.from({ length: width }, (_, at) => of(layer, part, row, at)),

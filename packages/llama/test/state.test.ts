@@ -16,15 +16,19 @@ const smollm2 = geometryOf('llama', {
 const dim = fc.integer({ min: 1, max: 5 })
 const layerLists = (layers: number) => fc.subarray(Array.from({ length: layers }, (_, i) => i))
 const attention = (component: 'kv' | 'swa', layers: number) =>
-  fc.record({
-    kind: fc.constant('attention' as const),
-    component: fc.constant(component),
-    ...(component === 'swa' && { window: fc.integer({ min: 1, max: 24 }) }),
-    layers: layerLists(layers),
-    heads: fc.integer({ min: 1, max: 3 }),
-    keyDim: dim,
-    valueDim: fc.integer({ min: 0, max: 4 }),
-  })
+  fc
+    .record({
+      kind: fc.constant('attention' as const),
+      component: fc.constant(component),
+      ...(component === 'swa' && { window: fc.integer({ min: 1, max: 24 }) }),
+      layers: layerLists(layers),
+      heads: fc.integer({ min: 1, max: 3 }),
+      keyDim: dim,
+      valueDim: fc.integer({ min: 0, max: 4 }),
+      keyDtype: fc.constantFrom('f16' as const, 'q8_0' as const),
+    })
+    // A block of q8_0 has 32 elements.
+    .map((cache) => (cache.keyDtype === 'f16' ? cache : { ...cache, keyDim: 32 * cache.keyDim }))
 const parts = (names: string[]) =>
   fc.tuple(
     ...names.map((part) => fc.record({ part: fc.constant(part), units: dim, unitElements: dim })),
@@ -82,7 +86,10 @@ test('the state of a sequence has the size that llama.cpp gives it', () => {
 test('a state written field by field is accepted', () => {
   fc.assert(
     fc.property(geometries, prompts, places, forms, (geometry, tokens, place, form) => {
-      checkState(stateOf(geometry, tokens, place, form), geometry, tokens, place, form)
+      checkState(
+        stateOf(geometry, tokens, place, form),
+        describeState(geometry, tokens, place, form),
+      )
     }),
   )
 })
@@ -138,9 +145,11 @@ test('a state comes out of the pages of another pool as it went in, for any chun
             b.view(at, other.pageBytes).set(bytes)
           })
         })
-        const blob = buildState(geometry, tokens, to)
-        const { rows } = describeState(geometry, tokens, to, 'loaded')
-        loadRows(blob, rows, { cache: target, memory: b, pages: targetPages, tokens: n })
+        const described = describeState(geometry, tokens, to, 'loaded')
+        // Memory that another state was in.
+        const blob = Buffer.alloc(described.bytes, 0xa5)
+        buildState(blob, geometry, described)
+        loadRows(blob, described.rows, { cache: target, memory: b, pages: targetPages, tokens: n })
         expect(blob.equals(stateOf(geometry, tokens, to, 'loaded'))).toBe(true)
         a.free()
         b.free()
@@ -165,7 +174,7 @@ test('any other bit in a header is refused', () => {
         const offset = offsets[at % offsets.length] ?? 0
         blob[offset] = (blob[offset] ?? 0) ^ (1 << bit)
         expect(() => {
-          checkState(blob, geometry, tokens, place, form)
+          checkState(blob, describeState(geometry, tokens, place, form))
         }).toThrow(expect.objectContaining({ code: 'ERR_KVX_MODEL_STATE' }))
       },
     ),
@@ -179,7 +188,7 @@ test('a state that is cut off or has more bytes is refused', () => {
       const blob = stateOf(geometry, tokens, place, 'saved')
       const refused = (bytes: Buffer): void => {
         expect(() => {
-          checkState(bytes, geometry, tokens, place, 'saved')
+          checkState(bytes, describeState(geometry, tokens, place, 'saved'))
         }).toThrow(expect.objectContaining({ code: 'ERR_KVX_MODEL_STATE' }))
       }
       refused(blob.subarray(0, at % blob.length))
@@ -193,7 +202,7 @@ test('the state of another model, prompt or sequence is refused', () => {
   const blob = stateOf(smollm2, [1, 2, 3], place, 'saved')
   const refuses = (geometry: Geometry, tokens: number[], where: Place): void => {
     expect(() => {
-      checkState(blob, geometry, tokens, where, 'saved')
+      checkState(blob, describeState(geometry, tokens, where, 'saved'))
     }).toThrow(expect.objectContaining({ code: 'ERR_KVX_MODEL_STATE' }))
   }
   const [kv] = smollm2.caches as readonly [AttentionCache]
@@ -230,7 +239,8 @@ const kvOf = (attention: Record<string, unknown>, others: Record<string, unknown
   geometryOf('llama', { block_count: 2, embedding_length: 576, attention, ...others })
 
 test('a geometry is read from the metadata of a model', () => {
-  const plain = { kind: 'attention', component: 'kv', layers: [0, 1], keyDim: 64, valueDim: 64 }
+  const dims = { keyDim: 64, valueDim: 64, keyDtype: 'f16' }
+  const plain = { kind: 'attention', component: 'kv', layers: [0, 1], ...dims }
   expect(kvOf({ head_count: 9, head_count_kv: 3 })).toEqual({
     layers: 2,
     caches: [{ ...plain, heads: 3 }],

@@ -19,6 +19,9 @@ Napi::Value check(const Napi::CallbackInfo& info) {
     result.Set("face", c_functions ? "c" : "c++");
     result.Set("requestBytes", static_cast<double>(request_bytes));
     result.Set("standIns", stand_ins);
+    auto kinds = Napi::Array::New(env);
+    for (const std::string& kind : library.memory_kinds) kinds[kinds.Length()] = kind;
+    result.Set("memoryKinds", kinds);
   } catch (const std::exception& error) {
     result.Set("reason", error.what());
   }

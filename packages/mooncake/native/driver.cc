@@ -305,12 +305,7 @@ class MooncakeDriver final : public Driver {
   }
 
   void describe(const Options& options) {
-    const std::string kinds = options.text("memoryKinds", "cpu");
-    for (size_t at = 0; at <= kinds.size();) {
-      const size_t comma = std::min(kinds.find(',', at), kinds.size());
-      capabilities_.memory_kinds.push_back(kinds.substr(at, comma - at));
-      at = comma + 1;
-    }
+    capabilities_.memory_kinds = library_.memory_kinds;
     capabilities_.cross_host = true;
     capabilities_.fence = "engine";
     capabilities_.max_batch_segments = static_cast<uint64_t>(options.number("maxBatch", 512));

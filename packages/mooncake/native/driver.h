@@ -11,7 +11,6 @@ namespace kvx::mooncake {
 //   library       path of engine.so or libtransfer_engine.so
 //   requestBytes  what self_test answered for it
 //   version       what is known of its version; only told on
-//   memoryKinds   "cpu", or "cpu,cuda" or "cpu,hip"
 //   protocol      "tcp" or "rdma"
 //   devices       RDMA devices, joined by commas; empty: all
 //   hostname      by which peers reach this machine

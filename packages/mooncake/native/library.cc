@@ -46,6 +46,8 @@ const std::vector<Replaceable>& replaceable() {
        "libibverbs1",
        {"ibv_get_device_list", "ibv_free_device_list", "ibv_fork_init", "ibv_get_device_name"},
        0},
+      // Asked only for a device that libibverbs has found.
+      {"libmlx5.so.1", "ibverbs-providers", {}, 0},
       {"libcurl.so.4",
        "libcurl4",
        {"curl_global_init", "curl_easy_init", "curl_easy_cleanup", "curl_easy_setopt",
@@ -61,6 +63,17 @@ bool is_needed(const ElfFile& file, const std::string& soname) {
     if (name == soname) return true;
   }
   return false;
+}
+
+// By the run-time that it was linked with: without one it copies with memcpy, which ends the
+// process at memory of a GPU.
+std::vector<std::string> memory_kinds_of(const ElfFile& file) {
+  std::vector<std::string> kinds = {"cpu"};
+  for (const std::string& name : file.needed()) {
+    if (name.starts_with("libcudart.so")) kinds.push_back("cuda");
+    if (name.starts_with("libamdhip64.so")) kinds.push_back("hip");
+  }
+  return kinds;
 }
 
 // What must be loaded before the library, so that the loader takes it instead of searching.
@@ -104,6 +117,7 @@ std::string explain(const std::string& reason) {
       {"libhsa-runtime64", "it comes with ROCm; without a GPU use the flavour non-cuda"},
       {"libnuma.so.1", "Debian: apt install libnuma1"},
       {"libibverbs.so.1", "Debian: apt install libibverbs1"},
+      {"libmlx5.so.1", "Debian: apt install ibverbs-providers"},
       {"libcurl.so.4", "Debian: apt install libcurl4"},
   };
   for (const Hint& hint : kHints) {
@@ -127,6 +141,7 @@ std::unique_ptr<Library> load(const std::string& path, bool needs_all) {
   const ElfFile file(path);
   auto library = std::make_unique<Library>();
   library->path = path;
+  library->memory_kinds = memory_kinds_of(file);
   if (file.defines(kCMark)) {
     library->face = Face::kCFunctions;
   } else if (!file.defines(kCxxMark)) {

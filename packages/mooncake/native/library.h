@@ -18,6 +18,8 @@ struct Library {
   // Sonames of system libraries that are missing and were replaced by libraries whose functions all
   // fail.
   std::vector<std::string> stand_ins;
+  // What it can register: "cpu", and "cuda" or "hip" when it was built for those GPUs.
+  std::vector<std::string> memory_kinds = {"cpu"};
   std::unique_ptr<Api> api;
   int* log_level = nullptr;  // glog's FLAGS_minloglevel, when the library has one
 };

@@ -1,17 +1,21 @@
+import type { MemoryKind } from '@kvx/contract'
 import { loadAddon, type EngineBinding } from '@kvx/native'
 import { unavailable } from '@kvx/vendor'
 
-/** What a library is, or the reason why it cannot be used. */
-export type Verdict =
-  | {
-      /** Methods of a C++ class, or C functions. */
-      readonly face: 'c++' | 'c'
-      /** Size of Mooncake's request structure; 0 with C functions. */
-      readonly requestBytes: number
-      /** System libraries that are missing and were replaced. */
-      readonly standIns: readonly string[]
-    }
-  | { readonly reason: string }
+/** What a library is. */
+export interface GoodVerdict {
+  /** Methods of a C++ class, or C functions. */
+  readonly face: 'c++' | 'c'
+  /** Size of Mooncake's request structure; 0 with C functions. */
+  readonly requestBytes: number
+  /** System libraries that are missing and were replaced. */
+  readonly standIns: readonly string[]
+  /** What it can register. */
+  readonly memoryKinds: readonly MemoryKind[]
+}
+
+/** Or the reason why it cannot be used. */
+export type Verdict = GoodVerdict | { readonly reason: string }
 
 export interface Binding extends EngineBinding {
   /** Loads the library and sends bytes with it. May end the process. */

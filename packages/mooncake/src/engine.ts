@@ -20,7 +20,6 @@ export function openEngine(setup: Setup, context: OpenContext): Promise<Transfer
       library: library.path,
       requestBytes,
       version: library.version ?? 'unknown',
-      memoryKinds: library.memoryKinds,
       protocol: options.protocol,
       devices: options.devices?.join(','),
       hostname: options.hostname,
@@ -28,6 +27,14 @@ export function openEngine(setup: Setup, context: OpenContext): Promise<Transfer
       maxBatch: options.maxBatchSegments,
       maxSegmentBytes: options.maxSegmentBytes,
     },
+    refusals: { cuda: withoutGpus('cuda'), hip: withoutGpus('hip') },
     context,
   })
+}
+
+const gpuFlavours = { cuda: 'cuda13 or cuda', hip: 'rocm' } as const
+
+/** Why a library takes no memory of such GPUs, where it does not. */
+export function withoutGpus(kind: keyof typeof gpuFlavours): string {
+  return `this Mooncake was built without ${kind === 'cuda' ? 'CUDA' : 'ROCm'}, which its flavour ${gpuFlavours[kind]} has (kvx backend install mooncake --flavour)`
 }

@@ -8,13 +8,14 @@ import {
   backendSymbol,
   contractVersion,
   type Backend,
+  type MemoryKind,
   type OpenContext,
   type Probe,
   type TransferEngine,
 } from '@kvx/contract'
 import { keepGood, reasons, unavailable, wheelLibrary, type Attempt } from '@kvx/vendor'
-import { binding } from './addon.ts'
-import { openEngine, type Setup } from './engine.ts'
+import { binding, type GoodVerdict } from './addon.ts'
+import { openEngine, withoutGpus, type Setup } from './engine.ts'
 import { candidates } from './library.ts'
 import { checkOptions, overridden, type CheckedOptions, type MooncakeOptions } from './options.ts'
 import { preflight } from './preflight.ts'
@@ -30,7 +31,7 @@ async function select(
   options: CheckedOptions,
   tried: Attempt[],
   { anew }: { anew: boolean },
-): Promise<(Setup & { face: string }) | undefined> {
+): Promise<(Setup & Pick<GoodVerdict, 'face' | 'memoryKinds'>) | undefined> {
   if (options.protocol === 'rdma') {
     const reason = await withoutRdma(options.devices)
     if (reason !== undefined) {
@@ -47,7 +48,8 @@ async function select(
           reason: 'it is missing; TCP without a metadata server works without it',
         })
       }
-      return { options, library, requestBytes: verdict.requestBytes, face: verdict.face }
+      const { requestBytes, face, memoryKinds } = verdict
+      return { options, library, requestBytes, face, memoryKinds }
     }
     tried.push({ what: library.path, reason: verdict.reason })
   }
@@ -76,7 +78,7 @@ async function probe(options?: MooncakeOptions): Promise<Probe> {
     }
     const setup = await select(checked, tried, { anew: true })
     if (setup === undefined) return { available: false, tried, remedy: remedy(tried) }
-    const { library, face } = setup
+    const { library, face, memoryKinds } = setup
     const driver = face === 'c' ? 'C functions' : 'C++ symbols'
     const flavour = library.project ?? 'not from a wheel'
     return {
@@ -84,6 +86,7 @@ async function probe(options?: MooncakeOptions): Promise<Probe> {
       version: library.version,
       library: `${library.path} (${flavour}, by its ${driver})`,
       tried,
+      devicesNote: deviceMemory(memoryKinds),
     }
   } catch (error) {
     const reason = (error as Error).message
@@ -93,6 +96,12 @@ async function probe(options?: MooncakeOptions): Promise<Probe> {
       remedy: reason,
     }
   }
+}
+
+function deviceMemory(kinds: readonly MemoryKind[]): string {
+  if (kinds.includes('cuda')) return 'memory of CUDA GPUs, through TCP'
+  if (kinds.includes('hip')) return 'memory of AMD GPUs is offered, and was never run'
+  return `no memory of GPUs: ${withoutGpus('cuda')}`
 }
 
 function remedy(tried: readonly Attempt[]): string {

@@ -2,7 +2,7 @@ import { readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { listInstalled, pythonPackage, type Attempt } from '@kvx/vendor'
 import type { CheckedOptions } from './options.ts'
-import { defaultFlavour, memoryKindsOf, tooOld } from './wheel.ts'
+import { defaultFlavour, tooOld } from './wheel.ts'
 
 /** A library that may be Mooncake's. */
 export interface Library {
@@ -12,8 +12,6 @@ export interface Library {
   readonly version: string | undefined
   /** Project name of its wheel, when it lies in one. */
   readonly project: string | undefined
-  /** As `"cpu"` or `"cpu,cuda"`. */
-  readonly memoryKinds: string
 }
 
 const fileNames = ['libtransfer_engine.so', 'engine.so']
@@ -96,8 +94,7 @@ async function describe(path: string): Promise<Library> {
   for (const name of names) {
     const [, project, version] = /^(mooncake_transfer_engine\w*)-(.+)\.dist-info$/.exec(name) ?? []
     if (project === undefined || version === undefined) continue
-    const published = project.replaceAll('_', '-')
-    return { path, version, project: published, memoryKinds: memoryKindsOf(published) }
+    return { path, version, project: project.replaceAll('_', '-') }
   }
-  return { path, version: undefined, project: undefined, memoryKinds: 'cpu' }
+  return { path, version: undefined, project: undefined }
 }

@@ -8,8 +8,6 @@ interface Published {
   /** Project at the package index; with underscores it is the name of the wheel's folders. */
   readonly project: string
   readonly platform: string
-  /** Kinds of memory that can be registered. */
-  readonly memoryKinds: string
   /** Digest of the wheel for CPython 3.11, by version, the default version first. No Python is loaded. */
   readonly sha256: Readonly<Record<string, string>>
 }
@@ -18,7 +16,6 @@ const published: Readonly<Record<Flavour, Published>> = {
   'non-cuda': {
     project: 'mooncake-transfer-engine-non-cuda',
     platform: 'manylinux_2_28_x86_64',
-    memoryKinds: 'cpu',
     sha256: {
       '0.3.13.post1': 'ca9f668a04ffe648b250fda28b97d0a7da149cb110dec5cf3d166a9e68afc940',
       '0.3.12.post1': '691b4df2a74e32fd9b1877317097d26fd8c5f48692fba920caf5e3a518f36911',
@@ -27,19 +24,16 @@ const published: Readonly<Record<Flavour, Published>> = {
   cuda: {
     project: 'mooncake-transfer-engine',
     platform: 'manylinux_2_28_x86_64',
-    memoryKinds: 'cpu,cuda',
     sha256: { '0.3.13.post1': '81e6d425a097b4915bdc9efbe2fe89d779dc2bd70e48a5a69c248cc9b250bafe' },
   },
   cuda13: {
     project: 'mooncake-transfer-engine-cuda13',
     platform: 'manylinux_2_28_x86_64',
-    memoryKinds: 'cpu,cuda',
     sha256: { '0.3.14': '1fc1d8597e5501d6967a3d2835878500460d7dd40999f6f987131126dcba5c8f' },
   },
   rocm: {
     project: 'mooncake-transfer-engine-rocm',
     platform: 'manylinux_2_35_x86_64',
-    memoryKinds: 'cpu,hip',
     sha256: { '0.3.13.post1': '2ea80c901c7ef088306349560059f542877b6b74e34693cb498acd7f8891a410' },
   },
 }
@@ -82,12 +76,6 @@ export function wheelSpec(
       `${name}-${version}.dist-info/`,
     ],
   }
-}
-
-/** Kinds of memory of a wheel, by the name of its project. Unknown ones can hold host memory at least. */
-export function memoryKindsOf(project: string): string {
-  const known = Object.values(published).find((one) => one.project === project)
-  return known?.memoryKinds ?? 'cpu'
 }
 
 /** Why a version cannot be used, or undefined. */

@@ -270,3 +270,24 @@ describe('memory and peers that cannot be are refused', () => {
     await owner.close()
   })
 })
+
+test('memory of a GPU is refused where Mooncake was built without CUDA, with the flavour that has it', async () => {
+  const engine = await openEngine()
+  expect(engine.capabilities.memoryKinds).toEqual(['cpu'])
+  const { address, bytes } = allocate(4096)
+  for (const [kind, reason] of [
+    [
+      'cuda',
+      /only cpu: this Mooncake was built without CUDA, which its flavour cuda13 or cuda has/,
+    ],
+    ['hip', /only cpu: this Mooncake was built without ROCm, which its flavour rocm has/],
+  ] as const) {
+    await expect(engine.register({ address, bytes, kind, device: 0 })).rejects.toMatchObject({
+      code: 'ERR_KVX_MEMORY',
+      message: expect.stringMatching(reason) as string,
+    })
+  }
+  await engine.close()
+  const { devicesNote } = await mooncake.probe(loopback)
+  expect(devicesNote).toMatch(/^no memory of GPUs: this Mooncake was built without CUDA/)
+})

@@ -34,9 +34,12 @@ export function openEngine(setup: Setup, context: OpenContext): Promise<Transfer
       numWorkers: options.numWorkers,
       gpu: setup.gpu,
     },
+    refusals: { hip: withoutRocm, cuda: 'MORI moves memory of AMD GPUs' },
     context,
   })
 }
+
+export const withoutRocm = "ROCm's libraries are not here, or count no GPU"
 
 function setEnvironment({ options, rocmSmi }: Setup): void {
   const addon = binding()

@@ -12,7 +12,7 @@ import {
 } from '@kvx/contract'
 import { keepGood, reasons, unavailable, wheelLibrary, type Attempt } from '@kvx/vendor'
 import { fakeVerbs } from './addon.ts'
-import { openEngine } from './engine.ts'
+import { openEngine, withoutRocm } from './engine.ts'
 import { overrides } from './environment.ts'
 import { findLibrary } from './library.ts'
 import { checkOptions, type MoriOptions } from './options.ts'
@@ -33,9 +33,15 @@ async function probe(options?: MoriOptions): Promise<Probe> {
     if (library === undefined)
       return { available: false, tried, remedy: `Install it with: ${install}` }
     const found = { version: library.version, library: library.path }
-    const { failure, ...findings } = await preflight({ options: checked, library })
+    const task = { options: checked, library }
+    const { failure, ...findings } = await preflight(task)
     tried.push(...problems(findings))
-    if (failure === undefined) return { available: true, ...found, tried }
+    if (failure === undefined) {
+      const devicesNote = setupOf(task, findings).gpu
+        ? 'memory of AMD GPUs is offered as MORI documents it, and was never run'
+        : `no memory of GPUs: ${withoutRocm}`
+      return { available: true, ...found, tried, devicesNote }
+    }
     tried.push({ what: library.path, reason: failure.message })
     return { available: false, ...found, tried, remedy: remedy(findings) ?? failure.message }
   } catch (error) {

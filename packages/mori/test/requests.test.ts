@@ -6,11 +6,12 @@ import { BootstrapServer, KVManager, promptDigest, silentLog } from '@kvx/core'
 import { allocate } from '@kvx/native'
 import { expect, onTestFinished, test } from 'vitest'
 import { control, until, useMori } from './support/mori.ts'
-import { cache, deadlines, memoryBytes, prompt, token } from './support/requests.mjs'
+import { cache, deadlines, memoryBytes, pageBytes, prompt, token } from './support/requests.mjs'
 
 useMori()
 
 const limit = { timeout: 120_000 }
+const start = JSON.stringify({ host: '127.0.0.1', pageBytes, deadlines: deadlines.decode })
 const request = { tokens: prompt.length, digest: promptDigest(prompt) }
 
 async function prefill() {
@@ -42,7 +43,7 @@ async function prefill() {
 }
 
 async function decode() {
-  const child = fork(fileURLToPath(new URL('support/decode.mjs', import.meta.url)), [], {
+  const child = fork(fileURLToPath(new URL('support/decode.mjs', import.meta.url)), [start], {
     execArgv: [],
     env: { ...process.env, KVX_FAKE_VERBS_CONTROL: '' },
   })
@@ -132,5 +133,26 @@ test(
     expect(await first.ask('filling')).toBe(9)
     await succeeds(side, first, 10)
     await succeeds(side, await decode(), 20)
+  },
+)
+
+test(
+  'the completion of a write is lost: the request fails by the deadline, both sides settle, and every page can be used again',
+  limit,
+  async () => {
+    const side = await prefill()
+    const target = await decode()
+    const sender = side.manager.send(1n, request)
+    await target.ask('reserve', { room: 1, pages: [0], from: side.from })
+    await sender.reserved()
+    control.set('lose', 1)
+    const writing = sender.write({ tokens: [0, prompt.length], pages: [0] })
+    await expect(writing.then(() => sender.finish())).rejects.toMatchObject({
+      code: 'ERR_KVX_TRANSFER_TIMEOUT',
+    })
+    await expect(target.ask('done', { room: 1 })).rejects.toMatchObject({ name: 'Error' })
+    await target.ask('settled', { room: 1 })
+    await sender.settled
+    await succeeds(side, target, 10)
   },
 )

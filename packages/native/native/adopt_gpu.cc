@@ -11,6 +11,7 @@
 #include "kvx/gpu/export.h"
 #include "kvx/gpu/import.h"
 #include "kvx/handle.h"
+#include "task.h"
 
 namespace kvx {
 
@@ -38,37 +39,6 @@ std::shared_ptr<AdoptedGpu> adopt(const Request& request) {
   return std::make_shared<AdoptedGpu>(AdoptedGpu{gpu::Importer(context).map(shared)});
 }
 
-// CUDA takes up to a second to begin: not on the JavaScript thread.
-class Work : public Napi::AsyncWorker {
- public:
-  Work(Napi::Env env, const Request& request)
-      : Napi::AsyncWorker(env, "kvx.adoptGpu"),
-        deferred_(Napi::Promise::Deferred::New(env)),
-        request_(request) {}
-  Napi::Promise promise() const { return deferred_.Promise(); }
-
- protected:
-  void Execute() override {
-    try {
-      adopted_ = adopt(request_);
-    } catch (const DriverError& error) {
-      SetError(error.what());
-    }
-  }
-  void OnOK() override {
-    auto result = Napi::Object::New(Env());
-    result.Set("address", Napi::BigInt::New(Env(), uint64_t{adopted_->imported->address()}));
-    result.Set("handle", Handle<AdoptedGpu>::wrap(Env(), std::move(adopted_)));
-    deferred_.Resolve(result);
-  }
-  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
-
- private:
-  const Napi::Promise::Deferred deferred_;
-  const Request request_;
-  std::shared_ptr<AdoptedGpu> adopted_;
-};
-
 // (ordinal, handle of 64 bytes, offset, bytes) -> Promise<{ address, handle }>; TypeScript has
 // checked them.
 Napi::Value adopt_gpu(const Napi::CallbackInfo& info) {
@@ -78,10 +48,16 @@ Napi::Value adopt_gpu(const Napi::CallbackInfo& info) {
   std::copy_n(handle.Data(), kHandleBytes, request.handle.begin());
   request.offset = static_cast<uint64_t>(info[2].As<Napi::Number>().Int64Value());
   request.bytes = static_cast<uint64_t>(info[3].As<Napi::Number>().Int64Value());
-  auto* work = new Work(info.Env(), request);
-  const Napi::Promise promise = work->promise();
-  work->Queue();  // deletes itself when it has ended
-  return promise;
+  // CUDA takes up to a second to begin: not on the JavaScript thread.
+  const auto adopted = std::make_shared<std::shared_ptr<AdoptedGpu>>();
+  return Task::start(
+      info.Env(), "kvx.adoptGpu", [request, adopted] { *adopted = adopt(request); },
+      [adopted](Napi::Env env) -> Napi::Value {
+        auto result = Napi::Object::New(env);
+        result.Set("address", Napi::BigInt::New(env, uint64_t{(*adopted)->imported->address()}));
+        result.Set("handle", Handle<AdoptedGpu>::wrap(env, std::move(*adopted)));
+        return result;
+      });
 }
 
 }  // namespace

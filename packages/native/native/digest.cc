@@ -63,12 +63,11 @@ DigestJob job_of(const Napi::CallbackInfo& info) {
   if (!info[1].IsNumber()) throw Napi::TypeError::New(info.Env(), "pageTokens must be a number");
   DigestJob job;
   job.page_tokens = info[1].As<Napi::Number>().DoubleValue();
-  job.tensors = detail::numbers_of<Napi::Float64Array, double>(info[2], napi_float64_array,
-                                                               "tensors must be a Float64Array");
-  job.keys = detail::numbers_of<Napi::BigUint64Array, uint64_t>(info[3], napi_biguint64_array,
-                                                                "keys must be a BigUint64Array");
-  job.runs = detail::numbers_of<Napi::Int32Array, int32_t>(info[4], napi_int32_array,
-                                                           "runs must be an Int32Array");
+  job.tensors =
+      detail::numbers_of<double>(info[2], napi_float64_array, "tensors must be a Float64Array");
+  job.keys =
+      detail::numbers_of<uint64_t>(info[3], napi_biguint64_array, "keys must be a BigUint64Array");
+  job.runs = detail::numbers_of<int32_t>(info[4], napi_int32_array, "runs must be an Int32Array");
   return job;
 }
 

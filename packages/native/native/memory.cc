@@ -76,6 +76,8 @@ void MappedFile::map() {
   data_ = static_cast<uint8_t*>(address);
   // A fork would double what is locked, and could write into a transfer's pages.
   madvise(data_, mapped_, MADV_DONTFORK);
+  // Faster to copy, where the system offers them for memory files (shmem_enabled).
+  madvise(data_, mapped_, MADV_HUGEPAGE);
 }
 
 MappedFile::~MappedFile() {

@@ -11,8 +11,8 @@ namespace kvx {
 namespace {
 
 std::vector<uint64_t> sizes_of(const Napi::Value& value) {
-  const auto sizes = detail::numbers_of<Napi::Float64Array, double>(
-      value, napi_float64_array, "region sizes must be a Float64Array");
+  const auto sizes =
+      detail::numbers_of<double>(value, napi_float64_array, "region sizes must be a Float64Array");
   return std::vector<uint64_t>(sizes.begin(), sizes.end());
 }
 

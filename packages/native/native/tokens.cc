@@ -68,10 +68,10 @@ Job job_of(const Napi::CallbackInfo& info) {
   job.buffer_bytes = buffer.ElementLength();
   job.memory = Handle<MappedFile>::unwrap(info[1]);
   if (job.memory->released()) throw Napi::Error::New(env, "The memory was freed");
-  const auto rows = detail::numbers_of<Napi::Float64Array, double>(
-      info[2], napi_float64_array, "tensors must be a Float64Array");
-  const auto pages = detail::numbers_of<Napi::Int32Array, int32_t>(info[3], napi_int32_array,
-                                                                   "pages must be an Int32Array");
+  const auto rows =
+      detail::numbers_of<double>(info[2], napi_float64_array, "tensors must be a Float64Array");
+  const auto pages =
+      detail::numbers_of<int32_t>(info[3], napi_int32_array, "pages must be an Int32Array");
   const uint64_t page_tokens = integer(env, info[4].As<Napi::Number>().DoubleValue(), "pageTokens");
   const uint64_t from = integer(env, info[5].As<Napi::Number>().DoubleValue(), "from");
   const uint64_t to = integer(env, info[6].As<Napi::Number>().DoubleValue(), "to");

@@ -1,14 +1,17 @@
 import type { Memory } from '@kvx/contract'
 import { loadAddon } from './load.ts'
 
+/** A GPU of this process, in the order that CUDA_VISIBLE_DEVICES gives. */
 export interface Gpu {
   /** Its number in this process, which is what `Memory.device` means. */
   readonly ordinal: number
   /** The same in every process: `GPU-` and 32 hex digits with hyphens. */
   readonly uuid: string
+  /** As the driver names it. */
   readonly name: string
   /** As `9.0`. */
   readonly computeCapability: string
+  /** SMs: copies by a kernel take some of them. */
   readonly multiprocessors: number
   /** Work goes through a server process that outlives this one, so that kvx cannot fence it. */
   readonly mps: boolean
@@ -18,11 +21,13 @@ export interface Gpu {
   readonly reaches: readonly boolean[]
 }
 
+/** The GPUs, or why there are none. */
 export interface Gpus {
   /** Why the list is empty. */
   readonly reason?: string
   /** Version of CUDA that the driver speaks: 13000 is 13.0. */
   readonly cuda: number
+  /** Empty when there is none. */
   readonly list: readonly Gpu[]
 }
 

@@ -10,6 +10,7 @@ export interface SharedGpuMemory {
   readonly handle: Uint8Array
   /** Where the range begins in the allocation, in bytes. */
   readonly offset: number
+  /** Length of the range. */
   readonly bytes: number
 }
 

@@ -39,24 +39,34 @@ interface EngineHandle {
  * the outcome comes as an event that carries the `operation` number of the call.
  */
 export interface EngineBinding {
+  /** `kvx::kEngineInterface` of the headers that the addon was compiled with. */
+  readonly engineInterface: number
+  /** Starts the driver. `onEvent` is told of every outcome, with the number of its call. */
   open(
     operation: number,
     options: Record<string, boolean | number | string>,
     generation: string,
-    onEvents: (events: readonly NativeEvent[]) => void,
+    onEvent: (operation: number, kind: number, first: number, details: Details) => void,
   ): EngineHandle
+  /** What the driver says of itself; constant. */
   describe(engine: EngineHandle): {
+    /** As in `Capabilities`, and so are the next five. */
     memoryKinds: string[]
     crossHost: boolean
     fence: string
     maxSegmentBytes: number
     minEfficientRun: number
     after: boolean
+    /** Of the vendor's library, or of the driver. */
     version: string
+    /** `TransferEngine.address`. */
     address: Uint8Array
   }
+  /** Done with the number of the region and its descriptor. */
   register(engine: EngineHandle, operation: number, memory: Memory): void
+  /** Done when the driver does not touch it any more. */
   deregister(engine: EngineHandle, operation: number, region: number): void
+  /** Returns the number of the link, which is usable once it is done. */
   connect(
     engine: EngineHandle,
     operation: number,
@@ -65,8 +75,11 @@ export interface EngineBinding {
     regions: readonly Uint8Array[],
     timeoutMs: number,
   ): number
+  /** Its connect fails, unless it is done already. */
   cancelConnect(engine: EngineHandle, operation: number): void
+  /** Done when every transfer of the link has settled. */
   closeLink(engine: EngineHandle, operation: number, link: number): void
+  /** Done with the number of segments, or failed, and at last settled. */
   write(
     engine: EngineHandle,
     operation: number,
@@ -77,9 +90,13 @@ export interface EngineBinding {
     deadlineMs: number,
     after?: readonly [kind: number, handle: bigint],
   ): void
+  /** What of a write has not been posted is not posted any more. */
   cancel(engine: EngineHandle, operation: number, message: string): void
+  /** As `TransferEngine.fence`. */
   fence(engine: EngineHandle, operation: number, generation: string): void
+  /** Its fence fails, unless it is done already. */
   cancelFence(engine: EngineHandle, operation: number): void
+  /** Done when everything has settled. */
   close(engine: EngineHandle, operation: number): void
   /** Whether the engine keeps Node's event loop alive. */
   hold(engine: EngineHandle, alive: boolean): void
@@ -87,25 +104,30 @@ export interface EngineBinding {
   end(engine: EngineHandle): void
 }
 
+/** Equal to `kvx::kEngineInterface` (include/kvx/addon.h). */
+const engineInterface = 1
+
 const eventKind = { done: 0, failed: 1, settled: 2, peerGone: 3 } as const
 
-interface NativeEvent {
-  readonly operation: number
-  readonly kind: number
-  readonly first?: number
-  readonly second?: number
-  readonly bytes?: Uint8Array
-  readonly code?: string
-  readonly message?: string
-  readonly peer?: string
+/** Of `done` a second number, or bytes; of `failed` code and message; of `peerGone` the peer's generation and why. */
+type Details = number | Uint8Array | readonly [string, string] | undefined
+
+interface Outcome {
+  readonly first: number
+  readonly details: number | Uint8Array
 }
 
+/** What `openNativeEngine` makes an engine of. */
 export interface NativeEngineInit {
+  /** Name of the backend, for errors. */
   readonly backend: string
   /** Default: what the driver says. */
   readonly version?: string | undefined
   /** Checked by the backend, flat; undefined ones are left out. */
   readonly options: Readonly<Record<string, boolean | number | string | undefined>>
+  /** Why memory of a kind that the driver does not take is refused, where more can be said than that. */
+  readonly refusals?: Readonly<Partial<Record<MemoryKind, string>>> | undefined
+  /** As the backend was given it. */
   readonly context: OpenContext
 }
 
@@ -117,6 +139,16 @@ export async function openNativeEngine(
   binding: EngineBinding,
   init: NativeEngineInit,
 ): Promise<TransferEngine> {
+  // Undefined in addons of before there was a number.
+  const compiledWith = (binding as Partial<EngineBinding>).engineInterface
+  if (compiledWith !== engineInterface) {
+    throw new KvxError(
+      'ERR_KVX_BACKEND_UNAVAILABLE',
+      `The addon of the engine '${init.backend}' was compiled with headers of another @kvx/native ` +
+        `(interface ${compiledWith ?? 'without a number'}, this one has ${engineInterface}): compile it again.`,
+      { phase: 'open' },
+    )
+  }
   const calls = new Calls(binding, init)
   try {
     await calls.opened
@@ -138,11 +170,12 @@ export async function openNativeEngine(
     version: init.version ?? version,
     generation: init.context.generation,
   })
-  return new NativeEngine(binding, calls, capabilities, identity, address)
+  const facts = { capabilities, identity, address, refusals: init.refusals ?? {} }
+  return new NativeEngine(binding, calls, facts)
 }
 
 interface Waiter {
-  done(event: NativeEvent): void
+  done(outcome: Outcome): void
   failed(error: KvxError): void
   /** Of transfers: they stay in the table until this. */
   settled?: () => void
@@ -152,7 +185,7 @@ interface Waiter {
 /** Matches the addon's events to the calls that wait for them, and keeps the loop alive meanwhile. */
 class Calls {
   readonly handle: EngineHandle
-  readonly opened: Promise<NativeEvent>
+  readonly opened: Promise<Outcome>
   readonly #binding: EngineBinding
   readonly #waiters = new Map<number, Waiter>()
   #onPeerGone: PeerGoneListener = () => undefined
@@ -171,8 +204,8 @@ class Calls {
       this.#waiters.set(operation, { done: resolve, failed: reject, phase: 'open' })
     })
     this.#unanswered = 1
-    this.handle = binding.open(operation, given, context.generation, (events) => {
-      for (const event of events) this.#take(event)
+    this.handle = binding.open(operation, given, context.generation, (...event) => {
+      this.#take(...event)
     })
     binding.hold(this.handle, true)
   }
@@ -190,7 +223,7 @@ class Calls {
     return operation
   }
 
-  ask(phase: Phase, start: (operation: number) => void): Promise<NativeEvent> {
+  ask(phase: Phase, start: (operation: number) => void): Promise<Outcome> {
     return new Promise((resolve, reject) => {
       this.start({ done: resolve, failed: reject, phase }, start)
     })
@@ -207,23 +240,23 @@ class Calls {
     this.#binding.end(this.handle)
   }
 
-  #take(event: NativeEvent): void {
-    if (event.kind === eventKind.peerGone) {
-      this.#onPeerGone(event.peer ?? '', event.message ?? '')
+  #take(operation: number, kind: number, first: number, details: Details): void {
+    if (kind === eventKind.peerGone) {
+      this.#onPeerGone(...(details as [string, string]))
       return
     }
-    const waiter = this.#waiters.get(event.operation)
+    const waiter = this.#waiters.get(operation)
     if (waiter === undefined) return
-    if (waiter.settled === undefined || event.kind === eventKind.settled) {
-      this.#waiters.delete(event.operation)
+    if (waiter.settled === undefined || kind === eventKind.settled) {
+      this.#waiters.delete(operation)
     }
-    if (event.kind === eventKind.settled) {
+    if (kind === eventKind.settled) {
       waiter.settled?.()
       return
     }
     this.#answered()
-    if (event.kind === eventKind.done) waiter.done(event)
-    else waiter.failed(errorOf(event, waiter.phase))
+    if (kind === eventKind.done) waiter.done({ first, details: details as Outcome['details'] })
+    else waiter.failed(errorOf(details as [string, string], waiter.phase))
   }
 
   #answered(): void {
@@ -231,15 +264,19 @@ class Calls {
   }
 }
 
-function errorOf({ code, message = '' }: NativeEvent, phase: Phase): KvxError {
+function errorOf([code, message]: readonly [string, string], phase: Phase): KvxError {
   return isErrorCode(code)
     ? new KvxError(code, message, { phase })
-    : new KvxError('ERR_KVX_INTERNAL', `${String(code)}: ${message}`, { phase })
+    : new KvxError('ERR_KVX_INTERNAL', `${code}: ${message}`, { phase })
 }
 
 const defaultDeadlineMs = 30_000
 const defaultConnectMs = 10_000
 const longestMs = 1e9
+
+interface EngineFacts extends Pick<TransferEngine, 'capabilities' | 'identity' | 'address'> {
+  readonly refusals: Readonly<Partial<Record<MemoryKind, string>>>
+}
 
 class NativeEngine implements TransferEngine {
   readonly capabilities: Capabilities
@@ -247,6 +284,7 @@ class NativeEngine implements TransferEngine {
   readonly address: Uint8Array
   readonly #binding: EngineBinding
   readonly #calls: Calls
+  readonly #refusals: EngineFacts['refusals']
   /** Releases the memory of each registered region. */
   readonly #pins = new Map<number, () => void>()
   /** By number of the region, which has a hole here once it is being deregistered. */
@@ -261,43 +299,50 @@ class NativeEngine implements TransferEngine {
   readonly #staging: AllocatedMemory[] = []
   #closed: Promise<void> | undefined
 
-  constructor(
-    binding: EngineBinding,
-    calls: Calls,
-    capabilities: Capabilities,
-    identity: EngineIdentity,
-    address: Uint8Array,
-  ) {
+  constructor(binding: EngineBinding, calls: Calls, facts: EngineFacts) {
     this.#binding = binding
     this.#calls = calls
-    this.capabilities = capabilities
-    this.identity = identity
-    this.address = address
+    this.capabilities = facts.capabilities
+    this.identity = facts.identity
+    this.address = facts.address
+    this.#refusals = facts.refusals
   }
 
   async register(memory: Memory): Promise<Region> {
     this.#checkOpen()
-    checkMemory(memory, this.capabilities.memoryKinds, this.identity.backend)
+    checkMemory(memory)
+    this.#checkKind(memory.kind)
     const unpin = pin(memory)
-    let event: NativeEvent
+    let outcome: Outcome
     try {
-      event = await this.#calls.ask('open', (operation) => {
+      outcome = await this.#calls.ask('open', (operation) => {
         this.#binding.register(this.#calls.handle, operation, memory)
       })
     } catch (error) {
       unpin()
       throw error
     }
-    const id = event.first ?? 0
+    const { first: id, details: descriptor } = outcome
     this.#pins.set(id, unpin)
     this.#memories[id] = memory
     let gone: Promise<void> | undefined
     return Object.freeze({
       id,
       bytes: memory.bytes,
-      descriptor: event.bytes ?? new Uint8Array(),
+      descriptor: descriptor instanceof Uint8Array ? descriptor : new Uint8Array(),
       deregister: () => (gone ??= this.#deregister(id)),
     })
+  }
+
+  #checkKind(kind: MemoryKind): void {
+    const { memoryKinds } = this.capabilities
+    if (memoryKinds.includes(kind)) return
+    const reason = this.#refusals[kind]
+    const why = reason === undefined ? '' : `: ${reason}`
+    throw new KvxError(
+      'ERR_KVX_MEMORY',
+      `The backend '${this.identity.backend}' cannot register ${kind} memory here, only ${memoryKinds.join(', ')}${why}.`,
+    )
   }
 
   async #deregister(id: number): Promise<void> {
@@ -546,8 +591,8 @@ class NativeLink implements Link {
         operation = this.#calls.start(
           {
             phase: 'transfer',
-            done: (event) => {
-              resolve({ bytes: event.first ?? 0, segments: event.second ?? 0 })
+            done: ({ first, details }) => {
+              resolve({ bytes: first, segments: Number(details) })
             },
             failed: reject,
             settled: settle,
@@ -648,8 +693,7 @@ function checkReadable(memories: readonly (Memory | undefined)[], tensors: Float
   }
 }
 
-function checkMemory(memory: Memory, kinds: readonly MemoryKind[], backend: string): void {
-  const { address, bytes, kind, device } = memory
+function checkMemory({ address, bytes, device }: Memory): void {
   if (
     typeof address !== 'bigint' ||
     address <= 0n ||
@@ -661,12 +705,6 @@ function checkMemory(memory: Memory, kinds: readonly MemoryKind[], backend: stri
     throw new KvxError(
       'ERR_KVX_MEMORY',
       `Memory of ${String(bytes)} bytes at address ${String(address)} (device ${String(device)}) is no valid range.`,
-    )
-  }
-  if (!kinds.includes(kind)) {
-    throw new KvxError(
-      'ERR_KVX_MEMORY',
-      `The backend '${backend}' cannot register ${kind} memory here; it takes: ${kinds.join(', ')}.`,
     )
   }
 }

@@ -4,6 +4,7 @@ import { handleOf } from './memory.ts'
 
 /** Tokens of a contiguous buffer (a saved model state, say) and the pages that hold, or shall hold, the same tokens. */
 export interface TokenCopy {
+  /** Tokens one after the other, as a model's state has them. */
   readonly buffer: Uint8Array
   /** Made by `allocate`. */
   readonly memory: Memory
@@ -15,12 +16,15 @@ export interface TokenCopy {
   readonly tensors: Float64Array
   /** `pages[i]` holds the tokens from `i · pageTokens` on. */
   readonly pages: Int32Array
+  /** Tokens of a page. */
   readonly pageTokens: number
   /** Half-open range of tokens. */
   readonly from: number
+  /** Exclusive. */
   readonly to: number
 }
 
+/** Numbers of a row of `TokenCopy.tensors`. */
 export const tensorWidth = 7
 
 /**

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 
-const build = fileURLToPath(new URL('../../../tools/native/build.mjs', import.meta.url))
+const build = fileURLToPath(new URL('../../../tools/native/gyp.mjs', import.meta.url))
 
 /** Builds what the binding.gyp of a folder names, where it is older than its sources. */
 export async function buildAddon(folder: URL): Promise<void> {

@@ -43,6 +43,18 @@ test('a write moves the bytes, reports them, and settles', async () => {
   expect(faulty.world().drivers).toBe(0)
 })
 
+test.each([
+  [2, 'interface 2, this one has 1'],
+  [undefined, 'interface without a number, this one has 1'],
+])('an addon compiled with other headers (%s) is refused', async (engineInterface, says) => {
+  const other = { ...faulty, engineInterface } as typeof faulty
+  await expect(open(other)).rejects.toMatchObject({
+    code: 'ERR_KVX_BACKEND_UNAVAILABLE',
+    message: expect.stringContaining(says) as string,
+  })
+  expect(faulty.world().drivers).toBe(0)
+})
+
 test('a long plan goes in batches of what the driver takes', async () => {
   const { connect, close } = await pair(faulty, { batch: 10 })
   const transfer = (await connect()).write(reversed)

@@ -19,5 +19,5 @@ test('the PTX is what its source compiles to, and assembles for every GPU withou
   ])
   if (status === cannotFetch) return skip(stderr.trim())
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
-  expect(stdout).toContain('assembles for sm_75')
+  expect(stdout).toContain('assembles for sm_70')
 }, 400_000)

@@ -47,6 +47,8 @@ export const anySeed = (most = mostSeed) => Math.floor(Math.random() * (most + 1
 
 /** Runs a command: its exit code, or 2 for a wrong command line, or 1 for an error. Both are told. */
 export async function exitCode(main: () => Promise<number>): Promise<number> {
+  // Whoever reads this may go away, as `head` does: the exit code still tells how the run ended.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
   try {
     return await main()
   } catch (cause) {

@@ -56,8 +56,11 @@ async function cluster(pools: Pools) {
         ? await KVManager.open({ ...common, role, bootstrap: bootstrap.address })
         : await KVManager.open({ ...common, role })
     open.push(() => manager.close())
-    const metrics = workerMetrics(undefined)
-    const cachePools = new CachePools({ components: { kv: { pageTokens, pages: pools[role] } } })
+    const metrics = workerMetrics()
+    const cachePools = new CachePools({
+      shape,
+      place: { ...place, components: { kv: { pageTokens, pages: pools[role] } } },
+    })
     const strangers = new Strangers()
     const side = { model, pools: cachePools, metrics, queueMs: 60_000, strangers }
     const find = () => Promise.resolve(bootstrap.address)
@@ -71,9 +74,10 @@ async function cluster(pools: Pools) {
           }
     const app = workerApp({
       ...{ model, modelName: 'none', compute, metrics, log: silentLog, info: {} },
-      events: new EventLog(silentLog, undefined),
+      events: new EventLog(silentLog),
       live: new LiveRequests(),
       check: { run: () => Promise.resolve(undefined) },
+      flush: () => undefined,
       modelPath: 'none.gguf',
       admission: new Admission(role),
     })

@@ -193,8 +193,6 @@ test.each([
     '{"prompt":"x", "echo":true}',
     'echo is not supported: join the prompt and its answer yourself.',
   ],
-  ['{"prompt":"x", "logprobs":1}', 'logprobs is not supported: leave it out.'],
-  ['{"prompt":"x", "logprobs":0}', 'logprobs is not supported: leave it out.'],
   ['{"prompt":"x", "suffix":"y"}', 'suffix is not supported: leave it out.'],
   [
     '{"prompt":"x", "skip_special_tokens":false}',

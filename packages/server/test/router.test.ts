@@ -57,7 +57,7 @@ async function worker(
 async function start(
   prefill: readonly string[],
   decode: readonly string[],
-  options: { bootstrapPort?: number; workerSilentMs?: number } = {},
+  options: { bootstrapPort?: number; workerSilentMs?: number; maxLocalPrefillLength?: number } = {},
 ) {
   const { bootstrapPort = 1, ...more } = options
   const router = await startRouter({
@@ -179,6 +179,17 @@ test('a prefill failure reaches the client as it is while decode still waits, an
     error: { message: 'room taken', code: 'ERR_KVX_ROOM_IN_USE' },
   })
   expect(await cancelled.promise).toBe(true)
+})
+
+test('a failure that prefill tells in its body, after its headers, reaches the client with its own status', async () => {
+  const prefill = await worker((_, response) => {
+    response.writeHead(200, { 'content-type': 'application/json' })
+    response.flushHeaders()
+    response.end(errorJson('decode did not come', 'ERR_KVX_TIMEOUT'))
+  })
+  const response = await ask(await route([prefill], [await worker(silent)], 1), '{}')
+  expect(response.status).toBe(504)
+  expect(await response.text()).toContain('decode did not come')
 })
 
 test('a decode failure reaches the client while prefill still works, and prefill is cancelled', async () => {
@@ -410,12 +421,64 @@ test.each([
   expect(other.hits).toBe(1)
 })
 
-test('a request that has begun is not sent to another pair', async () => {
+test('a request of which the client has seen nothing goes to another pair when its worker breaks off', async () => {
   const other = await counting()
   const broken = await worker((_, response) => response.destroy())
   const url = await route([await worker(succeed)], [broken, other.url], 1)
-  expect((await ask(url, '{}')).status).toBe(503)
+  for (let i = 0; i < 2; i++) expect((await ask(url, '{}')).status).toBe(200)
+  expect(other.hits).toBe(2)
+  expect(await (await fetch(`${url}/metrics`)).text()).toMatch(/^kvx_router_retries_total [12]$/m)
+})
+
+test('a request that ends whoever takes it is taken by three workers at most', async () => {
+  let taken = 0
+  const fatal: Handler = (_, response) => {
+    taken++
+    response.destroy()
+  }
+  const decodes = await Promise.all(Array.from({ length: 5 }, () => worker(fatal)))
+  const response = await ask(await route([await worker(silent)], decodes, 1), '{}')
+  expect(response.status).toBe(503)
+  expect(await response.json()).toMatchObject({ error: { code: 'ERR_KVX_PEER_LOST' } })
+  expect(taken).toBe(3)
+})
+
+test('a request of which the client has seen something is not sent again', async () => {
+  const other = await counting()
+  const broken = await worker((_, response) => {
+    response.write('data: {"a":1}\n\n', () => response.destroy())
+  })
+  const url = await route([await worker(succeed)], [broken, other.url], 1)
+  const response = await ask(url, '{}')
+  await expect(response.text()).rejects.toThrow()
   expect(other.hits).toBe(0)
+})
+
+test('of a failure that names a peer the peer is left out when the request is tried again, and one that took its time is final', async () => {
+  const lost = {
+    message: 'lost',
+    type: 'server_error',
+    code: 'ERR_KVX_PEER_LOST',
+    peer: 'decode-1',
+  }
+  const other = await counting()
+  let first = true
+  const prefill = await worker((body, response, request) => {
+    if (first) refuse(lost)(body, response, request)
+    else response.end('{}')
+    first = false
+  })
+  const url = await route([prefill], [await worker(silent), other.url], 1)
+  expect((await ask(url, '{}')).status).toBe(200)
+  expect(other.hits).toBe(1)
+
+  const late = await worker((_, response) => {
+    response.writeHead(504, { 'content-type': 'application/json' })
+    response.end(errorJson('too late', 'ERR_KVX_TIMEOUT'))
+  })
+  const slow = await route([await worker(succeed)], [late, other.url], 1)
+  expect((await ask(slow, '{}')).status).toBe(504)
+  expect(other.hits).toBe(1)
 })
 
 test('when every worker of a role refuses, the client is told why, once each was tried', async () => {
@@ -431,6 +494,61 @@ test('when every worker of a role refuses, the client is told why, once each was
   expect(response.status).toBe(503)
   expect(await response.json()).toMatchObject({ error: { code: 'ERR_KVX_DRAINING' } })
   expect(hits.sort()).toEqual(['a', 'b'])
+})
+
+test('when the workers of a role have as many requests as they take, one more is refused before any of it is sent', async () => {
+  const held = deferred<ServerResponse>()
+  const prefills = await counting()
+  const info = { max_running_requests: 1, max_queued_requests: 0 }
+  const decode = await worker((_, response) => held.resolve(response), { info })
+  const url = await route([prefills.url], [decode], 1)
+  const running = ask(url, '{}')
+  const answer = await held.promise
+  const refused = await ask(url, '{}')
+  expect(refused.status).toBe(429)
+  expect(refused.headers.get('retry-after')).toBe('1')
+  expect(await refused.json()).toMatchObject({
+    error: { code: 'ERR_KVX_OVER_LIMIT', message: expect.stringContaining('All decode') as string },
+  })
+  expect(prefills.hits).toBe(1)
+  answer.end('{}')
+  expect((await running).status).toBe(200)
+})
+
+test('a prompt that decode does alone is taken while all prefill workers have as many requests as they take', async () => {
+  const held = deferred<ServerResponse>()
+  const info = { max_running_requests: 1, max_queued_requests: 0 }
+  const prefill = await worker((_, response) => held.resolve(response), { info })
+  const alone: boolean[] = []
+  const decode = await worker((body, response) => {
+    const isPair = body.includes('bootstrap_room')
+    if (!isPair) response.end('{"alone":1}')
+    alone.push(!isPair)
+  })
+  const { url } = await start([prefill], [decode], { maxLocalPrefillLength: 10 })
+  const long = JSON.stringify({ prompt: Array.from({ length: 11 }, () => 1) })
+  const abort = new AbortController()
+  const running = ask(url, long, abort.signal)
+  await held.promise
+  expect((await ask(url, long)).status).toBe(429)
+  const short = await ask(url, '{"prompt":[1,2,3]}')
+  expect(await short.json()).toEqual({ alone: 1 })
+  expect(alone).toEqual([false, true])
+  abort.abort()
+  await expect(running).rejects.toThrow()
+})
+
+test('a request that a worker refuses with 429 goes to another one, and the last refusal to the client', async () => {
+  const full: Handler = (_, response) => {
+    response.writeHead(429, { 'content-type': 'application/json' })
+    response.end(errorJson('full', 'ERR_KVX_OVER_LIMIT'))
+  }
+  const other = await counting()
+  const url = await route([await worker(succeed)], [await worker(full), other.url], 1)
+  for (let i = 0; i < 2; i++) expect((await ask(url, '{}')).status).toBe(200)
+  expect(other.hits).toBe(2)
+  const none = await ask(await route([await worker(succeed)], [await worker(full)], 1), '{}')
+  expect(none.status).toBe(429)
 })
 
 test('a worker that was not there is used again once it is', async () => {

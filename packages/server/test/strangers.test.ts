@@ -18,7 +18,7 @@ import { workerMetrics } from '../src/worker/metrics.ts'
 import { PrefillHosts } from '../src/worker/prefill-hosts.ts'
 import { Strangers } from '../src/worker/strangers.ts'
 import { asJson, errorIn, send, type Answer } from './support/http.ts'
-import { pageBytes, pages, pageTokens, place, shape } from './support/small-cache.ts'
+import { pageBytes, pages, place, shape } from './support/small-cache.ts'
 
 const token = 'a token for tests'
 const host = '127.0.0.1'
@@ -84,15 +84,16 @@ async function decodeWorker() {
       return receiver
     },
   } as unknown as DecodeManager
-  const metrics = workerMetrics(undefined)
-  const cachePools = new CachePools({ components: { kv: { pageTokens, pages: pages } } })
+  const metrics = workerMetrics()
+  const cachePools = new CachePools(model.cache)
   const side = { model, manager: watched, pools: cachePools, metrics, queueMs: 60_000, strangers }
   const hosts = new PrefillHosts(['127.0.0.0/8'], () => Promise.reject(new Error('ENOTFOUND')))
   const app = workerApp({
     ...{ model, modelName: 'none', metrics, log, info: {} },
-    events: new EventLog(silentLog, undefined),
+    events: new EventLog(silentLog),
     live: new LiveRequests(),
     check: { run: () => Promise.resolve(undefined) },
+    flush: () => undefined,
     modelPath: 'none.gguf',
     admission: new Admission('decode'),
     compute: {

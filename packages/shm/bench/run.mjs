@@ -1,8 +1,8 @@
 // `npm run bench --workspace @kvx/shm [-- --rounds N]`
 //
 // GB/s (10^9 bytes) of whole writes, from the call of write() until `done` has resolved, between two processes, beside
-// a plain memcpy loop with as many threads over the very same mappings, all faulted in beforehand. The two
-// alternate within a round; the ratio is taken within each round, since the machine changes between rounds.
+// a plain memcpy loop with as many threads, and with one, over the very same mappings, all faulted in beforehand. They
+// take turns within a round; the ratios are taken within each round, since the machine changes between rounds.
 // Then the time that one write() holds up the JavaScript thread.
 import { fork, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
@@ -27,7 +27,7 @@ const path = (name) => fileURLToPath(new URL(name, import.meta.url))
 function loadMemcpy() {
   const { status } = spawnSync(
     process.execPath,
-    [path('../../../tools/native/build.mjs'), path('memcpy')],
+    [path('../../../tools/native/gyp.mjs'), path('memcpy')],
     { stdio: ['ignore', 'ignore', 'inherit'] },
   )
   if (status !== 0) process.exit(1)
@@ -50,6 +50,13 @@ const shuffled = (count) => {
     ;[order[i], order[j]] = [order[j], order[i]]
   }
   return order
+}
+
+/** How much of the owner's memory lies in huge pages here, in MiB. */
+function hugeMebibytesOf(inode) {
+  const smaps = readFileSync('/proc/self/smaps', 'utf8')
+  const mapping = smaps.slice(smaps.search(new RegExp(`^\\S+ \\S+ \\S+ \\S+ ${inode} `, 'm')))
+  return Number(/^ShmemPmdMapped:\s+(\d+)/m.exec(mapping)?.[1] ?? 0) / KiB
 }
 
 /** Pages in scattered order on both sides. */
@@ -109,20 +116,29 @@ for (const threads of [1, 2]) {
         return moved / (performance.now() - started) / 1e6
       },
       memcpy: () => moved / memcpy.run(source.address, destination, rows, threads) / 1e9,
+      ...(threads > 1 && {
+        one: () => moved / memcpy.run(source.address, destination, rows, 1) / 1e9,
+      }),
     }
     for (const run of Object.values(measure)) await run() // faults in, warms up
-    const results = { kvx: [], memcpy: [] }
+    const names = Object.keys(measure)
+    const results = Object.fromEntries(names.map((name) => [name, []]))
     for (let round = 0; round < rounds; round++) {
-      const order = round % 2 === 0 ? ['kvx', 'memcpy'] : ['memcpy', 'kvx']
+      const order = names.map((_, i) => names[(i + round) % names.length])
       for (const name of order) results[name].push(await measure[name]())
     }
-    const ratios = results.kvx.map((speed, i) => speed / results.memcpy[i])
+    const ratios = (name) => results.kvx.map((speed, i) => speed / results[name][i])
     console.log(`${size / KiB} KiB runs, ${threads} copy thread${threads > 1 ? 's' : ''}`)
-    for (const [name, list] of [...Object.entries(results), ['ratio', ratios]]) {
+    for (const [name, list] of Object.entries(results)) {
       console.log(`  ${name.padEnd(7)}${list.map((n) => n.toFixed(2)).join(' ')}`)
     }
-    console.log(`  median ratio ${spread(ratios, 2)}   kvx ${spread(results.kvx, 1)} GB/s\n`)
+    const toOne = threads > 1 ? `, to one thread ${spread(ratios('one'), 2)}` : ''
+    console.log(
+      `  median ratio ${spread(ratios('memcpy'), 2)}${toOne}   kvx ${spread(results.kvx, 1)} GB/s\n`,
+    )
   }
+  // A mapping shows them once it has been touched.
+  console.log(`${hugeMebibytesOf(peer.inode)} MiB of the destination in huge pages\n`)
   await engine.close()
 }
 

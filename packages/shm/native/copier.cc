@@ -1,8 +1,8 @@
 #include "copier.h"
 
-#include <cstring>
 #include <utility>
 
+#include "copy.h"
 #include "kvx/thread.h"
 
 namespace kvx::shm {
@@ -64,8 +64,9 @@ void Copier::run() {
     lock.unlock();
     for (size_t i = begin; i < end; i++) {
       const Piece& piece = job->pieces[i];
-      std::memcpy(piece.destination, piece.source, piece.bytes);
+      copy(piece.destination, piece.source, piece.bytes);
     }
+    finish_copies();
     if (job->remaining.fetch_sub(end - begin) == end - begin) job->copied();
     lock.lock();
   }

@@ -114,6 +114,13 @@ gpu::Copier& Gpus::copier(int ordinal) {
   return *used.copier;
 }
 
+gpu::Copier* Gpus::ready_copier(int ordinal) {
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock) return nullptr;
+  const auto found = used_.find(ordinal);
+  return found == used_.end() ? nullptr : found->second.copier.get();
+}
+
 void Gpus::wait_for(const After& after, const std::atomic<bool>& cancelled) {
   std::vector<std::shared_ptr<gpu::Context>> contexts;
   {

@@ -33,6 +33,8 @@ class Gpus {
   // tenths of a second.
   std::shared_ptr<gpu::Context> context(int ordinal);
   gpu::Copier& copier(int ordinal);
+  // The copier of a GPU that has been used; null without one, and while another is made ready.
+  gpu::Copier* ready_copier(int ordinal);
 
   // As Driver::wait_for.
   void wait_for(const After& after, const std::atomic<bool>& cancelled);

@@ -19,6 +19,10 @@ struct GpuLanes {
 // The ordinal of the GPU that copies from a source region to a destination region, or nothing.
 using GpuOf = std::function<std::optional<int>(uint32_t source, uint32_t destination)>;
 
+// The GPU that copies all of a plan that check_plan has passed; nothing where the host or several
+// GPUs do, or nothing is copied.
+std::optional<int> only_gpu(const Plan& plan, const GpuOf& gpu_of);
+
 // Takes out of a plan that check_plan has passed what GPUs copy.
 std::vector<GpuLanes> take_gpu_lanes(Plan& plan, const GpuOf& gpu_of);
 

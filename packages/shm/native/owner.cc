@@ -101,12 +101,19 @@ void Owner::map(Region& region, const Fd& file) {
     refuse(std::string("The owner's memory could not be mapped: ") + std::strerror(errno) + ".");
   }
   madvise(data, region.bytes, MADV_DONTFORK);
+  // Where the system offers them: whoever touches a page first decides.
+  madvise(data, region.bytes, MADV_HUGEPAGE);
   region.data = static_cast<uint8_t*>(data);
 }
 
 std::optional<gpu::Uuid> Owner::gpu(uint32_t region) const {
   const auto& shared = regions_[region].shared;
   return shared ? std::optional(shared->gpu) : std::nullopt;
+}
+
+bool Owner::has_gpu() const {
+  return std::any_of(regions_.begin(), regions_.end(),
+                     [](const Region& region) { return region.shared.has_value(); });
 }
 
 gpu::Place Owner::place(uint32_t number, const std::shared_ptr<gpu::Context>& context,
@@ -128,11 +135,21 @@ gpu::Place Owner::place(uint32_t number, const std::shared_ptr<gpu::Context>& co
   return {imported->address(), gpus.ordinal_of(region.shared->gpu).value_or(kForeignGpu)};
 }
 
+std::optional<gpu::Place> Owner::mapped(uint32_t number, int ordinal, const Gpus& gpus) const {
+  const Region& region = regions_[number];
+  const auto found = region.imported.find(ordinal);
+  if (found == region.imported.end()) return std::nullopt;
+  return gpu::Place{found->second->address(),
+                    gpus.ordinal_of(region.shared->gpu).value_or(kForeignGpu)};
+}
+
 std::string Owner::loss() const {
-  if (has_exited(process_.pidfd.get())) {
+  pollfd signs[] = {{process_.pidfd.get(), POLLIN, 0}, {socket_.get(), POLLRDHUP, 0}};
+  if (poll(signs, 2, 0) <= 0) return "";
+  if (signs[0].revents != 0) {
     return "The process " + std::to_string(process_.id) + ", which owns the memory, is gone.";
   }
-  if (has_ended(socket_.get())) {
+  if (signs[1].revents != 0) {
     return "The process " + std::to_string(process_.id) +
            " is ending, or has closed the engine that owns the memory.";
   }

@@ -34,9 +34,13 @@ class Owner {
   // The GPU that has the region; nothing for memory of the host.
   std::optional<gpu::Uuid> gpu(uint32_t region) const;
   size_t regions() const { return regions_.size(); }
+  // Whether it has memory of a GPU.
+  bool has_gpu() const;
 
   // As a GPU of this process writes to a region, which it maps the first time. Throws DriverError.
   gpu::Place place(uint32_t region, const std::shared_ptr<gpu::Context>& context, const Gpus& gpus);
+  // The same of memory of a GPU that the GPU of that ordinal has mapped; else nothing.
+  std::optional<gpu::Place> mapped(uint32_t region, int ordinal, const Gpus& gpus) const;
 
   // Why nothing can be delivered to it any more; empty while it is there.
   std::string loss() const;

@@ -23,13 +23,24 @@ namespace {
 constexpr std::chrono::milliseconds kStopTime{2000};
 // A launch of a GPU is seen to end by asking: a chunk of 64 MiB takes 50 to 200 us between GPUs.
 constexpr std::chrono::microseconds kFlightPause{20};
-// What is expected to end within this time is looked for without a pause: a sleep of 20 us takes 50
-// and more on a virtual machine. Longer copies cost no core.
-constexpr std::chrono::microseconds kBrief{400};
+// From so long before a launch is expected to end, and for so long after, it is looked for without
+// a pause: a sleep of 20 us takes 70 on a virtual machine. The rest of a long copy costs no core.
+constexpr std::chrono::microseconds kEarly{200}, kLate{200};
+
+// Pages of a plan that are spelt out for a GPU in some microseconds.
+constexpr uint64_t kFewPages = 8192;
 
 // Batches of one peer that may wait for the copy threads. More would only make others wait behind
 // them.
 constexpr size_t kBatchesPerPeer = 4;
+
+uint64_t pages_of(const Plan& plan) {
+  uint64_t pages = 0;
+  for (size_t i = 2; i < plan.groups.size(); i += kGroupWidth) {
+    pages += static_cast<uint64_t>(plan.groups[i]);
+  }
+  return pages * (plan.blocks.size() / kBlockWidth);
+}
 
 [[noreturn]] void refuse(const std::string& reason) {
   throw DriverError("ERR_KVX_CONNECT_FAILED", reason);
@@ -121,7 +132,11 @@ void ShmDriver::stop() {
 }
 
 Clock::duration ShmDriver::longest_spin() const {
-  return brief_ > 0 ? kBrief : Driver::longest_spin();
+  const auto now = Clock::now();
+  const std::lock_guard lock(mutex_);
+  const auto next = ends_.lower_bound(now - kLate);
+  const bool soon = next != ends_.end() && *next <= now + kEarly;
+  return soon ? Clock::duration::max() : Driver::longest_spin();
 }
 
 Clock::duration ShmDriver::longest_pause() const {
@@ -359,13 +374,53 @@ std::optional<PostedLanes> ShmDriver::submit_lanes(PeerId peer, Plan& plan,
       break;
     }
   }
-  posted.brief = expected <= kBrief;
-  const std::lock_guard lock(mutex_);
-  result.transfer = ++last_transfer_;
-  flying_++;
-  if (posted.brief) brief_++;
-  posted_[result.transfer] = std::move(posted);
+  result.transfer = fly(std::move(posted), expected);
   return result;
+}
+
+bool ShmDriver::submits_now(PeerId peer) const {
+  const std::lock_guard lock(mutex_);
+  return owners_.at(peer)->has_gpu();
+}
+
+// From memory of one GPU to memory of GPUs that it has mapped: one launch. That the owner is lost
+// shows when it has ended.
+std::optional<PostedLanes> ShmDriver::submit_now(PeerId peer, const Plan& plan) {
+  if (pages_of(plan) > kFewPages) return std::nullopt;
+  Posted posted{nullptr, true};
+  gpu::Batch batch;
+  std::optional<int> ordinal;
+  {
+    const std::lock_guard lock(mutex_);
+    const Owner& owner = *(posted.owner = owners_.at(peer));
+    const auto is_mapped = [&](uint32_t source, uint32_t destination) -> std::optional<int> {
+      const int gpu = sources_[source]->gpu();
+      const bool mapped = gpu != gpu::Place::kHost && owner.mapped(destination, gpu, *gpus_);
+      return mapped ? std::optional(gpu) : std::nullopt;
+    };
+    ordinal = only_gpu(plan, is_mapped);
+    if (!ordinal) return std::nullopt;
+    batch = gpu::batch_of(
+        plan, [&](uint32_t region) { return sources_[region]->on_gpu(); },
+        [&](uint32_t region) { return *owner.mapped(region, *ordinal, *gpus_); }, *ordinal);
+  }
+  gpu::Copier* const copier = gpus_->ready_copier(*ordinal);
+  if (copier == nullptr) return std::nullopt;
+  const auto ticket = copier->submit_now(batch);
+  if (!ticket) return std::nullopt;
+  posted.flights.push_back({copier, *ticket});
+  return PostedLanes{fly(std::move(posted), gpu::expected_time(batch)), gpu::runs_of(batch)};
+}
+
+TransferId ShmDriver::fly(Posted posted, std::chrono::microseconds expected) {
+  const std::lock_guard lock(mutex_);
+  const TransferId transfer = ++last_transfer_;
+  flying_++;
+  // Copies of one path follow each other; of two paths the one expects the other's time too.
+  last_end_ = std::max(last_end_, Clock::now()) + expected;
+  posted.end = ends_.insert(last_end_);
+  posted_[transfer] = std::move(posted);
+  return transfer;
 }
 
 TransferId ShmDriver::submit(PeerId peer, std::span<const Segment> segments,
@@ -420,7 +475,9 @@ State ShmDriver::poll(TransferId transfer, std::string& reason) {
     flights.pop_back();
     if (!flights.empty()) continue;
     flying_--;
-    if (posted->brief) brief_--;
+    const std::lock_guard lock(mutex_);
+    ends_.erase(posted->end);
+    if (ends_.empty()) last_end_ = {};
   }
   const std::string loss = posted->owner->loss();
   if (loss.empty() && posted->failure.empty()) return State::kDone;

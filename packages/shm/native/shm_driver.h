@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -44,6 +45,8 @@ class ShmDriver : public Driver {
   }
   std::optional<PostedLanes> submit_lanes(PeerId peer, Plan& plan,
                                           const std::atomic<bool>& cancelled) override;
+  bool submits_now(PeerId peer) const override;
+  std::optional<PostedLanes> submit_now(PeerId peer, const Plan& plan) override;
   TransferId submit(PeerId peer, std::span<const Segment> segments,
                     const std::atomic<bool>& cancelled) override;
   State poll(TransferId transfer, std::string& reason) override;
@@ -61,10 +64,10 @@ class ShmDriver : public Driver {
   };
   struct Posted {
     std::shared_ptr<Owner> owner;
-    bool copied = false;               // by the copy threads
-    std::vector<Flight> flights = {};  // the poll thread's own
-    bool brief = false;                // its launches are expected to end soon
-    std::string failure = "";          // why not everything was launched
+    bool copied = false;                                  // by the copy threads
+    std::vector<Flight> flights = {};                     // the poll thread's own
+    std::multiset<Clock::time_point>::iterator end = {};  // in ends_, while there are flights
+    std::string failure = "";                             // why not everything was launched
   };
 
   void register_gpu(RegionId id, const Memory& memory);
@@ -72,6 +75,7 @@ class ShmDriver : public Driver {
   void prepare(Owner& owner);
   std::optional<int> gpu_of(const Owner& owner, const Source& source, uint32_t destination) const;
   std::vector<std::shared_ptr<Source>> sources() const;
+  TransferId fly(Posted posted, std::chrono::microseconds expected);
 
   const DriverContext context_;
   const Address address_;
@@ -79,7 +83,6 @@ class ShmDriver : public Driver {
   Door door_;
   std::unique_ptr<Gpus> gpus_;
   std::atomic<size_t> flying_{0};  // transfers of which a GPU copies something
-  std::atomic<size_t> brief_{0};   // of these, the ones that are expected to end soon
   std::string abandoned_;
 
   mutable std::mutex mutex_;      // guards what follows
@@ -87,6 +90,8 @@ class ShmDriver : public Driver {
   std::vector<std::shared_ptr<Source>> sources_;  // by region
   std::unordered_map<PeerId, std::shared_ptr<Owner>> owners_;
   std::unordered_map<TransferId, Posted> posted_;
+  std::multiset<Clock::time_point> ends_;  // when what flies is expected to end
+  Clock::time_point last_end_;             // of what was posted last
   PeerId last_peer_ = 0;
   TransferId last_transfer_ = 0;
 

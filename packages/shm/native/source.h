@@ -24,10 +24,13 @@ class Source {
   // Of memory of the host.
   const uint8_t* data() const { return reinterpret_cast<const uint8_t*>(address_); }
 
+  // Of memory of a GPU.
+  gpu::Place on_gpu() const { return {address_, gpu_}; }
+
   // As a GPU reads it. Memory of the host is pinned the first time: half a second per GiB. Any
   // thread. Throws DriverError.
   gpu::Place place(const std::shared_ptr<gpu::Context>& context) {
-    if (gpu_ != gpu::Place::kHost) return {address_, gpu_};
+    if (gpu_ != gpu::Place::kHost) return on_gpu();
     const std::lock_guard lock(mutex_);
     auto& pinned = pinned_[context->ordinal()];
     if (!pinned) {

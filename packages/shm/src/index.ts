@@ -31,7 +31,13 @@ function binding(): Binding {
   return loadAddon<Binding>(new URL('..', import.meta.url), '@kvx/shm')
 }
 
-async function probe(): Promise<Probe> {
+async function probe(options?: ShmOptions): Promise<Probe> {
+  try {
+    checkOptions(options)
+  } catch (error) {
+    const reason = (error as Error).message
+    return { available: false, tried: [{ what: 'the options', reason }], remedy: reason }
+  }
   const what = 'the addon of @kvx/shm'
   let native: Binding
   let missing: string
@@ -73,12 +79,18 @@ function deviceOf({ ordinal, uuid, name, computeCapability, ...gpu }: Gpu): Devi
   }
 }
 
+/** The backend, for `KVManager.open({ backend: shm })`; its name is `shm`. */
 const shm: Backend<ShmOptions> = {
   [backendSymbol]: contractVersion,
   name: 'shm',
   probe,
   open: async (options, context) =>
-    openNativeEngine(binding(), { backend: 'shm', options: { ...checkOptions(options) }, context }),
+    openNativeEngine(binding(), {
+      backend: 'shm',
+      options: { ...checkOptions(options) },
+      refusals: { cuda: 'this machine has no driver of CUDA', hip: 'AMD GPUs are not supported' },
+      context,
+    }),
 }
 
 export default shm

@@ -1,6 +1,7 @@
 import { inspect } from 'node:util'
 import { KvxError } from '@kvx/contract'
 
+/** Threads and multiprocessors that copies take; all may be left out. */
 export interface ShmOptions {
   /** Threads that copy between memory of the host, 1 to 64. Default 1. */
   readonly copyThreads?: number | undefined
@@ -11,7 +12,7 @@ export interface ShmOptions {
   readonly copySmsPeer?: number | undefined
   /** The same within a GPU. Default 16. */
   readonly copySmsSameGpu?: number | undefined
-  /** The same to memory of the host, for pieces under 1 MiB. Default 1: more of them stall the whole GPU. */
+  /** The same to memory of the host, for pieces under 1 MiB. Default 2: more of them stall the whole GPU. */
   readonly copySmsToHost?: number | undefined
   /** The same from memory of the host. Default 2. */
   readonly copySmsFromHost?: number | undefined

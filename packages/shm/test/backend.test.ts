@@ -59,17 +59,21 @@ test('a manager that is opened with the backend itself has its options checked b
       ],
     },
   }
-  const memory = [allocate(4 * 64)]
+  const pool = allocate(4 * 64)
+  const memory = [pool]
   const common = { ...cache, memory, role: 'decode' as const, token: 'a token for tests' }
-  await using manager = await KVManager.open({
-    ...{ ...common, backend: shm },
-    backendOptions: { copyThreads: 2 },
-  })
-  expect(manager.engine.backend).toBe('shm')
+  {
+    await using manager = await KVManager.open({
+      ...{ ...common, backend: shm },
+      backendOptions: { copyThreads: 2 },
+    })
+    expect(manager.engine.backend).toBe('shm')
+  }
   await expect(
     // @ts-expect-error: it is called copyThreads
     KVManager.open({ ...common, backend: shm, backendOptions: { copyThread: 2 } }),
   ).rejects.toMatchObject({ code: 'ERR_KVX_INVALID_OPTION' })
+  pool.free()
 })
 
 test('a number of copy threads that makes no sense is refused', async () => {

@@ -1,5 +1,6 @@
 // Memory of GPUs. There is none here: the driver is that of packages/native/test/fake-cuda, whose GPUs have memory files. What
 // only a real one can show is shown by tools/gpu.
+import { createRequire } from 'node:module'
 import { eachCopy, type Memory, type PeerAddress, type TransferEngine } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import shm from '@kvx/shm'
@@ -266,6 +267,16 @@ test('a process without a CUDA driver is told so when the owner has memory of a 
   expect(message).toMatch(/memory of GPU-a0.*no CUDA driver/)
 })
 
+/** An event of the fake driver that was recorded and is not reached until `reach` is called. */
+function awaitedEvent(): { readonly event: bigint; readonly reach: () => void } {
+  const memory = allocate(16)
+  const { buffer, byteOffset } = memory.view(0, 16)
+  // How often it was recorded, and how many of those have been reached.
+  const times = new BigUint64Array(buffer, byteOffset, 2)
+  times.set([1n, 0n])
+  return { event: memory.address, reach: () => (times[1] = 1n) }
+}
+
 test('a write waits for the event that it must come after, also between memory of the host', async () => {
   for (const place of [0, 'cpu'] as const) {
     const writer = await engineOf(2 * MiB, [place, 0])
@@ -274,19 +285,50 @@ test('a write waits for the event that it must come after, also between memory o
     const [source] = writer.memories
     const [destination] = owner.memories
     if (!source || !destination) throw new Error('unreachable')
-    // An event of the fake driver: how often it was recorded, and how many of those have been reached.
-    const event = allocate(16)
-    const times = new BigUint64Array(event.view(0, 16).buffer, event.view(0, 16).byteOffset, 2)
-    times.set([1n, 0n])
-    const transfer = link.write(wholeOf(2 * MiB), { after: { event: event.address } })
-    const other = link.write(wholeOf(2 * MiB), { after: { event: event.address }, deadlineMs: 40 })
+    const { event, reach } = awaitedEvent()
+    const transfer = link.write(wholeOf(2 * MiB), { after: { event } })
+    const other = link.write(wholeOf(2 * MiB), { after: { event }, deadlineMs: 40 })
     await expect(other.done).rejects.toEqual(code('ERR_KVX_TRANSFER_TIMEOUT', /40 ms/))
     await other.settled
     poke(source.address, Buffer.alloc(2 * MiB, 9))
     expect(peek(destination.address, 1)[0]).toBe(0)
-    times[1] = 1n
+    reach()
     await transfer.done
     expect(peek(destination.address, 2 * MiB).every((byte) => byte === 9)).toBe(true)
+  }
+})
+
+test('a write waits for what a stream was given before it: what is copied is what the stream leaves', async () => {
+  const { busyStream } = createRequire(import.meta.url)('./fork/build/Release/stream.node') as {
+    busyStream: (
+      device: number,
+      at: bigint,
+      bytes: number,
+      byte: number,
+      times: number,
+      event?: bigint,
+    ) => bigint
+  }
+  for (const gpu of [0, 1]) {
+    const writer = await engineOf(2 * MiB, [0, 1])
+    const owner = await engineOf(2 * MiB, [1])
+    const link = await writer.engine.connect(owner.peer)
+    const { address } = writer.memories[gpu] ?? { address: 0n }
+    const plan = wholeOf(2 * MiB)
+    plan.lanes[0] = gpu
+    const { event, reach } = awaitedEvent()
+    const late = busyStream(gpu, address, 2 * MiB, 7, 20, event)
+    const given = { after: { stream: late }, deadlineMs: 20 }
+    await expect(link.write(plan, given).done).rejects.toEqual(
+      code('ERR_KVX_TRANSFER_TIMEOUT', /20 ms/),
+    )
+    const transfer = link.write(plan, { after: { stream: late } })
+    reach()
+    await transfer.done
+    expect(contents(owner.memories)[0]?.every((byte) => byte === 7)).toBe(true)
+    const stream = busyStream(gpu, address, 2 * MiB, 9, 200)
+    await link.write(plan, { after: { stream } }).done
+    expect(contents(owner.memories)[0]?.every((byte) => byte === 9)).toBe(true)
   }
 })
 
@@ -380,6 +422,36 @@ test('transfers that are cancelled in any state settle, and what comes after the
   await link.write(both).done
   for (const found of contents(owner.memories)) {
     expect(found.every((byte) => byte === 6)).toBe(true)
+  }
+})
+
+test('writes between GPUs land in the order in which they were written, also when some are cancelled', async () => {
+  const bytes = 2 * MiB
+  const writer = await engineOf(bytes, [0, 0])
+  const owner = await engineOf(bytes, [1])
+  const link = await writer.engine.connect(owner.peer)
+  for (const [i, { address }] of writer.memories.entries()) poke(address, Buffer.alloc(bytes, i))
+  const from = (region: number) => {
+    const plan = wholeOf(bytes)
+    plan.lanes[0] = region
+    return plan
+  }
+  for (let round = 0; round < 60; round++) {
+    const last = round % 2
+    // The first is alone; the next come behind it, or after it when they have waited.
+    const transfers = [link.write(from(1 - last)), link.write(from(1 - last))]
+    if (round % 3 > 0) transfers[round % 3 === 1 ? 0 : 1]?.cancel()
+    if (round % 4 === 0) await new Promise((resolve) => setImmediate(resolve))
+    transfers.push(link.write(from(last)))
+    const ends = await Promise.allSettled(transfers.map(({ done }) => done))
+    expect(ends.at(-1)).toEqual({ status: 'fulfilled', value: { bytes, segments: 1 } })
+    for (const end of ends) {
+      if (end.status === 'rejected') {
+        expect(end.reason).toEqual(code('ERR_KVX_ABORTED', /cancelled/))
+      }
+    }
+    expect(contents(owner.memories)[0]?.every((byte) => byte === last)).toBe(true)
+    for (const { settled } of transfers) await settled
   }
 })
 

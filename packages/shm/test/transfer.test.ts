@@ -38,6 +38,36 @@ test('one run longer than the largest segment is split and arrives whole', async
   await close()
 })
 
+test('runs of every length and alignment arrive whole, and nothing beside them is touched', async () => {
+  const bytes = 128 * 1024
+  const { writer, peer, source, destination, close } = await pair(bytes)
+  const link = await writer.connect(peer)
+  // Long runs go past the caches, in whole lines: from 32 KiB on.
+  const length = fc.oneof(
+    fc.integer({ min: 1, max: 300 }),
+    fc.integer({ min: 32 * 1024 - 130, max: 32 * 1024 + 130 }),
+    fc.integer({ min: 1, max: 100_000 }),
+  )
+  const at = fc.integer({ min: 0, max: 200 })
+  await fc.assert(
+    fc.asyncProperty(length, at, at, async (run, from, to) => {
+      destination.view(0, bytes).fill(0xee)
+      const lane = [0, 0, from, to, run, run, run, 1, run, run]
+      const plan = {
+        lanes: Float64Array.from(lane),
+        groups: Int32Array.of(0, 0, 1),
+        blocks: Int32Array.of(0, 1, 0, 1),
+      }
+      await link.write(plan).done
+      const expected = Buffer.alloc(bytes, 0xee)
+      expected.set(source.view(from, run), to)
+      expect(Buffer.compare(destination.view(0, bytes), expected)).toBe(0)
+    }),
+    { numRuns: 300 },
+  )
+  await close()
+})
+
 test('a write touches nothing but its own bytes', async () => {
   const { writer, peer, source, destination, close } = await pair(4096)
   destination.view(0, 4096).fill(0xee)

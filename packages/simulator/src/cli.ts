@@ -1,8 +1,10 @@
 #!/usr/bin/env node
 /** `npm run sim`. */
+import { readFileSync } from 'node:fs'
 import { help, readArgs, type Args } from './run/args.ts'
 import { useCore } from './run/other-core.ts'
 import type { Totals } from './run/job.ts'
+import type { Action } from './world/actions.ts'
 
 const print = (text: string) => process.stdout.write(`${text}\n`)
 
@@ -22,13 +24,18 @@ async function main(): Promise<number> {
   return args.seed === undefined ? await runMany(args) : await runOne(args.seed, args)
 }
 
+function readActions(file: string): Action[] {
+  return JSON.parse(readFileSync(file, 'utf8')) as Action[]
+}
+
 /** Replays a seed. */
-async function runOne(seed: number, { filter }: Args): Promise<number> {
+async function runOne(seed: number, { filter, actions: file }: Args): Promise<number> {
   const { runSchedule } = await import('./run/schedule.ts')
   const { describe, violationReport } = await import('./run/report.ts')
-  const result = runSchedule({ ...filter, seed, traced: true })
+  const actions = file === undefined ? undefined : readActions(file)
+  const result = runSchedule({ ...filter, seed, traced: true, ...(actions && { actions }) })
   if (result.violation) {
-    print(violationReport(seed, filter))
+    print(violationReport(seed, filter, actions))
     return 1
   }
   print(result.trace.join('\n'))
@@ -43,8 +50,14 @@ async function runMany(args: Args): Promise<number> {
   const started = Date.now()
   const seconds = () => (Date.now() - started) / 1_000
   let told = 0
+  let toldViolations = 0
   const onProgress = (totals: Totals) => {
     const isTerminal = process.stderr.isTTY
+    // Nobody need wait for the end of a long run to look at one.
+    for (const { seed, check } of totals.violations.slice(toldViolations)) {
+      process.stderr.write(`${isTerminal ? '\n' : ''}violation, seed ${seed}: ${check}\n`)
+    }
+    toldViolations = totals.violations.length
     if (seconds() - told < (isTerminal ? 0.5 : 15)) return
     told = seconds()
     process.stderr.write(
@@ -69,11 +82,11 @@ async function runMany(args: Args): Promise<number> {
     if (args.table) print(coverageTable(totals.coverage))
     for (const text of [...wrong, ...missed]) print(text)
     const shown = new Set<string>()
-    for (const { seed, check } of totals.violations) {
+    for (const { seed, check, actions } of totals.violations) {
       if (shown.has(check) || shown.size === 3) continue
       shown.add(check)
       print('')
-      print(violationReport(seed, args.filter))
+      print(violationReport(seed, args.filter, actions))
     }
   }
   return totals.violations.length > 0 || wrong.length > 0 ? 1 : 0
@@ -86,4 +99,6 @@ function progress({ schedules, violations }: Totals, of: number, seconds: number
   return `${schedules} of ${of} schedules, ${rate.toFixed(0)} per second, ${minutes} left, ${violations.length} violations`
 }
 
+// Whoever reads this may go away, as `head` does: the exit code still tells how the run ended.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
 process.exitCode = await main()

@@ -1,4 +1,5 @@
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -50,6 +51,20 @@ test('a defect in another build of core is found, shrunk, and replayed exactly',
   expect(sim('--seed', seed)).toMatchObject({ code: 0, err: '' })
 })
 
+test('a defect that an aimed schedule finds is replayed by its seed and its actions', () => {
+  const core = brokenCore()
+  const found = sim('--core', core, '--aimed', '--schedules', '400', '--jobs', '1')
+  expect(found.code).toBe(1)
+  const [, seed = '', actions = ''] =
+    /replay: npm run sim -- --seed (\d+) --actions FILE\nFILE: (.+)\n/.exec(found.out) ?? []
+  const file = join(folder, 'actions.json')
+  writeFileSync(file, actions)
+  const replayed = sim('--core', core, '--seed', seed, '--actions', file)
+  expect(replayed.code).toBe(1)
+  expect(found.out).toContain(replayed.out.trim())
+  expect(sim('--seed', seed, '--actions', file)).toMatchObject({ code: 0, err: '' })
+})
+
 test('a run counts schedules, events, requests and cells', () => {
   const { code, out } = sim('--schedules', '60', '--from', '9', '--jobs', '2', '--json')
   expect(code).toBe(0)
@@ -87,8 +102,21 @@ test('--help names every option', () => {
     'fence',
     'jobs',
     'core',
+    'aimed',
+    'actions',
     'table',
     'json',
   ])
     expect(out).toContain(`--${option}`)
+})
+
+test('a reader that goes away, as `head` does, changes nothing of how the run ends', async () => {
+  const child = spawn(process.execPath, [path('../dist/cli.js'), '--schedules', '2'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  child.stdout.destroy()
+  let told = ''
+  child.stderr.on('data', (data: Buffer) => (told += data.toString()))
+  const [code] = (await once(child, 'close')) as [number | null]
+  expect({ code, told }).toEqual({ code: 0, told: '' })
 })

@@ -14,12 +14,15 @@ import { gpus } from '@kvx/native'
 const quick = process.env.KVX_SUITE_QUICK === '1'
 const MiB = 2 ** 20
 const path = (name) => fileURLToPath(new URL(name, import.meta.url))
-const forkAddon = path('../../../packages/shm/test/fork/build/Release/fork.node')
+const testAddon = (name) => path(`../../../packages/shm/test/fork/build/Release/${name}.node`)
+const forkAddon = testAddon('fork')
 
 const found = await gpus()
 const two = found.list.length > 1
 const places = two ? ['cpu', 0, 1] : ['cpu', 0]
 const other = two ? 1 : 0
+/** Whose memory is written to while somebody is killed. */
+const ends = two ? [1] : [0, 'cpu']
 
 const running = new Set()
 /** An engine in a process of its own. */
@@ -150,15 +153,26 @@ const parts = {
 
   async visible() {
     if (!two) return 'left out: one GPU'
-    const options = {
-      writer: { env: { CUDA_VISIBLE_DEVICES: '0' } },
-      owner: { env: { CUDA_VISIBLE_DEVICES: '1' } },
+    // What each sees, and what it calls the GPU on which its memory lies.
+    for (const [writes, from, owns, to] of [
+      ['0,1', 0, '0,1', 1],
+      ['0,1', 1, '0,1', 0],
+      ['1,0', 0, '0,1', 0],
+      ['0', 0, '1', 0],
+      ['1', 0, '0', 0],
+      ['0', 0, '0,1', 1],
+      ['0,1', 0, '1', 0],
+    ]) {
+      const options = {
+        writer: { env: { CUDA_VISIBLE_DEVICES: writes } },
+        owner: { env: { CUDA_VISIBLE_DEVICES: owns } },
+      }
+      const { owner, writer, end } = await pair(from, to, 4 * MiB, options)
+      await writer.ask('write', wholePlan(4 * MiB))
+      await expectAll(owner, 3)
+      await end()
     }
-    const { owner, writer, end } = await pair(0, 0, 4 * MiB, options)
-    await writer.ask('write', wholePlan(4 * MiB))
-    await expectAll(owner, 3)
-    await end()
-    return 'both call it device 0: every byte right'
+    return 'both see both, in the same and in another order; each sees its own alone; one sees both: every byte right'
   },
 
   async namespaces() {
@@ -184,6 +198,22 @@ const parts = {
     return results.join('; ')
   },
 
+  async after() {
+    const bytes = 64 * MiB
+    const { owner, writer, end } = await pair(0, other, bytes)
+    const fields = { addon: testAddon('stream'), device: 0, bytes }
+    const once = await writer.ask('writeAfterStream', { ...fields, byte: 5, times: 1 })
+    await expectAll(owner, 5)
+    const many = await writer.ask('writeAfterStream', {
+      ...fields,
+      byte: 9,
+      times: quick ? 20 : 2000,
+    })
+    await expectAll(owner, 9)
+    await end()
+    return `after a stream that sets the source once ${once.toFixed(2)} ms, many times ${many.toFixed(2)} ms: what it left is what arrived`
+  },
+
   async aborts() {
     const { owner, writer, end } = await pair(0, other, 64 * MiB)
     const ends = await writer.ask('aborts', { count: quick ? 50 : 1000, bytes: 64 * MiB })
@@ -201,7 +231,7 @@ const parts = {
     const count = quick ? 3 : 30
     const times = []
     for (let i = 0; i < count; i++) {
-      const to = [other, 'cpu', 0][i % 3]
+      const to = ends[i % ends.length]
       const { owner, writer, end } = await pair(0, to, 64 * MiB)
       await writer.ask('writeOn', { bytes: 64 * MiB })
       await new Promise((resolve) => setTimeout(resolve, random(20)))
@@ -224,7 +254,7 @@ const parts = {
     const count = quick ? 3 : 30
     const times = []
     for (let i = 0; i < count; i++) {
-      const { owner, writer, end } = await pair(0, [other, 'cpu', 0][i % 3], 64 * MiB)
+      const { owner, writer, end } = await pair(0, ends[i % ends.length], 64 * MiB)
       await writer.ask('writeOn', { bytes: 64 * MiB })
       const killed = performance.now()
       await owner.kill()
@@ -261,11 +291,23 @@ const parts = {
   },
 
   async speed() {
+    const many = { inFlight: 8, sizes: [64 * MiB], note: ', 8 at once' }
     const cases = [
       { memory: [0, 0] },
-      ...(two ? [{ memory: [0, 1] }] : []),
+      { memory: [0, 0], ...many },
+      ...(two
+        ? [
+            { memory: [0, 1] },
+            { memory: [0, 1], ...many },
+            { memory: [0, 1], note: ', 64 SMs', backendOptions: { copySmsPeer: 64 } },
+            {
+              ...{ memory: [0, 1], ...many, note: ', 64 SMs, 8 at once' },
+              backendOptions: { copySmsPeer: 64 },
+            },
+          ]
+        : []),
       { memory: [0, 'cpu'] },
-      { memory: [0, 'cpu'], note: ', 2 SMs', backendOptions: { copySmsToHost: 2 } },
+      { memory: [0, 'cpu'], note: ', 1 SM', backendOptions: { copySmsToHost: 1 } },
       { memory: [0, 'cpu'], note: ', lanes together', lanesTogether: true },
       { memory: ['cpu', 0] },
       { memory: ['cpu', 'cpu'] },
@@ -274,10 +316,11 @@ const parts = {
     for (const { note = '', ...options } of cases) {
       const big = options.memory.some((place) => place !== 'cpu')
       const report = await runTransferBench({
-        ...{ backend: 'shm', from: import.meta.url, ...options },
+        ...{ backend: 'shm', from: import.meta.url },
         runs: [4 * 1024, 16 * 1024, 64 * 1024, MiB],
         sizes: quick || !big ? [64 * MiB] : [64 * MiB, 1024 * MiB],
         repetitions: quick ? 3 : 15,
+        ...options,
       })
       reports.push({ ...report, note })
     }

@@ -15,8 +15,8 @@ export function run({ root, fake }) {
     .filter((line) => line.startsWith('{'))
     .map((line) => JSON.parse(line))
   const lines = [
-    '| path | total | run | SMs | GB/s | of one copy | µs | submit µs |',
-    '| - | - | - | - | - | - | - | - |',
+    '| path | total | run | SMs | in a row | GB/s | of one copy | µs | submit µs |',
+    '| - | - | - | - | - | - | - | - | - |',
   ]
   for (const row of data) {
     if (row.run === 0) continue
@@ -24,7 +24,7 @@ export function run({ root, fake }) {
       ({ path, total, run }) => path === row.path && total === row.total && run === 0,
     )
     lines.push(
-      `| ${row.path} | ${row.total >> 20} MiB | ${row.run >> 10} KiB | ${row.sms} | ${row.gbps.toFixed(1)} | ${(row.gbps / whole.gbps).toFixed(2)} of ${whole.gbps.toFixed(0)} | ${row.us.toFixed(1)} | ${row.submitUs.toFixed(1)} |`,
+      `| ${row.path} | ${row.total >> 20} MiB | ${row.run >> 10} KiB | ${row.sms} | ${row.inARow} | ${row.gbps.toFixed(1)} | ${(row.gbps / whole.gbps).toFixed(2)} of ${whole.gbps.toFixed(0)} | ${row.us.toFixed(1)} | ${row.submitUs.toFixed(1)} |`,
     )
   }
   if (status !== 0) lines.push('', stderr)

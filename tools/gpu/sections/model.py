@@ -24,7 +24,7 @@ SMS = {
     "same GPU": (4, 8, 16, 32, ENGINE),
     "to host": (1, 2, 4, ENGINE),
     "from host": (1, 2, 4, ENGINE),
-    "peer": (4, 8, 16, 32, ENGINE),
+    "peer": (4, 8, 16, 32, 64, ENGINE),
 }
 
 

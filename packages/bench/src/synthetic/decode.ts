@@ -46,7 +46,8 @@ export async function receiveRequest(host: SyntheticRank, job: Job): Promise<Ran
         `The first token must be ${String(firstTokenOf(job))}, got ${String(aux.firstToken)}.`,
       )
     }
-    const arrived = { ms, transferMs: report.ms, bytes: report.bytes }
+    const { bytes: moved, chunks } = report
+    const arrived = { ms, transferMs: report.ms, bytes: moved, chunks }
     if (!isVerified || job.isFake) return arrived
     // Page numbers count from the beginning of the prompt; before what was needed there is none.
     const lists = Object.fromEntries(

@@ -14,9 +14,10 @@ import {
   type Rank,
 } from '@kvx/core/bytes'
 import { modelNames, type ModelName } from '../models.ts'
-import { placeOf } from '../place.ts'
+import { placeOf, type PlaceOptions } from '../place.ts'
 import { ranksOf, type Topology } from '../ranks.ts'
 import { shapeOf, type ShapeOptions } from '../shape.ts'
+import type { Where } from '../transfer/side.ts'
 
 export type DpRouting = 'room' | 'given' | 'published'
 
@@ -47,6 +48,10 @@ export interface SyntheticOptions extends ShapeOptions {
   readonly requests?: number | undefined
   /** Requests under way at once. Default: 1. */
   readonly concurrency?: number | undefined
+  /** Where their caches lie: memory of the host, or the number of a GPU; there bytes are neither filled nor looked at. Default: `cpu`. */
+  readonly memory?: readonly [prefill: Where, decode: Where] | undefined
+  /** What writes cost is in the report. */
+  readonly measure?: boolean | undefined
   /** The pages of a request follow one another. Default: they are scattered over the pool. */
   readonly contiguous?: boolean | undefined
   /** Name, package or path, looked for from `from`. */
@@ -94,6 +99,8 @@ export interface RankOptions {
   readonly verifyKV: boolean
   readonly isVerified: boolean
   readonly isContiguous: boolean
+  readonly isMeasured: boolean
+  readonly where: Where
 }
 
 /** One request, as every rank that takes part in it is told. */
@@ -111,6 +118,12 @@ export interface Job {
   readonly dpRank: { readonly dpRank?: number | 'published' }
   /** Prefill stops after its first write, until the request is aborted. */
   readonly isAborted: boolean
+  /** Of a trace: the blocks of the prompt; decode keeps whole ones for later requests. */
+  readonly blocks?: readonly number[]
+  /** Of a trace: for so long decode keeps the pages of the answer, as if it generated. */
+  readonly holdMs?: number
+  /** Where prefill publishes itself, where there are several. Default: as `RankOptions.bootstrap`. */
+  readonly from?: string
 }
 
 /** A rank without what only the run knows. */
@@ -144,6 +157,9 @@ export function planOf(options: SyntheticOptions): Plan {
   }
   if (!Number.isInteger(seed) || seed < 0 || seed >= 2 ** 32) {
     throw invalid(`seed must be an integer from 0 to ${String(2 ** 32 - 1)}, got ${String(seed)}`)
+  }
+  if (options.unverified !== true && options.memory?.some((where) => where !== 'cpu') === true) {
+    throw invalid('bytes in the memory of a GPU cannot be looked at: it goes with unverified only')
   }
   const concurrency = Math.min(options.concurrency ?? 1, requests)
   const shape = typeof model === 'string' ? shapeOf(model, options) : model
@@ -202,20 +218,32 @@ function placed(
     }
     const held = countHeld(heldTokens(rank, tokens, pageTokens), 0, tokens)
     const pages = Math.max(1, Math.ceil(held / pageTokens)) * concurrency + sparePages
-    const size = { pageTokens, order, pages, slots: concurrency + 1 }
-    const whole = placeOf(shape, rank, size)
-    const parts = Math.ceil(Math.max(...whole.regionBytes) / largestRegion)
-    const tensorsPerRegion = Math.ceil(whole.place.tensors.length / parts / 2)
-    const made = parts === 1 ? whole : placeOf(shape, rank, { ...size, tensorsPerRegion })
-    const largest = Math.max(...made.regionBytes)
-    if (largest > largestRegion) {
-      throw invalid(
-        `a rank of ${role} would need a region of ${String(largest)} bytes, and one view spans ${String(largestRegion)}: take fewer layers, tokens, or requests at once`,
-      )
-    }
-    checkPlace(shape, rank, made.place, made.regionBytes)
-    return { role, rank, ...made }
+    return placedIn(role, shape, rank, { pageTokens, order, pages, slots: concurrency + 1 })
   })
+}
+
+/**
+ * A rank with its regions, each of which one view spans.
+ * @throws KvxError `ERR_KVX_INVALID_ARGUMENT` when even a single tensor is too large
+ */
+export function placedIn(
+  role: 'prefill' | 'decode',
+  shape: CacheShape,
+  rank: Rank,
+  size: PlaceOptions,
+): PlacedRank {
+  const whole = placeOf(shape, rank, size)
+  const parts = Math.ceil(Math.max(...whole.regionBytes) / largestRegion)
+  const tensorsPerRegion = Math.ceil(whole.place.tensors.length / parts / 2)
+  const made = parts === 1 ? whole : placeOf(shape, rank, { ...size, tensorsPerRegion })
+  const largest = Math.max(...made.regionBytes)
+  if (largest > largestRegion) {
+    throw invalid(
+      `a rank of ${role} would need a region of ${String(largest)} bytes, and one view spans ${String(largestRegion)}: take fewer layers, tokens, or requests at once`,
+    )
+  }
+  checkPlace(shape, rank, made.place, made.regionBytes)
+  return { role, rank, ...made }
 }
 
 export function invalid(text: string): KvxError {

@@ -1,10 +1,13 @@
 /** A rank of a synthetic instance: memory, pools of pages, and a manager; which requests there are it is told. */
 import { randomFillSync } from 'node:crypto'
-import { KvxError, type ErrorCode } from '@kvx/contract'
+import { KvxError, type ErrorCode, type Memory } from '@kvx/contract'
 import { KVManager, PagePool, promptDigest, type Lease } from '@kvx/core'
+import { loadBackend } from '@kvx/core/backend'
 import type { Range } from '@kvx/core/bytes'
 import { allocate } from '@kvx/native'
 import type { RequestCache } from '../rows.ts'
+import type { Where } from '../transfer/side.ts'
+import { Meter, type Cost } from './meter.ts'
 import type { Job, RankOptions } from './options.ts'
 import { randomOf, shuffle } from './random.ts'
 
@@ -21,6 +24,13 @@ export interface RankResult {
   readonly verifiedBytes?: number
   /** decode: the first byte that is wrong, in one line. */
   readonly mismatch?: string
+  /** decode, of a trace: how long it waited for pages, and the tokens that it had already. */
+  readonly pagesMs?: number
+  readonly prefixTokens?: number
+  /** When it was to be measured. */
+  readonly cost?: Cost
+  /** decode: writes of prefill. */
+  readonly chunks?: number
 }
 
 /** Pages that a rank has for one request, by component. */
@@ -41,6 +51,7 @@ export class Pages {
 export class SyntheticRank {
   readonly options: RankOptions
   readonly manager: KVManager
+  readonly meter: Meter | undefined
   readonly #memory: readonly Uint8Array[]
   readonly #pools: ReadonlyMap<string, PagePool>
   readonly #aborts = new Map<string, () => void>()
@@ -51,11 +62,13 @@ export class SyntheticRank {
     manager: KVManager,
     memory: readonly Uint8Array[],
     free: () => void,
+    meter: Meter | undefined,
   ) {
     this.options = options
     this.manager = manager
     this.#memory = memory
     this.#free = free
+    this.meter = meter
     this.#pools = new Map(
       Object.entries(options.place.components).map(([name, { pages }]) => [
         name,
@@ -67,23 +80,26 @@ export class SyntheticRank {
   /** @throws what `KVManager.open` throws */
   static async open(options: RankOptions): Promise<SyntheticRank> {
     const { role, rank, shape, place, instance, bootstrap, token, from } = options
-    const memory = options.regionBytes.map((bytes) => allocate(bytes))
+    const memory: (Memory & { free(): unknown })[] = []
     const free = () => {
       for (const one of memory) one.free()
     }
+    const meter = options.isMeasured ? new Meter() : undefined
     try {
+      for (const bytes of options.regionBytes) memory.push(await memoryAt(options.where, bytes))
+      const backend = meter?.over(await loadBackend(options.backend, { from }))
       const common = {
         ...{ rank, shape, place, memory, instance, token, from },
-        backend: options.backend,
+        backend: backend ?? options.backend,
         backendOptions: options.backendOptions,
       }
       const manager =
         role === 'prefill'
           ? await KVManager.open({ ...common, role, bootstrap })
           : await KVManager.open({ ...common, role, verifyKV: options.verifyKV })
-      const views = memory.map((one) => one.view(0, one.bytes))
+      const views = memory.flatMap((one) => one.view?.(0, one.bytes) ?? [])
       if (!options.isVerified) for (const view of views) touch(view, role)
-      return new SyntheticRank(options, manager, views, free)
+      return new SyntheticRank(options, manager, views, free, meter)
     } catch (cause) {
       free()
       throw cause
@@ -129,6 +145,11 @@ export class SyntheticRank {
     return [stages[pp] ?? 0, stages[pp + 1] ?? 0]
   }
 
+  /** The pages of a component. */
+  pool(component: string): PagePool {
+    return this.#pools.get(component)!
+  }
+
   /** @returns pages that are not free, which is a leak when no request is left */
   lost(): number {
     return [...this.#pools.values()].reduce((sum, pool) => sum + pool.size - pool.counts().free, 0)
@@ -138,6 +159,13 @@ export class SyntheticRank {
     await this.manager.close()
     this.#free()
   }
+}
+
+function memoryAt(
+  where: Where,
+  bytes: number,
+): (Memory & { free(): unknown }) | Promise<Memory & { free(): unknown }> {
+  return where === 'cpu' ? allocate(bytes) : allocate(bytes, { kind: 'cuda', device: where })
 }
 
 /** So that the system has given the bytes before anything is measured, and none of decode's are right by chance. */

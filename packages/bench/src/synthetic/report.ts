@@ -1,5 +1,7 @@
 /** What a synthetic run has found out. */
 import type { ErrorCode } from '@kvx/contract'
+import { ascending, quantile } from '../stats.ts'
+import { costOf, type Cost } from './meter.ts'
 import type { RankResult } from './rank.ts'
 
 export interface RequestReport {
@@ -15,6 +17,10 @@ export interface RequestReport {
   readonly ms: number
   /** How long bytes were on their way, at the slowest decode rank. */
   readonly transferMs: number
+  /** Writes of prefill, at the decode rank that had most. */
+  readonly chunks: number
+  /** Of all ranks, when it was to be measured. */
+  readonly cost?: Cost
 }
 
 export interface SyntheticReport {
@@ -57,11 +63,14 @@ export function requestReport(
     results.reduce((total, result) => total + (of(result) ?? 0), 0)
   const most = (of: (result: RankResult) => number | undefined) =>
     Math.max(0, ...results.map((result) => of(result) ?? 0))
+  const costs = results.flatMap(({ cost }) => cost ?? [])
   const numbers = {
     ...{ room, tokens, bytes: sum(({ bytes }) => bytes) },
     verifiedBytes: sum(({ verifiedBytes }) => verifiedBytes),
     ms: most(({ ms }) => ms),
     transferMs: most(({ transferMs }) => transferMs),
+    chunks: most(({ chunks }) => chunks),
+    ...(costs.length > 0 && { cost: costOf(costs) }),
   }
   const errors = results.flatMap(({ error }) => error ?? [])
   const error = errors.find(({ code }) => code !== 'ERR_KVX_ABORTED') ?? errors[0]
@@ -87,7 +96,7 @@ export function totalOf(
   }
   const sum = (of: (request: RequestReport) => number) =>
     good.reduce((total, request) => total + of(request), 0)
-  const times = good.map(({ ms }) => ms).sort((a, b) => a - b)
+  const times = ascending(good.map(({ ms }) => ms))
   const [bytes, ms] = [sum((one) => one.bytes), sum(({ transferMs }) => transferMs)]
   return {
     ...{ requests: requests.length, succeeded: good.length, errors, seconds, lostPages, bytes },
@@ -99,9 +108,4 @@ export function totalOf(
     p50Ms: quantile(times, 0.5),
     p99Ms: quantile(times, 0.99),
   }
-}
-
-/** The nearest rank; 0 of nothing. */
-function quantile(ascending: readonly number[], share: number): number {
-  return ascending[Math.max(0, Math.ceil(share * ascending.length) - 1)] ?? 0
 }

@@ -59,6 +59,8 @@ function startRanks(
         verifyKV: options.verifyKV ?? false,
         isVerified: options.unverified !== true,
         isContiguous: options.contiguous ?? false,
+        isMeasured: options.measure ?? false,
+        where: options.memory?.[rank.role === 'prefill' ? 0 : 1] ?? 'cpu',
       }),
   )
 }

@@ -1,5 +1,6 @@
 /** The process that owns the memory which is written to. It ends with its parent. */
-import { toKvxError, type DigestJob } from '@kvx/contract'
+import type { DigestJob } from '@kvx/contract'
+import { answerAsked } from '../asked.ts'
 import { openSide, type OpenSide, type SideOfTransfer } from './side.ts'
 
 export type OwnerWord =
@@ -32,16 +33,4 @@ async function obey(word: OwnerWord): Promise<unknown> {
   return { generation, address: text(address), regions: regions.map(text) }
 }
 
-process.once('disconnect', () => {
-  process.exit()
-})
-process.on('SIGINT', () => undefined)
-process.on('message', (word: OwnerWord) => {
-  obey(word).then(
-    (answer) => process.send?.({ answer }),
-    (cause: unknown) => {
-      const { code, message } = toKvxError(cause)
-      process.send?.({ error: { code, message } })
-    },
-  )
-})
+answerAsked(obey)

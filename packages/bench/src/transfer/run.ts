@@ -1,7 +1,6 @@
 /** How fast an engine moves scattered runs between two processes, beside one large copy of as many bytes. */
-import { fork } from 'node:child_process'
-import { once } from 'node:events'
-import { isErrorCode, KvxError, type Link, type TransferPlan } from '@kvx/contract'
+import type { Link, TransferPlan } from '@kvx/contract'
+import { aborted, startAsked } from '../asked.ts'
 import { randomOf, shuffle } from '../synthetic/random.ts'
 import { jobOf, type Flat, type OwnerWord } from './owner.ts'
 import { openSide, type SideOfTransfer, type Where } from './side.ts'
@@ -18,7 +17,9 @@ export interface TransferBenchOptions {
   readonly runs: readonly number[]
   /** Bytes of a write. */
   readonly sizes: readonly number[]
-  /** Measured writes of each kind, after two that warm up. */
+  /** Writes that are under way at once, each of `sizes` bytes. Default 1. */
+  readonly inFlight?: number
+  /** Measured writes (or as many at once) of each kind, after two that warm up. */
   readonly repetitions: number
   readonly signal?: AbortSignal | undefined
 }
@@ -28,13 +29,13 @@ export interface TransferRow {
   /** Absent for the one large copy. */
   readonly run?: number
   readonly segments: number
-  /** GB/s (10^9) from the call of write() until `done` has resolved. */
+  /** GB/s (10^9) from the call of write() until `done` has resolved, of the last one where several are under way. */
   readonly median: number
   readonly least: number
   readonly most: number
   /** Of the median of the one large copy of this size. */
   readonly share: number
-  /** Median of the time that write() holds up the thread of JavaScript. */
+  /** Median of the time that one write() holds up the thread of JavaScript. */
   readonly callMicroseconds: number
   /** Whether a sample of the runs is at the target what it was at the source. */
   readonly right: boolean
@@ -62,7 +63,8 @@ export async function runTransferBench(
   const side = (where: Where, fill: number): SideOfTransfer => ({
     ...{ backend, from, backendOptions, where, bytes, fill },
   })
-  const owner = startOwner(options.signal)
+  const script = new URL('./owner.js', import.meta.url)
+  const owner = startAsked<OwnerWord>(script, 'The process that owns the memory', options.signal)
   try {
     const there = await owner.ask<{ generation: string; address: string; regions: string[] }>({
       do: 'open',
@@ -105,7 +107,7 @@ async function measure(
   link: Link,
   plan: TransferPlan,
   size: number,
-  { repetitions, signal }: TransferBenchOptions,
+  { repetitions, inFlight = 1, signal }: TransferBenchOptions,
 ): Promise<Pick<TransferRow, 'segments' | 'median' | 'least' | 'most' | 'callMicroseconds'>> {
   const speeds: number[] = []
   const calls: number[] = []
@@ -113,14 +115,16 @@ async function measure(
   for (let round = -2; round < repetitions; round++) {
     if (signal?.aborted === true) throw aborted()
     const started = performance.now()
-    const transfer = link.write(plan, { deadlineMs: 600_000 })
+    const transfers = Array.from({ length: inFlight }, () =>
+      link.write(plan, { deadlineMs: 600_000 }),
+    )
     const called = performance.now()
-    segments = (await transfer.done).segments
+    for (const { done } of transfers) segments = (await done).segments
     const ended = performance.now()
-    await transfer.settled
+    for (const { settled } of transfers) await settled
     if (round < 0) continue
-    speeds.push(size / (ended - started) / 1e6)
-    calls.push((called - started) * 1000)
+    speeds.push((inFlight * size) / (ended - started) / 1e6)
+    calls.push(((called - started) * 1000) / inFlight)
   }
   speeds.sort((a, b) => a - b)
   const [least = 0, most = 0] = [speeds[0], speeds.at(-1)]
@@ -165,46 +169,4 @@ function planOf(
     },
     job: { source: job(from, apart), destination: job(to, there) },
   }
-}
-
-function startOwner(signal: AbortSignal | undefined) {
-  const child = fork(new URL('./owner.js', import.meta.url), [], {
-    execArgv: [],
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-  })
-  const ended = new Promise<never>((_, reject) => {
-    child.once('exit', (code, how) => {
-      reject(
-        new KvxError(
-          'ERR_KVX_INTERNAL',
-          `The process that owns the memory ended: ${how ?? `exit code ${String(code)}`}.`,
-        ),
-      )
-    })
-    const abort = (): void => {
-      reject(aborted())
-    }
-    signal?.addEventListener('abort', abort)
-    if (signal?.aborted === true) abort()
-  })
-  ended.catch(() => undefined)
-  return {
-    async ask<T>(word: OwnerWord): Promise<T> {
-      const answered = once(child, 'message')
-      child.send(word, () => undefined)
-      const [{ answer, error }] = (await Promise.race([answered, ended])) as [
-        { answer: T; error?: { code: string; message: string } },
-      ]
-      if (error === undefined) return answer
-      const { code, message } = error
-      throw new KvxError(isErrorCode(code) ? code : 'ERR_KVX_INTERNAL', message)
-    },
-    kill(): void {
-      child.kill('SIGKILL')
-    },
-  }
-}
-
-function aborted(): KvxError {
-  return new KvxError('ERR_KVX_ABORTED', 'The measurement was aborted.')
 }

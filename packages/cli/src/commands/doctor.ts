@@ -1,4 +1,7 @@
-/** `kvx doctor`: one screen that says what can run here, what cannot, and what to do about it. */
+/**
+ * `kvx doctor`: one screen that says what can run here, what cannot, and what to do about it. It ends with 1 when a backend that was
+ * named cannot run: images and units ask it so.
+ */
 import type { Command } from '../command.ts'
 import { Flags } from '../flags.ts'
 import { runToEnd } from '../lifetime.ts'
@@ -23,9 +26,11 @@ export const doctor: Command = {
         examineBackends(flags.positionals),
         examineMachine(),
       ])
+      const lacks = flags.positionals.length > 0 && backends.some(({ available }) => !available)
+      const code = lacks ? 1 : 0
       if (flags.has('json')) {
         process.stdout.write(`${JSON.stringify({ backends, machine })}\n`)
-        return 0
+        return code
       }
       const lines: string[] = ['backends']
       for (const { name, version, library, available, reason, tried, ...probe } of backends) {
@@ -41,7 +46,7 @@ export const doctor: Command = {
         if (advice !== undefined) lines.push(`      → ${advice}`)
       }
       process.stdout.write(`${lines.join('\n')}\n`)
-      return 0
+      return code
     })
   },
 }

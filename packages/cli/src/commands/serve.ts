@@ -47,6 +47,11 @@ export const engineFlags = {
   },
   'model-path': { type: 'string', valueHint: 'NAME|FILE.gguf', description: 'The same as --model' },
   ...backendFlags,
+  'disaggregation-ib-device': {
+    type: 'string',
+    valueHint: 'NAME,…',
+    description: 'RDMA devices for the transfer backend: its option devices',
+  },
   'page-size': { type: 'string', valueHint: 'TOKENS', description: 'Tokens per page. Default: 16' },
   'context-length': {
     type: 'string',
@@ -64,10 +69,25 @@ export const engineFlags = {
     valueHint: 'N',
     description: 'Requests that wait; one more is answered with 429 and Retry-After. Default: 256',
   },
+  'kv-cache-dtype': {
+    type: 'string',
+    valueHint: 'f16|q8_0',
+    description:
+      'What K of the cache is kept as, the same at prefill and decode; V is f16. Default: f16',
+  },
   'chunked-prefill-size': {
     type: 'string',
     valueHint: 'TOKENS',
     description: 'Prompt tokens computed at once, then sent. Default: 512',
+  },
+  'disable-radix-cache': {
+    type: 'boolean',
+    description: 'Keep no cache of the beginnings of prompts for prompts that begin alike',
+  },
+  'disaggregation-decode-enable-radix-cache': {
+    type: 'boolean',
+    description:
+      'Has decode keep such a cache, which it does unless --disable-radix-cache is given',
   },
   'verify-kv': {
     type: 'boolean',
@@ -137,12 +157,14 @@ export const serve: Command = {
       host,
       port: flags.integer('port', 0, 65535) ?? 30000,
       bootstrapPort: flags.integer('disaggregation-bootstrap-port', 0, 65535) ?? 8998,
-      backendOptions: backendOptions(flags),
+      backendOptions: engineOptions(flags),
       pageSize: flags.integer('page-size', 1, 4096),
       contextLength: flags.integer('context-length', 2, 2 ** 31 - 1),
       maxRunningRequests: flags.integer('max-running-requests', 1, 256),
       maxQueuedRequests: flags.integer('max-queued-requests', 0, 65_536),
+      kvCacheDtype: flags.choice('kv-cache-dtype', ['f16', 'q8_0']),
       chunkedPrefillSize: flags.integer('chunked-prefill-size', 2, 2 ** 31 - 1),
+      prefixCache: prefixCache(flags),
       verifyKV: flags.has('verify-kv'),
       prefillHosts: flags.string('prefill-hosts')?.split(','),
       instance: flags.string('instance'),
@@ -196,6 +218,14 @@ export const serve: Command = {
   },
 }
 
+/** @throws UsageError */
+export function prefixCache(flags: Flags): boolean {
+  const [off, on] = ['disable-radix-cache', 'disaggregation-decode-enable-radix-cache'] as const
+  if (flags.has(off) && flags.has(on))
+    throw new UsageError(`--${off} and --${on} exclude each other.`)
+  return !flags.has(off)
+}
+
 function announce(mode: string, { url, bootstrapPort }: RunningWorker): void {
   if (hasParent()) {
     tellParent({ type: 'ready', url, bootstrapPort })
@@ -208,6 +238,27 @@ function announce(mode: string, { url, bootstrapPort }: RunningWorker): void {
 
 export function backendOptions(flags: Flags): Record<string, string | number | boolean> {
   return pairs('transfer-backend-options', flags)
+}
+
+/**
+ * The same with the devices that SGLang's flag names.
+ * @throws UsageError
+ */
+export function engineOptions(flags: Flags): Record<string, unknown> {
+  const options = backendOptions(flags)
+  const flag = 'disaggregation-ib-device'
+  const devices = flags.string(flag)?.split(',')
+  if (devices === undefined) return options
+  const wrong = devices.find((name) => !/^[\w.-]+$/.test(name))
+  if (wrong !== undefined) {
+    throw new UsageError(
+      `--${flag} takes names of devices, as ibv_devices lists them: '${wrong}' is none.`,
+    )
+  }
+  if (Object.hasOwn(options, 'devices')) {
+    throw new UsageError(`--${flag} and the option devices of the backend are the same: give one.`)
+  }
+  return { ...options, devices }
 }
 
 /**

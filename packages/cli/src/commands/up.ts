@@ -18,7 +18,8 @@ import { machineReport, personReport, type Outcome } from '../report.ts'
 import { Supervised } from '../supervised.ts'
 import { newToken } from '../token.ts'
 import { UsageError } from '../usage.ts'
-import { backendOptions, engineFlags, protocolSettings } from './serve.ts'
+import { routing, routingFlags } from './router.ts'
+import { engineFlags, engineOptions, prefixCache, protocolSettings } from './serve.ts'
 
 const args = {
   ...engineFlags,
@@ -30,6 +31,7 @@ const args = {
   port: { type: 'string', valueHint: 'PORT', description: 'Port of the router. Default: 30000' },
   prefill: { type: 'string', valueHint: 'N', description: 'Prefill workers. Default: 1' },
   decode: { type: 'string', valueHint: 'N', description: 'Decode workers. Default: 1' },
+  ...routingFlags,
   ...workerTimeoutFlag,
   ...httpFlags,
   once: {
@@ -46,7 +48,10 @@ const args = {
 
 const onceOnly = ['max-tokens', 'temperature', 'seed', 'json']
 /** What the router alone is told: nobody but it asks the workers. */
-const routerFlags = ['allowed-hosts', 'allowed-origins', 'keep-alive-timeout', 'worker-timeout']
+const routerFlags = [
+  ...Object.keys(routingFlags),
+  ...['allowed-hosts', 'allowed-origins', 'keep-alive-timeout', 'worker-timeout'],
+]
 const serveOnly = ['host', 'port', 'prefill', 'decode', 'drain-timeout', ...routerFlags]
 
 export const up: Command = {
@@ -62,7 +67,8 @@ export const up: Command = {
       )
     }
     const logLevel = flags.choice('log-level', logLevels) ?? (once === undefined ? 'info' : 'warn')
-    backendOptions(flags)
+    engineOptions(flags)
+    prefixCache(flags)
     protocolSettings(flags)
     const { apiKey } = httpOptions(flags)
     const question = {
@@ -82,6 +88,7 @@ export const up: Command = {
     // The parent waits a little longer than its children do, who have the last word.
     const drain = drainMs(flags) + 5_000
     flags.number('worker-timeout', 0.1, 86_400)
+    routing(flags)
     if (once === '')
       throw new UsageError('The prompt is empty: --once needs at least one character.')
 

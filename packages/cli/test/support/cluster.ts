@@ -106,11 +106,29 @@ export class Process {
   }
 }
 
-/** The value of each state of `kvx_pages`. */
+/** A router before one worker of each role. */
+export function startRouter(
+  prefill: Process,
+  decode: Process,
+  ...more: readonly string[]
+): Promise<Process> {
+  return Process.start([
+    ...['router', '--port', '0', '--decode', decode.url],
+    ...['--prefill', `${prefill.url},${String(prefill.bootstrapPort)}`],
+    ...more,
+  ])
+}
+
+/** The value of each state of `kvx_pages`; what the prefix cache would give back is free. */
 export async function pageGauges(worker: Process): Promise<Record<string, number>> {
   const text = await (await fetch(`${worker.url}/metrics`)).text()
   const rows = text.matchAll(/^kvx_pages\{state="(\w+)"\} (\d+)$/gm)
-  return Object.fromEntries([...rows].map(([, state, value]) => [state, Number(value)]))
+  const gauges: Record<string, number> = {}
+  for (const [, state = '', value] of rows) {
+    const name = state === 'cached' ? 'free' : state
+    gauges[name] = (gauges[name] ?? 0) + Number(value)
+  }
+  return gauges
 }
 
 export interface Completion {
@@ -120,12 +138,14 @@ export interface Completion {
   readonly kvx: {
     readonly prompt_tokens: number
     readonly evaluated_tokens: number
+    readonly cached_tokens: number
     readonly transfer?: {
       pages: number
       bytes: number
       chunks: number
       ms: number
       backend: string
+      prefixTokens?: number
     }
   }
   readonly usage: { prompt_tokens: number; completion_tokens: number; total_tokens: number }

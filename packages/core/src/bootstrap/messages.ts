@@ -2,7 +2,7 @@ import * as v from 'valibot'
 import { parseEndpoint } from '../control/index.ts'
 import { maxNameLength } from '../shape/index.ts'
 import { rankObject, rankSchema, roomNumber, samples } from '../protocol/messages.ts'
-import { makeRank, maxRanks, rankObjection } from '../share/index.ts'
+import { makeRank, maxRanks, rankObjection, type Rank } from '../share/index.ts'
 
 /** Version of the messages below. */
 export const bootstrapVersion = 1
@@ -15,19 +15,27 @@ const endpoint = v.pipe(
   v.check((text) => (parseEndpoint(text)?.port ?? 0) > 0, 'not tcp://host:port'),
 )
 
-export const recordSchema = v.object({
+/** What one rank publishes about itself. */
+export interface RankRecord {
   /** Name of the instance that the rank belongs to. */
-  instance: name,
+  readonly instance: string
   /** 32 lower-case hex digits of the rank's manager. */
-  incarnation: hex32,
+  readonly incarnation: string
   /** Where the rank's control server is reached: `tcp://host:port`. */
+  readonly endpoint: string
+  /** Where it stands in its instance. */
+  readonly rank: Rank
+  /** Name of its engine's backend. */
+  readonly backend: string
+}
+
+export const recordSchema = v.object({
+  instance: name,
+  incarnation: hex32,
   endpoint,
   rank: rankSchema,
   backend: name,
-})
-
-/** What one rank publishes about itself. */
-export type RankRecord = v.InferOutput<typeof recordSchema>
+}) satisfies v.GenericSchema<unknown, RankRecord>
 
 const revision = v.pipe(v.number(), v.integer(), v.minValue(0))
 export const shortestLeaseMs = 50
@@ -69,6 +77,7 @@ export type BootstrapRequest = v.InferOutput<typeof requestSchema>
 
 /** The registered ranks of one instance. */
 export interface InstanceRecord {
+  /** Its name. */
   readonly instance: string
   /** Identifies one run of the service: revisions of different runs cannot be compared. */
   readonly service: string
@@ -76,6 +85,7 @@ export interface InstanceRecord {
   readonly revision: number
   /** Every rank of the topology is registered. */
   readonly complete: boolean
+  /** Those that are registered, of all stages and all data-parallel ranks. */
   readonly ranks: readonly RankRecord[]
 }
 

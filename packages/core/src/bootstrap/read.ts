@@ -4,13 +4,17 @@ import { type InstanceRecord } from './messages.ts'
 import { Wait } from './session.ts'
 import { watchInstance, type Watch } from './watch.ts'
 
+/** How long to wait for the ranks of an instance. */
 export interface ReadOptions {
   /** `tcp://host:port` */
   bootstrap: string
+  /** The secret of the deployment. */
   token: string
   /** Default: the instance that changed last. */
   instance?: string
+  /** Milliseconds until it rejects. */
   timeoutMs: number
+  /** Ends the wait with `ERR_KVX_ABORTED`. */
   signal?: AbortSignal
 }
 

@@ -9,23 +9,29 @@ import { batches, connect, Wait } from './session.ts'
 /** For the first registration. */
 const firstMs = 30_000
 
+/** What one rank publishes, and where. */
 export interface RegisterOptions {
   /** `tcp://host:port` */
   bootstrap: string
+  /** The secret of the deployment. */
   token: string
+  /** What other processes are told. */
   record: RankRecord
   /** How long the registration outlives its last renewal; it is renewed every third of it. Default 15,000. */
   leaseMs?: number
   /** For the first registration. Default 30,000. */
   timeoutMs?: number
+  /** Ends the wait for the first registration. */
   signal?: AbortSignal
   /**
    * Another process has registered as the same rank, which the reason (`ERR_KVX_DRAINING`) names. Nothing is renewed any more.
    */
   onLost?: (reason: KvxError) => void
+  /** Told of every attempt that fails. */
   log?: Log
 }
 
+/** A rank that is published until `withdraw`, or until its process ends and the lease runs out. */
 export interface Registration {
   /** Withdraws the registration. Idempotent. */
   close(): Promise<void>
@@ -34,6 +40,7 @@ export interface Registration {
    * withdrawn; also when the service restarts.
    */
   publish(sample: Sample): void
+  /** The data-parallel rank of the record does not compute this request any more. */
   withdraw(sample: Sample): void
 }
 

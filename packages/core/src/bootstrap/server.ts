@@ -15,17 +15,23 @@ import { Published } from './published.ts'
 import { RankTable } from './table.ts'
 import { Waits } from './waits.ts'
 
+/** Where it listens, and for whom. */
 export interface BootstrapServerOptions {
+  /** Address of this machine, as peers reach it. */
   host: string
   /** 0: a free one is chosen. */
   port: number
+  /** The secret of the deployment, 16 bytes or more. */
   token: string
+  /** Told of strangers and of what is refused. */
   log: Log
 }
 
 /** Where the ranks of a prefill instance register, and decode ranks watch them. */
 export class BootstrapServer implements AsyncDisposable {
+  /** On which it listens. */
   readonly host: string
+  /** On which it listens, also where port 0 was asked for. */
   readonly port: number
   /** `tcp://host:port` */
   readonly address: string
@@ -72,6 +78,7 @@ export class BootstrapServer implements AsyncDisposable {
     return new BootstrapServer(server, table, waits)
   }
 
+  /** As `close`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }

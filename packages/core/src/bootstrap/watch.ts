@@ -7,9 +7,11 @@ import { bootstrapVersion, type BootstrapReply, type InstanceRecord } from './me
 import { roomKey, type Sample } from '../protocol/keys.ts'
 import { batches, connect, unreachable } from './session.ts'
 
+/** Which instance to watch, and whom to tell. */
 export interface WatchOptions {
   /** `tcp://host:port` */
   bootstrap: string
+  /** The secret of the deployment. */
   token: string
   /** Default: the instance that changed last. */
   instance?: string
@@ -27,6 +29,7 @@ export interface WatchOptions {
   onFailed: (error: KvxError) => void
   /** What was asked: the data-parallel rank of prefill that computes this request. */
   onPublished?: (sample: Sample, dp: number) => void
+  /** Told while the service cannot be reached. */
   log: Log
   /** How long the service may let a question wait for news. Default 10,000. */
   waitMs?: number
@@ -34,11 +37,13 @@ export interface WatchOptions {
   silentMs?: number
 }
 
+/** A question that stays open until `close`. */
 export interface Watch {
   /** No callback is called any more. Idempotent. */
   close(): void
   /** Asks which data-parallel rank computes a request: `onPublished` tells it once, when it is published. */
   ask(sample: Sample): void
+  /** The answer is not wanted any more. */
   unask(sample: Sample): void
 }
 

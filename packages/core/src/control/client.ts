@@ -1,4 +1,3 @@
-import { Context, Dealer, type Observer } from 'zeromq'
 import { type Log } from '@kvx/contract'
 import { KvxError, toKvxError } from '@kvx/contract'
 import { decodeFrame, encodeMessage, type Message } from './codec.ts'
@@ -6,6 +5,7 @@ import { parseEndpoint } from './endpoint.ts'
 import { deploymentKeys } from './keys.ts'
 import { Outbox } from './outbox.ts'
 import { baseUnsentBytes, defaultLivenessMs, probeFrame, socketOptions } from './socket.ts'
+import { Context, Dealer, type Observer } from './zeromq.ts'
 
 const connectMs = 3_000
 

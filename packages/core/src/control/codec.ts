@@ -1,5 +1,5 @@
-import { Encoder } from 'cbor-x'
 import { KvxError } from '@kvx/contract'
+import * as cbor from './cbor.ts'
 
 /** A message as it travels: a CBOR map with text keys. */
 export type Message = Readonly<Record<string, unknown>>
@@ -11,9 +11,6 @@ export const maxFrameMessages = 1_024
 const maxDepth = 16
 /** Bounds what a small message of many tiny values can make the decoder allocate. */
 export const maxItems = 65_536
-
-// Byte strings as plain CBOR byte strings, not as tagged typed arrays: decoding refuses every tag.
-const cbor = new Encoder({ useRecords: false, mapsAsObjects: true, tagUint8Array: false })
 
 /**
  * Encodes a message of plain data: objects, arrays, strings, `Uint8Array`, numbers, booleans, null,
@@ -73,8 +70,8 @@ const isMap = new Uint8Array(maxDepth + 1)
 
 /**
  * Walks over the message that begins at `start`, without allocating: one map with text keys, complete, not
- * too deep, not too many values, lengths given in advance, and no tags: cbor-x would make dates,
- * regular expressions, errors or typed arrays of them. Tells where it ends, and how many values it holds.
+ * too deep, not too many values, lengths given in advance, and no tags, which stand for dates, regular expressions and the
+ * like in other decoders. Tells where it ends, and how many values it holds.
  */
 function walk(frame: Uint8Array, start: number, most: number): { end: number; items: number } {
   const { length } = frame

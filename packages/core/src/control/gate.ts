@@ -11,7 +11,7 @@ import { closeSync, constants, mkdtempSync, openSync, rmdirSync, unlinkSync } fr
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { KvxError } from '@kvx/contract'
+import { KvxError, systemReason } from '@kvx/contract'
 
 /** Connections that have not shown the token. One more ends the oldest of them. */
 export const maxStrangers = 512
@@ -106,7 +106,7 @@ function makeFolder(): string {
   } catch (cause) {
     throw new KvxError(
       'ERR_KVX_ADDRESS_UNAVAILABLE',
-      `A control port needs a socket in the temporary folder ${tmpdir()}, and none can be made there: ${(cause as Error).message}. Set TMPDIR to a folder that can be written.`,
+      `A control port needs a socket in the temporary folder ${tmpdir()}, and none can be made there: ${systemReason(cause)}. Set TMPDIR to a folder that can be written.`,
       { cause, phase: 'open' },
     )
   }

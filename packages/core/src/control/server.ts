@@ -1,6 +1,5 @@
 import { lookup } from 'node:dns/promises'
 import { setTimeout as delay } from 'node:timers/promises'
-import { Context, Router } from 'zeromq'
 import { type Log } from '@kvx/contract'
 import { isKvxError, KvxError, toKvxError } from '@kvx/contract'
 import { decodeFrame, encodeMessage, type Message } from './codec.ts'
@@ -10,6 +9,7 @@ import { deploymentKeys } from './keys.ts'
 import { Outbox } from './outbox.ts'
 import { baseUnsentBytes, defaultLivenessMs, probeFrame, socketOptions } from './socket.ts'
 import { admitOnly } from './zap.ts'
+import { Context, Router } from './zeromq.ts'
 
 /** One authenticated client. A client that reconnects is another connection. */
 export interface Connection {

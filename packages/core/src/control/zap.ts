@@ -1,5 +1,5 @@
-import { Router, type Context } from 'zeromq'
 import { z85 } from './keys.ts'
+import { Router, type Context } from './zeromq.ts'
 
 /**
  * Answers libzmq's question, for every handshake with a server socket of `context`, whether the

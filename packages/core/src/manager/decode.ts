@@ -29,6 +29,7 @@ import {
   type Aux,
   type DecodeManager as DecodeManagerType,
   type KVReceiver,
+  type PeerState,
   type ReceiveRequest,
   type TransferSummary,
   type WaitOptions,
@@ -72,6 +73,13 @@ export class DecodeManager implements DecodeManagerType {
         this.#loop.dispatch(event)
       },
     })
+  }
+
+  peers(): PeerState[] {
+    return Array.from(this.state.links.values(), ({ instance, rank, status, legs, waiting }) => ({
+      ...{ instance, rank, requests: legs.size + waiting.size },
+      state: status === 'ready' ? 'connected' : status === 'lost' ? 'lost' : 'connecting',
+    }))
   }
 
   receive(room: bigint, request: ReceiveRequest): KVReceiver {

@@ -10,6 +10,7 @@ export {
   type KVManagerOptions,
   type KVReceiver,
   type KVSender,
+  type PeerState,
   type Limits,
   type PageList,
   type PageListsByComponent,

@@ -238,4 +238,8 @@ function checkedRank({ shape, rank: given, instance }: KVManagerOptions): Rank {
 }
 
 export type KVManager = KVManagerType
-export const KVManager = { open }
+/** Opens managers: `KVManager.open(options)`. */
+export const KVManager = {
+  /** Makes a manager of the `role` that the options name. */
+  open,
+}

@@ -28,6 +28,7 @@ import {
   type PrefillManager as PrefillManagerType,
   type KVSender,
   type PageListsByComponent,
+  type PeerState,
   type Reserved,
   type SendRequest,
   type TransferSummary,
@@ -73,6 +74,13 @@ export class PrefillManager implements PrefillManagerType {
   /** Handlers of the control server that this manager is reached by. */
   get handlers(): Pick<PrefillEffects, 'onMessage' | 'onMalformed' | 'onClose'> {
     return this.#effects
+  }
+
+  peers(): PeerState[] {
+    return Array.from(this.state.peers.values(), ({ instance, rank, link, transfers }) => ({
+      ...{ instance, rank, requests: transfers.size },
+      state: link === 'open' ? 'connected' : link === 'lost' ? 'lost' : 'connecting',
+    }))
   }
 
   serve(control: ControlServer, registration: Registration): void {

@@ -9,6 +9,7 @@ import type { Rank } from '../share/index.ts'
  * all ranks is the state of the whole request. A request only goes up in it, or to `Failed`.
  */
 export const KVPoll = {
+  /** Over; `error` has the first cause. */
   Failed: 0,
   /** The sides are finding each other. */
   Bootstrapping: 1,
@@ -16,11 +17,13 @@ export const KVPoll = {
   WaitingForInput: 2,
   /** prefill: something was written. decode: something has landed. */
   Transferring: 3,
+  /** Every byte has arrived. */
   Success: 4,
 } as const
 /** All ranks of a request together: `Math.min` of their polls. */
 export type KVPoll = (typeof KVPoll)[keyof typeof KVPoll]
 
+/** For every call that waits. */
 export interface WaitOptions {
   /** Ends the wait, not the request: the request goes on until it is aborted or ends. */
   signal?: AbortSignal
@@ -30,6 +33,7 @@ export interface WaitOptions {
 interface ManagerOptions<Options> {
   /** Name, package specifier, path, or a `Backend`: then the compiler checks `backendOptions`. */
   backend: string | Backend<Options>
+  /** Those of the backend; an unknown one is refused with `ERR_KVX_INVALID_OPTION`. */
   backendOptions?: NoInfer<Options>
   /** The host's folder or `import.meta.url`: backends are looked for from there. Default: the working directory. */
   from?: string
@@ -55,10 +59,13 @@ interface ManagerOptions<Options> {
   deadlines?: Partial<Deadlines>
   /** Those of this role. */
   limits?: Partial<Limits>
+  /** Default: nothing is said. */
   log?: Log
 }
 
+/** What a manager that sends is opened with. */
 export interface PrefillOptions<Options = Record<string, unknown>> extends ManagerOptions<Options> {
+  /** It sends. */
   role: 'prefill'
   /** The bootstrap service at which this rank registers, as `tcp://host:port`. */
   bootstrap: string
@@ -69,12 +76,15 @@ export interface PrefillOptions<Options = Record<string, unknown>> extends Manag
   host?: string
 }
 
+/** What a manager that receives is opened with. */
 export interface DecodeOptions<Options = Record<string, unknown>> extends ManagerOptions<Options> {
+  /** It receives. */
   role: 'decode'
   /** Digests of what was sent are compared with what arrived before a request succeeds. Needs memory of the kinds `cpu` and `cuda`. */
   verifyKV?: boolean
 }
 
+/** What `KVManager.open` takes; `role` decides which manager it makes. */
 export type KVManagerOptions<Options = Record<string, unknown>> =
   PrefillOptions<Options> | DecodeOptions<Options>
 
@@ -112,6 +122,7 @@ export interface Deadlines {
   recycle: number
 }
 
+/** Counts and bytes; what reaching one means is in docs/configuration.md. */
 export interface Limits {
   /** Parked reserves per peer. */
   parkedPerPeer: number
@@ -129,12 +140,31 @@ export interface Limits {
   quarantineShare: number
 }
 
+/** A rank of the other side, as a manager knows it. */
+export interface PeerState {
+  /** Name of its instance. */
+  readonly instance: string
+  /** Where it stands in it. */
+  readonly rank: Rank
+  /** `lost`: its requests have failed; it is remembered until nothing of them can land any more. */
+  readonly state: 'connecting' | 'connected' | 'lost'
+  /** That it has with this manager and that have not ended. */
+  readonly requests: number
+}
+
 /** What a manager of either role has. `await using` closes it. */
 interface Manager extends AsyncDisposable {
   /** 32 lower-case hex digits. */
   readonly incarnation: string
   /** Backend name and version. */
-  readonly engine: { readonly backend: string; readonly version: string }
+  readonly engine: {
+    /** `Backend.name`. */
+    readonly backend: string
+    /** Of the engine, or of the vendor's library. */
+    readonly version: string
+  }
+  /** The ranks of the other side that it knows at present. */
+  peers(): PeerState[]
   /**
    * Takes no new requests from now on and resolves when the running ones have ended, or after `deadlineMs`
    * (default: the deadline `progress`). Then `close`.
@@ -144,7 +174,9 @@ interface Manager extends AsyncDisposable {
   close(): Promise<void>
 }
 
+/** One rank that sends. */
 export interface PrefillManager extends Manager {
+  /** It sends. */
   readonly role: 'prefill'
   /**
    * The sending leg of a request.
@@ -154,14 +186,18 @@ export interface PrefillManager extends Manager {
   send(room: bigint, request: SendRequest): KVSender
 }
 
+/** One rank that receives. */
 export interface DecodeManager extends Manager {
+  /** It receives. */
   readonly role: 'decode'
   /** The receiving leg of a request. Throws as `PrefillManager.send`. */
   receive(room: bigint, request: ReceiveRequest): KVReceiver
 }
 
+/** What `KVManager.open` resolves with: one rank of a prefill or of a decode instance. */
 export type KVManager = PrefillManager | DecodeManager
 
+/** A request, as prefill knows it. */
 export interface SendRequest {
   /** Prompt length in tokens. */
   tokens: number
@@ -184,11 +220,13 @@ export interface SendRequest {
   deadlines?: Partial<Deadlines>
 }
 
+/** A request, as decode knows it. */
 export interface ReceiveRequest extends SendRequest {
   /** The bootstrap service of the prefill instance, as `tcp://host:port`. */
   from: string
 }
 
+/** What goes from prefill to decode beside the cache, with the last of it. */
 export interface Aux {
   /** First token, sampled by prefill. */
   firstToken?: number
@@ -207,7 +245,9 @@ export interface Aux {
  * call but `abort` throws its error.
  */
 export interface KVSender {
+  /** The number that the router gave the request. */
   readonly room: bigint
+  /** Number of the sample, 0 unless the room carries several. */
   readonly index: number
   /**
    * Waits until decode has reserved its pages. Holds no pages and no compute slot meanwhile.
@@ -244,6 +284,7 @@ export interface KVSender {
   abort(reason?: string | Error): void
   /** Nothing of this request reads the source pages any more. Never rejects. */
   readonly settled: Promise<void>
+  /** The state now; never waits, never throws. */
   poll(): KVPoll
   /** The first cause, once `poll()` is `Failed`. */
   readonly error: KvxError | undefined
@@ -252,6 +293,7 @@ export interface KVSender {
 /** Page numbers. An `Int32Array` is not copied: leave it as it is until the request has settled. */
 export type PageList = Int32Array | readonly number[]
 
+/** By name of the component. */
 export type PageListsByComponent = Readonly<Record<string, PageList>>
 
 /** What `reserved()` tells. */
@@ -262,6 +304,7 @@ export interface Reserved {
   firstTokens: Readonly<Record<string, number>>
 }
 
+/** Pages that are complete, and what they hold. */
 export interface Chunk {
   /**
    * Half-open range of the prompt's tokens that have been computed. Chunks may be cut anywhere, and come in any order. A
@@ -287,7 +330,9 @@ export interface Chunk {
 
 /** Wrong calls throw and change nothing, as those of `KVSender`. */
 export interface KVReceiver {
+  /** The number that the router gave the request. */
   readonly room: bigint
+  /** Number of the sample, 0 unless the room carries several. */
   readonly index: number
   /**
    * Resolves when every prefill rank has been found and has answered, or at the latest with `reserve`; rejects when
@@ -310,6 +355,7 @@ export interface KVReceiver {
   reserve(
     destination: {
       pages?: PageList | PageListsByComponent
+      /** Tokens at the beginning of the prompt that decode has already. Default 0. */
       prefixTokens?: number
       state?: PageListsByComponent
     },
@@ -320,20 +366,32 @@ export interface KVReceiver {
    * it fails before.
    */
   readonly wanted: Promise<void>
+  /**
+   * Tells the pages, after `wanted`.
+   * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`, `ERR_KVX_INVALID_STATE`
+   */
   provide(destination: {
     pages?: PageList | PageListsByComponent
     state?: PageListsByComponent
   }): void
   /** Every byte has arrived and agrees with the manifest; or a KvxError with code, phase, peer, rank, cause. */
-  readonly done: Promise<{ aux: Aux; report: TransferSummary }>
+  readonly done: Promise<{
+    /** What prefill gave to `finish`. */
+    aux: Aux
+    /** What moved, and how long that took. */
+    report: TransferSummary
+  }>
   /** No byte of this request can land any more: the destination pages may be used for others. Never rejects. */
   readonly settled: Promise<void>
   /** As `KVSender.abort`. */
   abort(reason?: string | Error): void
+  /** The state now; never waits, never throws. */
   poll(): KVPoll
+  /** The first cause, once `poll()` is `Failed`. */
   readonly error: KvxError | undefined
 }
 
+/** What a request has moved, and how long that took. */
 export interface TransferSummary {
   /** Pages and slots that were written to; of several decode ranks, those of the one with most. */
   pages: number

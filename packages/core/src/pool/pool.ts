@@ -16,6 +16,12 @@ export interface Lease {
   /** Ascending. */
   readonly pages: Int32Array
   /**
+   * Moves some of the pages to a lease of their own, which ends by itself.
+   * @throws KvxError `ERR_KVX_INVALID_STATE` when the lease has ended, `ERR_KVX_INVALID_ARGUMENT` for a page that it does
+   *   not have, which changes nothing
+   */
+  split(pages: Iterable<number>): Lease
+  /**
    * The pages are free again.
    * @throws KvxError `ERR_KVX_INVALID_STATE` when the lease has ended
    */
@@ -29,9 +35,13 @@ export interface Lease {
   quarantine(until: Promise<void>): void
 }
 
+/** How many pages are what. The three make the size of the pool. */
 export interface PageCounts {
+  /** To be had at once. */
   readonly free: number
+  /** Of live leases. */
   readonly leased: number
+  /** Bytes may still land in them. */
   readonly quarantined: number
 }
 
@@ -53,6 +63,7 @@ interface Waiter {
 
 /** Pages 0 to `size` − 1 with a free list and leases. */
 export class PagePool {
+  /** Pages in all. */
   readonly size: number
   /** 1: free. */
   readonly #free: Uint8Array
@@ -74,6 +85,7 @@ export class PagePool {
     this.#timer = timer
   }
 
+  /** What the pages are now. */
   counts(): PageCounts {
     return {
       free: this.#freeCount,
@@ -189,19 +201,38 @@ export class PagePool {
 
   #lease(pages: Int32Array): Lease {
     let held = true
+    const checkHeld = () => {
+      if (held) return
+      throw new KvxError(
+        'ERR_KVX_INVALID_STATE',
+        'The lease has ended: it was released or quarantined before.',
+      )
+    }
     const end = () => {
-      if (!held) {
-        throw new KvxError(
-          'ERR_KVX_INVALID_STATE',
-          'The lease has ended: it was released or quarantined before.',
-        )
-      }
+      checkHeld()
       held = false
     }
     // A private copy, so that nobody can make the pool free pages of another lease.
-    const own = pages.slice()
+    let own = pages.slice()
+    let shown = pages
     return {
-      pages,
+      get pages() {
+        return shown
+      },
+      split: (some) => {
+        checkHeld()
+        const wanted = new Set(some)
+        const taken = own.filter((page) => wanted.has(page))
+        for (const page of taken) wanted.delete(page)
+        const [foreign] = wanted
+        if (foreign !== undefined) {
+          throw new KvxError(code, `The lease has no page ${String(foreign)}.`)
+        }
+        const moved = new Set(taken)
+        own = own.filter((page) => !moved.has(page))
+        shown = own.slice()
+        return this.#lease(taken)
+      },
       release: () => {
         end()
         this.#release(own)

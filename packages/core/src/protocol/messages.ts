@@ -16,6 +16,9 @@ import {
 } from '../shape/index.ts'
 import { maxRanks, rankObjection, type Context } from '../share/index.ts'
 
+/** Stands for the generation in an answer to what names none. */
+export const noGeneration = '0'.repeat(32)
+
 /** The version in which this side speaks. */
 export const protocolVersion = 2
 

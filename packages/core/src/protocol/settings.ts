@@ -221,7 +221,9 @@ export const limitTable = {
   },
 } as const satisfies Record<keyof Limits, Setting>
 
+/** Milliseconds, by name; what each bounds is in docs/configuration.md. */
 export const defaultDeadlines: Readonly<Deadlines> = defaults(deadlineTable)
+/** By name; what each bounds is in docs/configuration.md. */
 export const defaultLimits: Readonly<Limits> = defaults(limitTable)
 
 function defaults<K extends string>(table: Record<K, Setting>): Record<K, number> {

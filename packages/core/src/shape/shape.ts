@@ -9,6 +9,7 @@ export interface CacheShape {
   readonly settings?: Readonly<Record<string, string>>
   /** Layers that pipeline stages divide: those of the model, and after them those of a draft model. */
   readonly layers: number
+  /** With names that differ. */
   readonly components: readonly ComponentShape[]
 }
 
@@ -23,6 +24,7 @@ export interface ComponentShape {
   readonly addressed: 'tokens' | 'request'
   /** Sliding-window attention: only the last `window` tokens of a prompt are needed. Absent: all are. */
   readonly window?: number
+  /** Those of all layers, in the order in which they are counted. */
   readonly tensors: readonly TensorShape[]
 }
 

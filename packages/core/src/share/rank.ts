@@ -4,7 +4,13 @@
  * Which tokens of a prompt each of the context-parallel ranks holds: every rank all of them (they share the sending), a
  * run of its pages, or stretches of `interleave` tokens dealt out in turn.
  */
-export type Context = 'all' | 'contiguous' | { readonly interleave: number }
+export type Context =
+  | 'all'
+  | 'contiguous'
+  | {
+      /** Tokens of a stretch, a positive integer. */
+      readonly interleave: number
+    }
 
 /** As a host states it. */
 export function contextName(context: Context): string {
@@ -18,15 +24,23 @@ export const maxRanks = 4_096
 
 /** Coordinates of a rank within its instance: tensor, pipeline, context and data parallel, with sizes. */
 export interface Rank {
+  /** Tensor-parallel rank, from 0. */
   readonly tp: number
+  /** Ranks that divide the units of a tensor. */
   readonly tpSize: number
+  /** Pipeline stage, from 0. */
   readonly pp: number
+  /** Pipeline stages. */
   readonly ppSize: number
+  /** Context-parallel rank, from 0. */
   readonly cp: number
+  /** Ranks that divide, or share, the tokens of a prompt. */
   readonly cpSize: number
   /** The same for all ranks of an instance. */
   readonly context: Context
+  /** Data-parallel rank, from 0. */
   readonly dp: number
+  /** Data-parallel ranks: each has requests of its own. */
   readonly dpSize: number
   /** `ppSize + 1` layer numbers: pipeline stage s holds layers `stages[s]` to `stages[s + 1]`, exclusive. */
   readonly stages: readonly number[]

@@ -2,6 +2,7 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { systemReason } from '@kvx/contract'
 import { stampOf, type Stamped } from './remember.ts'
 import { checkMetadata, refused, walkGguf, type Gguf, type Source } from './gguf.ts'
 
@@ -43,7 +44,7 @@ async function readPart(path: string): Promise<ModelPart> {
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException
     if (code?.startsWith('ERR_KVX') === true) throw cause
-    const what = code === 'ENOENT' ? 'does not exist' : `cannot be read (${code ?? String(cause)})`
+    const what = code === 'ENOENT' ? 'does not exist' : `cannot be read: ${systemReason(cause)}`
     throw refused(path, `${what}.`, cause)
   }
 }

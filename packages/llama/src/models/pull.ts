@@ -16,8 +16,11 @@ const deadlineMs = 30 * 60_000
 const abandonedAfterMs = 24 * 3_600_000
 
 export interface PullProgress {
-  /** `unpack` also checks the SHA-256; `done` comes once, also when the model was there already. */
-  readonly phase: 'download' | 'unpack' | 'done'
+  /**
+   * `install`: of llama.cpp, once per version. `unpack` also checks the SHA-256. `done` comes once, also when the model was there
+   * already.
+   */
+  readonly phase: 'install' | 'download' | 'unpack' | 'done'
   /** Bytes of this phase so far, and all that it has. */
   readonly bytes: number
   readonly totalBytes: number

@@ -7,7 +7,7 @@ import { fork } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import { isErrorCode, KvxError } from '@kvx/contract'
-import { getModuleVersion } from 'node-llama-cpp'
+import { bindingVersion } from '../binding.ts'
 import type { LoadOptions } from '../options.ts'
 import { refused } from './gguf.ts'
 import type { ModelPart } from './parts.ts'
@@ -15,7 +15,7 @@ import { remembered } from './remember.ts'
 
 export type Task = Pick<
   LoadOptions,
-  'path' | 'contextLength' | 'sequences' | 'chunkTokens' | 'threads'
+  'path' | 'contextLength' | 'sequences' | 'chunkTokens' | 'threads' | 'kvCacheDtype'
 >
 
 /** What the other process says at its end. */
@@ -32,8 +32,8 @@ const bytesPerMs = 20_000
  *   throws there
  */
 export async function tryModel(parts: readonly ModelPart[], task: Task): Promise<void> {
-  const version = await getModuleVersion()
-  await remembered(`loads in node-llama-cpp ${version}`, parts, async () => {
+  const how = task.kvCacheDtype === 'q8_0' ? ', with K in q8_0' : ''
+  await remembered(`loads in node-llama-cpp ${bindingVersion}${how}`, parts, async () => {
     await runTrial(parts, task)
     return createHash('sha256').digest('hex')
   })

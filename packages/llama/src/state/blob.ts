@@ -26,6 +26,7 @@ import { KvxError } from '@kvx/contract'
 import {
   elementBytes,
   firstNeeded,
+  hasWindow,
   keyRowBytes,
   stateElementBytes,
   valueRowBytes,
@@ -38,7 +39,7 @@ import {
 const magic = 0x67677371
 const version = 3
 /** Types of ggml. */
-const [f32, f16] = [0, 1]
+const [f32, f16, q8_0] = [0, 1, 8]
 
 /** Which sequence of which context a state belongs to. */
 export interface Place {
@@ -74,7 +75,8 @@ interface Numbers {
   readonly what: (index: number) => string
 }
 
-interface Described {
+export interface Described {
+  readonly tokens: number
   readonly bytes: number
   readonly numbers: readonly Numbers[]
   readonly rows: readonly Rows[]
@@ -87,8 +89,8 @@ export function describeState(
   place: Place,
   form: Form,
 ): Described {
-  const written = new Description()
   const n = tokens.length
+  const written = new Description(n)
   written.fields([magic, version, n], ['the magic number', 'the version', 'the number of tokens'])
   written.list(tokens, (i) => `token ${String(i)}`)
   for (const cache of geometry.caches) {
@@ -139,7 +141,7 @@ function describeRows(
   for (const layer of layers) {
     const which = `of K of layer ${String(layer)}`
     const rowBytes = keyRowBytes(cache)
-    written.row(f16, rowBytes, which)
+    written.row(cache.keyDtype === 'f16' ? f16 : q8_0, rowBytes, which)
     const part = valueDim === 0 ? 'latent' : 'k'
     written.area({ component, layer, part, tokens, rowBytes, runs: 1, stride: 0 }, cells * rowBytes)
   }
@@ -189,9 +191,14 @@ export function statePartBytes({ units, unitElements }: StatePart): number {
 
 /** Takes down what lies one behind the other. */
 class Description implements Described {
+  readonly tokens: number
   bytes = 0
   readonly numbers: Numbers[] = []
   readonly rows: Rows[] = []
+
+  constructor(tokens: number) {
+    this.tokens = tokens
+  }
 
   fields(values: readonly number[], names: readonly string[]): void {
     this.list(values, (i) => names[i] ?? '')
@@ -214,35 +221,23 @@ class Description implements Described {
   }
 }
 
-/**
- * A state to be given back, complete but for the bytes of the cache, which `loadRows` puts in; they are zeros here.
- */
-export function buildState(geometry: Geometry, tokens: ArrayLike<number>, place: Place): Buffer {
-  const { bytes, numbers } = describeState(geometry, tokens, place, 'loaded')
-  const blob = Buffer.alloc(bytes)
+/** Makes a state to be given back, but for the cells that are needed, which `loadRows` puts in; those before a window are zeros. */
+export function buildState(blob: Buffer, geometry: Geometry, { numbers }: Described): void {
+  if (hasWindow(geometry)) blob.fill(0)
   for (const { offset, values } of numbers) {
     for (let i = 0; i < values.length; i++) blob.writeUInt32LE(values[i] ?? 0, offset + 4 * i)
   }
-  return blob
 }
 
 /**
- * Refuses a state that is not exactly that of `tokens` at `place` in a model of this geometry: llama.cpp
- * trusts what it reads, and a wrong state may end the process.
+ * Refuses a state that is not exactly as described: llama.cpp trusts what it reads, and a wrong state may end the process.
  *
  * @throws KvxError `ERR_KVX_MODEL_STATE`
  */
-export function checkState(
-  blob: Uint8Array,
-  geometry: Geometry,
-  tokens: ArrayLike<number>,
-  place: Place,
-  form: Form,
-): void {
-  const { bytes, numbers } = describeState(geometry, tokens, place, form)
+export function checkState(blob: Uint8Array, { tokens, bytes, numbers }: Described): void {
   if (blob.length !== bytes) {
     throw wrong(
-      `it has ${String(blob.length)} bytes instead of ${String(bytes)} for ${String(tokens.length)} tokens`,
+      `it has ${String(blob.length)} bytes instead of ${String(bytes)} for ${String(tokens)} tokens`,
     )
   }
   const view = new DataView(blob.buffer, blob.byteOffset, blob.byteLength)

@@ -1,7 +1,12 @@
 import { KvxError } from '@kvx/contract'
 
-/** Bytes of one element of K and of V: f16, the type llama.cpp uses unless told otherwise. */
+/** Bytes of one element of V, and of K unless that is quantized: f16. */
 export const elementBytes = 2
+
+/** What K is kept as. Quantized, 32 elements are a block of a scale (f16) and a byte each; llama.cpp quantizes V only with flash attention. */
+export type KvCacheDtype = 'f16' | 'q8_0'
+export const kvCacheDtypes: readonly KvCacheDtype[] = ['f16', 'q8_0']
+const block = { elements: 32, bytes: 34 }
 /** Bytes of one element of a recurrent state: f32. */
 export const stateElementBytes = 4
 
@@ -25,6 +30,7 @@ export interface AttentionCache {
   /** Elements of one head of K and of V. Latent attention has no V: 0. */
   readonly keyDim: number
   readonly valueDim: number
+  readonly keyDtype: KvCacheDtype
 }
 
 /** The state of Mamba in some layers: two rows for a sequence, whatever its length. */
@@ -46,8 +52,31 @@ export interface StatePart {
 }
 
 /** Bytes of K and of V of one token in one layer. */
-export function keyRowBytes({ heads, keyDim }: AttentionCache): number {
-  return heads * keyDim * elementBytes
+export function keyRowBytes(cache: AttentionCache): number {
+  return cache.heads * keyBytes(cache)
+}
+
+/** Of K of one head. */
+export function keyBytes({ keyDim, keyDtype }: AttentionCache): number {
+  return keyDtype === 'f16' ? keyDim * elementBytes : (keyDim / block.elements) * block.bytes
+}
+
+/**
+ * The same caches with another type of K.
+ *
+ * @throws KvxError `ERR_KVX_INVALID_OPTION` when blocks do not divide the heads
+ */
+export function withKeyDtype(geometry: Geometry, keyDtype: KvCacheDtype): Geometry {
+  const caches = geometry.caches.map((cache) => {
+    if (cache.kind !== 'attention') return cache
+    if (keyDtype === 'f16' || cache.keyDim % block.elements === 0) return { ...cache, keyDtype }
+    throw new KvxError(
+      'ERR_KVX_INVALID_OPTION',
+      `The cache dtype ${keyDtype} has blocks of ${String(block.elements)} elements, which do not divide the ${String(cache.keyDim)} of this model's heads: use f16.`,
+      { phase: 'open' },
+    )
+  })
+  return { ...geometry, caches }
 }
 
 export function valueRowBytes({ heads, valueDim }: AttentionCache): number {
@@ -144,7 +173,7 @@ function attentionOf(
   if (!Number.isSafeInteger(keyDim) || !Number.isSafeInteger(valueDim)) {
     throw facts.refused('its heads do not divide its embedding length')
   }
-  return { kind: 'attention', component, layers, heads, keyDim, valueDim }
+  return { kind: 'attention', component, layers, heads, keyDim, valueDim, keyDtype: 'f16' }
 }
 
 function slidingLayers(

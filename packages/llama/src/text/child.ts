@@ -1,5 +1,5 @@
 /** Tokenizes long texts, in a process of its own with nothing but the vocabulary. */
-import { getLlama, LlamaLogLevel } from 'node-llama-cpp'
+import { llamaCpp } from '../binding.ts'
 import type { Answer, Order } from './aside.ts'
 import { tokenizerOf } from './native.ts'
 
@@ -11,6 +11,7 @@ process.on('SIGINT', () => undefined)
 
 const answer = (value: Answer) => process.send?.(value)
 
+const { getLlama, LlamaLogLevel } = await llamaCpp()
 const llama = await getLlama({
   gpu: false,
   build: 'never',

@@ -1,6 +1,7 @@
-import { LlamaVocabularyType, type LlamaModel as Weights, type Token } from 'node-llama-cpp'
+import type { LlamaModel as Weights, Token } from 'node-llama-cpp'
 import { inOrder, partition, type Special } from './partition.ts'
 import { Seams } from './seams.ts'
+import { kindOf } from './vocabulary.ts'
 
 /** A vocabulary in llama.cpp. */
 export interface Words extends Pick<Weights, 'getTokenAttributes' | 'vocabularyType' | 'fileInfo'> {
@@ -60,7 +61,7 @@ function specialsOf(words: Words): Special[] {
 function piecewise(words: Words, units: number): (text: string) => Iterable<readonly number[]> {
   const whole = (text: string) => words.tokenize(text, false)
   // Of these, llama.cpp copies all tokens so far for each character that is none. The others take linear time.
-  if (words.vocabularyType !== LlamaVocabularyType.spm) return (text) => [whole(text)]
+  if (kindOf(words) !== 'spm') return (text) => [whole(text)]
   // llama.cpp reads up to a zero byte, and has a text of its own for a token that has none.
   const texts = textsOf(words).map((text, id) =>
     text === '' || text.startsWith('\0') ? `[EMPTY_${String(id)}]` : text,

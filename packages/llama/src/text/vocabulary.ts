@@ -1,9 +1,4 @@
-import {
-  LlamaVocabularyType,
-  type LlamaModel as Weights,
-  type Token,
-  type TokenAttributes,
-} from 'node-llama-cpp'
+import type { LlamaModel as Weights, Token, TokenAttributes } from 'node-llama-cpp'
 
 /** What llama.cpp knows about a token, as far as it says how its bytes are written. */
 export type Attributes = Pick<
@@ -13,6 +8,9 @@ export type Attributes = Pick<
 
 /** How a tokenizer writes text into its vocabulary. */
 export type VocabularyKind = `${Weights['vocabularyType']}`
+
+export const kindOf = (weights: Pick<Weights, 'vocabularyType'>): VocabularyKind =>
+  weights.vocabularyType
 
 const none = new Uint8Array()
 const blockUnits = 16_384
@@ -91,7 +89,7 @@ export class Vocabulary {
 
 /** Only vocabularies of letters can lack a byte: the others have a name for each, or a token for all unknown. */
 function knownBytes(weights: Weights, texts: readonly string[]): Uint8Array | undefined {
-  if (weights.vocabularyType !== LlamaVocabularyType.bpe) return undefined
+  if (kindOf(weights) !== 'bpe') return undefined
   const letters = new Set(texts.filter((text) => text.length === 1))
   const known = new Uint8Array(256)
   for (const [letter, byte] of byteOf) known[byte] = letters.has(letter) ? 1 : 0
@@ -100,7 +98,7 @@ function knownBytes(weights: Weights, texts: readonly string[]): Uint8Array | un
 
 /** Whether a vocabulary of kind `bpe` writes blanks as `▁`, as SentencePiece does, and not as bytes. */
 function marksBlanks(weights: Weights, texts: readonly string[]): boolean {
-  if (weights.vocabularyType !== LlamaVocabularyType.bpe) return false
+  if (kindOf(weights) !== 'bpe') return false
   const marked = texts.findIndex(
     (text, id) => text.includes('▁') && weights.getTokenAttributes(id as Token).normal,
   )

@@ -49,9 +49,13 @@ struct control {
   _Atomic uint32_t landed;          // out: work requests that were carried out
   _Atomic uint32_t refused;         // out: work requests that the target refused
   _Atomic uint32_t no_queue_pairs;  // while not 0, no queue pair can be made
+  _Atomic uint32_t status;          // while not 0, work requests move nothing and complete with it
+  _Atomic uint32_t late;            // while not 0, completions are kept from who polls for them
+  _Atomic uint32_t full;            // while not 0, send queues take nothing
+  _Atomic uint32_t removed;  // while not 0, the device is gone, and what was posted is flushed
 };
 
-enum { kRegions = 4096, kWriters = 16, kPieces = 32 };
+enum { kRegions = 4096, kWriters = 16, kPieces = 32, kContexts = 64 };
 enum { kRefuseAll = UINT32_MAX };
 static const char kTableName[] = "kvx-fake-verbs";
 
@@ -95,6 +99,7 @@ static struct control no_control, *control = &no_control;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct queue_pair* queue_pairs;
 static uint32_t next_queue_pair = 16;
+static struct ibv_context* contexts[kContexts];
 
 static void sleep_briefly(void) {
   nanosleep(&(struct timespec){0, 200000}, NULL);
@@ -171,6 +176,10 @@ static bool refuse_registration(void) {
 }
 
 struct ibv_mr* ibv_reg_mr(struct ibv_pd* pd, void* address, size_t bytes, int access) {
+  if (control->removed) {
+    errno = EIO;
+    return NULL;
+  }
   if (refuse_registration()) {
     errno = ENOMEM;
     return NULL;
@@ -299,8 +308,12 @@ static bool lose_completion(void) {
 
 static void execute(struct queue_pair* qp, const struct ibv_send_wr* work) {
   uint32_t bytes = 0;
-  const enum ibv_wc_status status =
-      qp->base.state == IBV_QPS_ERR ? IBV_WC_WR_FLUSH_ERR : carry_out(qp, work, &bytes);
+  enum ibv_wc_status status = (enum ibv_wc_status)control->status;
+  if (qp->base.state == IBV_QPS_ERR || control->removed) {
+    status = IBV_WC_WR_FLUSH_ERR;
+  } else if (status == IBV_WC_SUCCESS) {
+    status = carry_out(qp, work, &bytes);
+  }
   if (status == IBV_WC_SUCCESS) {
     atomic_fetch_add(&control->landed, 1);
     if (!qp->signal_all && !(work->send_flags & IBV_SEND_SIGNALED)) return;
@@ -334,6 +347,10 @@ static struct request* take_held(struct queue_pair* qp) {
 
 static int post_send(struct ibv_qp* base, struct ibv_send_wr* work, struct ibv_send_wr** bad) {
   struct queue_pair* qp = (struct queue_pair*)base;
+  if (control->full || control->removed) {
+    *bad = work;
+    return control->removed ? EIO : ENOMEM;
+  }
   pthread_mutex_lock(&qp->lock);
   for (; work; work = work->next) {
     if (work->num_sge > kPieces) {
@@ -351,11 +368,26 @@ static int post_send(struct ibv_qp* base, struct ibv_send_wr* work, struct ibv_s
   return 0;
 }
 
+// Once for every context that is open then.
+static void tell_removal(void) {
+  static bool told = false;
+  if (told == (control->removed != 0)) return;
+  told = !told;
+  if (!told) return;
+  pthread_mutex_lock(&lock);
+  for (int i = 0; i < kContexts; i++) {
+    if (contexts[i] && write(contexts[i]->async_fd, &(uint64_t){1}, 8) < 0) abort();
+  }
+  pthread_mutex_unlock(&lock);
+}
+
 // Carries out what was held back once it may go on.
 static void* release_held(void* unused) {
   (void)unused;
   for (;; sleep_briefly()) {
-    if (atomic_load(&control->hold) || atomic_load(&control->held) == 0) continue;
+    tell_removal();
+    if (atomic_load(&control->held) == 0) continue;
+    if (atomic_load(&control->hold) && !control->removed) continue;
     pthread_mutex_lock(&lock);
     for (struct queue_pair* qp = queue_pairs; qp; qp = qp->next) {
       pthread_mutex_lock(&qp->lock);
@@ -377,7 +409,7 @@ static int post_recv(struct ibv_qp* qp, struct ibv_recv_wr* work, struct ibv_rec
 
 static int poll_cq(struct ibv_cq* base, int most, struct ibv_wc* out) {
   struct completion_queue* cq = (struct completion_queue*)base;
-  if (cq->head == atomic_load(&cq->tail)) return 0;
+  if (cq->head == atomic_load(&cq->tail) || control->late) return 0;
   pthread_mutex_lock(&cq->lock);
   int count = 0;
   while (count < most && cq->head != atomic_load(&cq->tail))
@@ -444,8 +476,8 @@ struct ibv_device** ibv_get_device_list(int* count) {
   memcpy(device.dev_path, device.ibdev_path, sizeof device.dev_path);
   pthread_mutex_unlock(&lock);
   struct ibv_device** list = calloc(2, sizeof *list);
-  list[0] = &device;
-  if (count) *count = 1;
+  if (!control->removed) list[0] = &device;
+  if (count) *count = list[0] ? 1 : 0;
   return list;
 }
 
@@ -454,6 +486,17 @@ void ibv_free_device_list(struct ibv_device** list) {
 }
 const char* ibv_get_device_name(struct ibv_device* one) {
   return one->name;
+}
+
+// Puts a context in the place of another; with NULL, in a free one, or none in its place.
+static void keep(struct ibv_context* before, struct ibv_context* after) {
+  pthread_mutex_lock(&lock);
+  for (int i = 0; i < kContexts; i++) {
+    if (contexts[i] != before) continue;
+    contexts[i] = after;
+    break;
+  }
+  pthread_mutex_unlock(&lock);
 }
 
 struct ibv_context* ibv_open_device(struct ibv_device* one) {
@@ -466,10 +509,12 @@ struct ibv_context* ibv_open_device(struct ibv_device* one) {
   context->ops.post_recv = post_recv;
   context->ops.poll_cq = poll_cq;
   context->ops.req_notify_cq = req_notify_cq;
+  keep(NULL, context);
   return context;
 }
 
 int ibv_close_device(struct ibv_context* context) {
+  keep(context, NULL);
   close(context->async_fd);
   free(context);
   return 0;
@@ -670,9 +715,10 @@ int ibv_modify_qp(struct ibv_qp* base, struct ibv_qp_attr* attributes, int mask)
 }
 
 int ibv_get_async_event(struct ibv_context* context, struct ibv_async_event* event) {
-  (void)context, (void)event;
-  errno = EAGAIN;
-  return -1;
+  uint64_t count = 0;
+  if (read(context->async_fd, &count, sizeof count) < 0) return -1;
+  *event = (struct ibv_async_event){.event_type = IBV_EVENT_DEVICE_FATAL};
+  return 0;
 }
 
 void ibv_ack_async_event(struct ibv_async_event* event) {

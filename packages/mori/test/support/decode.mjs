@@ -1,18 +1,21 @@
-// A decode process: asks for one request after another as its parent says, { room, pages } → { answer } or { code }.
+// A decode process: asks for one request after another as its parent says, { room, pages } → { answer } or { code }. Starts
+// with { host, pageBytes, deadlines }.
+import { setImmediate } from 'node:timers/promises'
 import { KVManager, promptDigest } from '@kvx/core'
 import { allocate } from '@kvx/native'
-import { cache, deadlines, memoryBytes, prompt, token } from './requests.mjs'
+import { cacheOf, memoryBytesOf, prompt, token } from './requests.mjs'
 
-const memory = allocate(memoryBytes)
+const { host, pageBytes, deadlines } = JSON.parse(process.argv[2])
+const memory = allocate(memoryBytesOf(pageBytes))
 const manager = await KVManager.open({
   role: 'decode',
   backend: 'mori',
-  backendOptions: { host: '127.0.0.1' },
+  backendOptions: { host },
   from: import.meta.url,
-  ...cache,
+  ...cacheOf(pageBytes),
   memory: [memory],
   token,
-  deadlines: deadlines.decode,
+  deadlines,
 })
 const requests = new Map()
 
@@ -27,10 +30,15 @@ const actions = {
   done: async ({ room }) => void (await requests.get(room).done),
   settled: async ({ room }) => void (await requests.get(room).settled),
   fill: ({ value }) => void memory.view(0, memory.bytes).fill(value),
+  // Bytes land from the front: the first is there while the others are under way.
+  async firstByte() {
+    while (memory.view(0, 1)[0] === 0) await setImmediate()
+  },
   // The value of every byte, or -1 where they differ.
   filling() {
-    const bytes = memory.view(0, memory.bytes)
-    return bytes.every((byte) => byte === bytes[0]) ? bytes[0] : -1
+    const { buffer, byteOffset, length } = memory.view(0, memory.bytes)
+    const bytes = Buffer.from(buffer, byteOffset, length)
+    return bytes.subarray(1).equals(bytes.subarray(0, -1)) ? bytes[0] : -1
   },
 }
 

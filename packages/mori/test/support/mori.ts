@@ -29,6 +29,10 @@ const fields = [
   'landed',
   'refused',
   'noQueuePairs',
+  'status',
+  'late',
+  'full',
+  'removed',
 ] as const
 type Field = (typeof fields)[number]
 

@@ -24,6 +24,12 @@
 
 namespace kvx {
 
+// Number of the agreement between register_engine and packages/native/src/engine.ts: which
+// functions there are, their arguments, and their events. Change it with any of these, in both
+// files: an addon that was compiled against other headers is then refused, where a call could wait
+// for ever.
+constexpr int kEngineInterface = 1;
+
 class EngineHost {
  public:
   static constexpr uint64_t kTypeTag = 0x6b76782d656e6731;
@@ -31,7 +37,7 @@ class EngineHost {
 
   static std::shared_ptr<EngineHost> open(Napi::Env env, const DriverFactory& factory,
                                           Options options, Generation generation,
-                                          Napi::Function on_events, uint64_t operation,
+                                          Napi::Function on_event, uint64_t operation,
                                           Engine::Settings settings) {
     auto host = std::shared_ptr<EngineHost>(new EngineHost(env));
     host->engine_ = Engine::make(
@@ -41,7 +47,7 @@ class EngineHost {
         },
         settings);
     host->function_ = Function::New(
-        env, on_events, "kvx", 0, 1, new std::shared_ptr<EngineHost>(host),
+        env, on_event, "kvx", 0, 1, new std::shared_ptr<EngineHost>(host),
         [](Napi::Env, void*, std::shared_ptr<EngineHost>* context) { delete context; },
         static_cast<void*>(nullptr));
     host->function_.Unref(env);
@@ -70,37 +76,34 @@ class EngineHost {
   }
 
  private:
-  static void deliver(Napi::Env env, Napi::Function on_events, std::shared_ptr<EngineHost>* context,
+  static void deliver(Napi::Env env, Napi::Function on_event, std::shared_ptr<EngineHost>* context,
                       void*) {
     if (env == nullptr || (*context)->ended_) return;
-    const std::vector<Event> events = (*context)->engine_->take_events();
-    if (events.empty()) return;
-    const Napi::HandleScope scope(env);
-    auto list = Napi::Array::New(env, events.size());
-    for (size_t i = 0; i < events.size(); i++) list.Set(i, to_js(env, events[i]));
-    on_events.Call({list});
+    for (const Event& event : (*context)->engine_->take_events()) {
+      const Napi::HandleScope scope(env);
+      const auto number = [env](auto value) {
+        return Napi::Number::New(env, static_cast<double>(value));
+      };
+      // Not as one object, each property of which would cost as much as all of this.
+      on_event.Call({number(event.operation), number(static_cast<int>(event.kind)),
+                     number(event.first), details_of(env, event)});
+    }
   }
   using Function =
       Napi::TypedThreadSafeFunction<std::shared_ptr<EngineHost>, void, &EngineHost::deliver>;
 
   explicit EngineHost(Napi::Env env) : env_(env) {}
 
-  static Napi::Object to_js(Napi::Env env, const Event& event) {
-    auto object = Napi::Object::New(env);
-    object.Set("operation", static_cast<double>(event.operation));
-    object.Set("kind", static_cast<int>(event.kind));
-    if (event.kind == Event::Kind::kFailed) {
-      object.Set("code", event.code);
-      object.Set("message", event.message);
-    } else if (event.kind == Event::Kind::kPeerGone) {
-      object.Set("peer", event.peer);
-      object.Set("message", event.message);
-    } else if (event.kind == Event::Kind::kDone) {
-      object.Set("first", static_cast<double>(event.first));
-      object.Set("second", static_cast<double>(event.second));
-      if (!event.bytes.empty()) object.Set("bytes", detail::bytes_to_js(env, event.bytes));
+  static Napi::Value details_of(Napi::Env env, const Event& event) {
+    if (event.kind == Event::Kind::kSettled) return env.Undefined();
+    if (event.kind == Event::Kind::kDone) {
+      if (!event.bytes.empty()) return detail::bytes_to_js(env, event.bytes);
+      return Napi::Number::New(env, static_cast<double>(event.second));
     }
-    return object;
+    auto texts = Napi::Array::New(env, 2);
+    texts.Set(0U, event.kind == Event::Kind::kPeerGone ? event.peer : event.code);
+    texts.Set(1U, event.message);
+    return texts;
   }
 
   // Any thread, under the engine's lock.
@@ -160,6 +163,7 @@ inline void register_engine(Napi::Env env, Napi::Object exports, DriverFactory f
   };
   using detail::operation_of;
 
+  exports.Set("engineInterface", Napi::Number::New(env, kEngineInterface));
   put("open", [factory = std::move(factory), settings](Info info) {
     return Handle<EngineHost>::wrap(
         info.Env(),

@@ -38,24 +38,24 @@ inline Bytes bytes_of(const Napi::Value& value) {
   return Bytes(array.Data(), array.Data() + array.ElementLength());
 }
 
-template <typename Array, typename T>
+template <typename T>
 std::vector<T> numbers_of(const Napi::Value& value, napi_typedarray_type type, const char* what) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) {
-    throw Napi::TypeError::New(value.Env(), what);
-  }
-  const auto array = value.As<Array>();
-  return std::vector<T>(array.Data(), array.Data() + array.ElementLength());
+  napi_typedarray_type found{};
+  size_t length = 0;
+  void* data = nullptr;
+  const napi_status status =
+      napi_get_typedarray_info(value.Env(), value, &found, &length, &data, nullptr, nullptr);
+  if (status != napi_ok || found != type) throw Napi::TypeError::New(value.Env(), what);
+  const T* numbers = static_cast<const T*>(data);
+  return std::vector<T>(numbers, numbers + length);
 }
 
 inline Plan plan_of(const Napi::Value& lanes, const Napi::Value& groups,
                     const Napi::Value& blocks) {
   Plan plan;
-  plan.lanes = numbers_of<Napi::Float64Array, double>(lanes, napi_float64_array,
-                                                      "lanes must be a Float64Array");
-  plan.groups = numbers_of<Napi::Int32Array, int32_t>(groups, napi_int32_array,
-                                                      "groups must be an Int32Array");
-  plan.blocks = numbers_of<Napi::Int32Array, int32_t>(blocks, napi_int32_array,
-                                                      "blocks must be an Int32Array");
+  plan.lanes = numbers_of<double>(lanes, napi_float64_array, "lanes must be a Float64Array");
+  plan.groups = numbers_of<int32_t>(groups, napi_int32_array, "groups must be an Int32Array");
+  plan.blocks = numbers_of<int32_t>(blocks, napi_int32_array, "blocks must be an Int32Array");
   return plan;
 }
 

@@ -5,9 +5,9 @@
 //  1. register_memory and deregister_memory are called one at a time, never on the JavaScript
 //  thread.
 //  2. connect runs on a thread of its own: several may run at once, and beside everything else.
-//  3. wait_for, submit_lanes and submit are called by one thread per peer. Different peers submit
-//  at the same time. It may block:
-//     a full or silent peer must stall nobody else.
+//  3. wait_for, submit_lanes, submit and submit_now are called by one thread at a time per peer.
+//  Different peers submit at the same time. All but submit_now, which is called on the JavaScript
+//  thread, may block: a full or silent peer must stall nobody else.
 //  4. poll, release and fenced are called by the one poll thread only. They must not block.
 //  5. disconnect(peer) is called when no submit of that peer runs and every transfer of it was
 //     released or has been given up (see 7). deregister_memory likewise.
@@ -196,6 +196,13 @@ class Driver {
     return std::nullopt;
   }
 
+  // Whether submit_now may post for that peer. Asked once, after connect.
+  virtual bool submits_now(PeerId) const { return false; }
+  // Posts all of a plan that check_plan has passed if that is done within some microseconds, waits
+  // for nothing and cannot fail; else nothing, and what it throws is as nothing: the plan then goes
+  // the usual way.
+  virtual std::optional<PostedLanes> submit_now(PeerId, const Plan&) { return std::nullopt; }
+
   // Posts. Throws DriverError when nothing of it was posted; what fails later is told by poll.
   // The segments are only valid during the call. `cancelled` may turn true while it blocks.
   virtual TransferId submit(PeerId peer, std::span<const Segment> segments,
@@ -207,7 +214,8 @@ class Driver {
   virtual void release(TransferId transfer) = 0;
   // How long the poll thread looks without a pause after something was posted or has ended, while
   // transfers are pending: a core is busy meanwhile, and what ends in that time is seen at once.
-  // The poll thread's call.
+  // Asked again after every look: the longest duration there is means one look more. The poll
+  // thread's call.
   virtual Clock::duration longest_spin() const { return std::chrono::microseconds(50); }
   // How long the poll thread may sleep while transfers are pending, for a driver that does not wake
   // it. The poll thread's call.

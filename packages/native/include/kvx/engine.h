@@ -109,16 +109,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
              After after = {}) {
     const auto transfer =
         std::make_shared<engine::Transfer>(operation, std::move(plan), timeout, after);
-    std::shared_ptr<engine::SubmitQueue> queue;
-    {
-      const std::lock_guard lock(shared_.mutex);
-      queue = links_.queue_of(link);
-      if (!queue) {
-        return transfers_.refuse(operation, {engine::kClosed, "The link is closed."});
-      }
-      transfers_.add(transfer, queue);
-    }
-    queue->work.notify_one();
+    engine::Lock lock(shared_.mutex);
+    links_.write(lock, transfer, link);
   }
 
   // Stops what is not yet posted; the transfer fails as aborted unless everything was posted

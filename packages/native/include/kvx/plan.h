@@ -10,7 +10,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <span>
 #include <stdexcept>
@@ -62,19 +61,24 @@ inline Lane lane_at(const Plan& plan, size_t row) {
   return {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9)};
 }
 
+// An integer from 0 to 2^53; NaN is none.
+inline bool is_count(double value) {
+  constexpr double kLargest = 9007199254740992.0;
+  return value >= 0 && value <= kLargest &&
+         static_cast<double>(static_cast<int64_t>(value)) == value;
+}
+
 inline void check_numbers(const Plan& plan) {
   static constexpr const char* kLaneFields[kLaneWidth] = {
       "source region",     "destination region",    "source base", "destination base",
       "source pageBytes",  "destination pageBytes", "run bytes",   "runs per page",
       "source run stride", "destination run stride"};
-  constexpr double kLargest = 9007199254740992.0;  // 2^53
   if (plan.lanes.size() % kLaneWidth != 0) throw PlanError("lanes must be rows of 10 numbers");
   if (plan.groups.size() % kGroupWidth != 0) throw PlanError("groups must be rows of 3 numbers");
   if (plan.blocks.size() % kBlockWidth != 0) throw PlanError("blocks must be rows of 4 numbers");
   for (size_t i = 0; i < plan.lanes.size(); i++) {
     const double value = plan.lanes[i];
-    // Written so that NaN fails.
-    if (!(value >= 0 && value <= kLargest && std::floor(value) == value)) {
+    if (!is_count(value)) {
       throw PlanError(std::string(kLaneFields[i % kLaneWidth]) + " of lane " +
                       std::to_string(i / kLaneWidth) + " is " + std::to_string(value) +
                       ", which is not an integer from 0 to 2^53");

@@ -8,6 +8,9 @@
 //                           kernel=719: the next kernel ends with that error. event=never: no
 //                           event is ever reached. mps=1: the GPUs are under MPS. peers=0: no GPU
 //                           reaches the other. Read at every call.
+//   KVX_FAKE_CUDA_IDLE=us   kernels do nothing for so many microseconds each, so that what is
+//   around
+//                           them can be measured. Read once.
 #pragma once
 
 #include <cstdint>

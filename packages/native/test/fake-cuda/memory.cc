@@ -56,11 +56,12 @@ struct Handle {
   uint64_t references = 0;
 };
 
-std::mutex mutex;
-std::map<Address, Mapping> mappings;
-std::map<Address, uint64_t> reservations;
-std::map<AllocationHandle, Handle> handles;
-std::map<Address, uint64_t> host_ranges;
+// Never destroyed: kernels of streams that a program has given up may still run at its end.
+std::mutex& mutex = *new std::mutex;
+auto& mappings = *new std::map<Address, Mapping>;
+auto& reservations = *new std::map<Address, uint64_t>;
+auto& handles = *new std::map<AllocationHandle, Handle>;
+auto& host_ranges = *new std::map<Address, uint64_t>;
 uint64_t last_number = 0;
 
 Memory make(uint64_t bytes, int gpu, int handle_types) {

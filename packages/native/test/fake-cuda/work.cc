@@ -1,8 +1,11 @@
 // Streams, events, modules and launches: a thread per stream.
+#include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -16,8 +19,11 @@ namespace {
 std::mutex& mutex = *new std::mutex;  // of all streams and events
 std::condition_variable& changed = *new std::condition_variable;
 
+using Time = std::chrono::steady_clock::time_point;
+
 struct Stream {
   int gpu = 0;
+  Time due{};  // when the kernels that idle will have ended
   std::deque<std::function<Result()>> work;
   bool busy = false, ending = false;
   std::thread thread;
@@ -41,8 +47,10 @@ struct Stream {
   }
 };
 
+// The first two are what tests of @kvx/shm write to.
 struct Event {
   uint64_t recorded = 0, reached = 0;
+  Time due{};  // not reached before
 };
 
 Stream* of(StreamHandle handle) {
@@ -61,6 +69,16 @@ Result put(StreamHandle stream, std::function<Result()> work) {
 }
 
 std::set<std::string> names;
+
+// What a kernel takes instead of doing anything, if that is wanted.
+const std::optional<std::chrono::microseconds>& idle() {
+  static const auto time = [] {
+    const char* text = std::getenv("KVX_FAKE_CUDA_IDLE");
+    return text == nullptr ? std::nullopt
+                           : std::optional<std::chrono::microseconds>(std::atoi(text));
+  }();
+  return time;
+}
 
 }  // namespace
 
@@ -99,18 +117,20 @@ FAKE Result cuStreamWaitEvent(StreamHandle stream, EventHandle event, unsigned) 
   }
   return put(stream, [event, wanted_number] {
     std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return of(event)->reached >= wanted_number; });
+    // A test that says that its event is reached wakes nobody.
+    while (of(event)->reached < wanted_number) changed.wait_for(lock, std::chrono::milliseconds(1));
     return kOk;
   });
 }
 FAKE Result cuEventCreate(EventHandle* out, unsigned) {
   FAKE_CALL("cuEventCreate");
-  *out = reinterpret_cast<EventHandle>(new Event);
+  static auto& all = *new std::deque<Event>;  // a stream may reach one that was destroyed
+  const std::lock_guard lock(mutex);
+  *out = reinterpret_cast<EventHandle>(&all.emplace_back());
   return kOk;
 }
 FAKE Result cuEventDestroy(EventHandle event) {
   FAKE_CALL("cuEventDestroy");
-  // Kept: a stream may still reach it.
   return event == nullptr ? kInvalid : kOk;
 }
 FAKE Result cuEventRecord(EventHandle event, StreamHandle stream) {
@@ -119,7 +139,10 @@ FAKE Result cuEventRecord(EventHandle event, StreamHandle stream) {
   {
     const std::lock_guard lock(mutex);
     number = ++of(event)->recorded;
+    of(event)->due = of(stream)->due;
+    if (idle()) of(event)->reached = number;
   }
+  if (idle()) return kOk;
   return put(stream, [event, number] {
     const std::lock_guard lock(mutex);
     of(event)->reached = number;
@@ -131,6 +154,7 @@ FAKE Result cuEventQuery(EventHandle event) {
   FAKE_CALL("cuEventQuery");
   if (wanted("event", 0) != 0) return kNotReady;
   const std::lock_guard lock(mutex);
+  if (idle() && std::chrono::steady_clock::now() < of(event)->due) return kNotReady;
   return of(event)->reached >= of(event)->recorded ? kOk : kNotReady;
 }
 
@@ -178,6 +202,11 @@ FAKE Result cuLaunchKernel(FunctionHandle function, unsigned grid, unsigned, uns
                            void** parameters, void**) {
   FAKE_CALL("cuLaunchKernel");
   const auto& name = *reinterpret_cast<const std::string*>(function);
+  if (idle()) {
+    Time& due = of(stream)->due;
+    due = std::max(due, std::chrono::steady_clock::now()) + *idle();
+    return kOk;
+  }
   auto body = kernel(name, of(stream)->gpu, grid, block, parameters);
   if (body == nullptr || grid == 0) return kInvalid;
   return put(stream, [body = std::move(body)] {

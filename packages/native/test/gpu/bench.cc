@@ -8,6 +8,9 @@
 
 namespace {
 
+// As a prefill's chunks follow each other.
+constexpr unsigned kInARow = 8;
+
 struct Measured {
   double us, submit_us;
 };
@@ -34,13 +37,22 @@ Measured measure(const std::function<void(double& submitted)>& once, int rounds)
   return {median(us), median(submit_us)};
 }
 
-void report(const char* path, uint64_t total, uint64_t run, unsigned sms,
+void finish(gpu::Copier& copier, gpu::Copier::Ticket ticket) {
+  std::string reason;
+  State state = State::kPending;
+  while (state == State::kPending) state = copier.poll(ticket, reason);
+  if (state != State::kDone) throw std::runtime_error(reason);
+  copier.release(ticket);
+}
+
+// `measured` is of one copy.
+void report(const char* path, uint64_t total, uint64_t run, unsigned sms, unsigned in_a_row,
             const Measured& measured) {
   std::printf(
-      "{\"path\":\"%s\",\"total\":%llu,\"run\":%llu,\"sms\":%u,\"gbps\":%.3f,\"us\":%.2f,"
-      "\"submitUs\":%.2f}\n",
+      "{\"path\":\"%s\",\"total\":%llu,\"run\":%llu,\"sms\":%u,\"inARow\":%u,\"gbps\":%.3f,"
+      "\"us\":%.2f,\"submitUs\":%.2f}\n",
       path, static_cast<unsigned long long>(total), static_cast<unsigned long long>(run), sms,
-      static_cast<double>(total) / measured.us / 1e3, measured.us, measured.submit_us);
+      in_a_row, static_cast<double>(total) / measured.us / 1e3, measured.us, measured.submit_us);
   std::fflush(stdout);
 }
 
@@ -52,7 +64,7 @@ void bench_path(const std::shared_ptr<gpu::Context>& context, const Ends& ends,
   const gpu::detail::Event event(*context, "BENCH");
   for (const uint64_t total : totals) {
     const int rounds = total > (uint64_t{256} << 20) ? 5 : 9;
-    report(ends.name, total, 0, 0,
+    report(ends.name, total, 0, 0, 1,
            measure(
                [&](double& submitted) {
                  must(api.copy_async(ends.to, ends.from, total, stream.get()));
@@ -72,21 +84,19 @@ void bench_path(const std::shared_ptr<gpu::Context>& context, const Ends& ends,
       for (const uint64_t run : {4096, 16384, 65536, 262144, 1048576}) {
         if (total < 64 * run) continue;
         const gpu::Batch batch = scattered(ends, total, run).front();
-        std::string reason;
-        report(ends.name, total, run, sms,
-               measure(
-                   [&](double& submitted) {
-                     const auto ticket = copier.submit(batch, {}, cancelled);
-                     submitted = now_us();
-                     State state;
-                     while ((state = copier.poll(ticket, reason)) == State::kPending) {
-                     }
-                     if (state != State::kDone) {
-                       throw std::runtime_error(reason);
-                     }
-                     copier.release(ticket);
-                   },
-                   total > (uint64_t{256} << 20) ? 3 : 7));
+        const int rounds = total > (uint64_t{256} << 20) ? 3 : 7;
+        for (const unsigned in_a_row : {1U, kInARow}) {
+          if (in_a_row > 1 && total > (uint64_t{64} << 20)) continue;
+          const auto once = [&](double& submitted) {
+            std::vector<gpu::Copier::Ticket> tickets;
+            while (tickets.size() < in_a_row)
+              tickets.push_back(copier.submit(batch, {}, cancelled));
+            submitted = now_us();
+            for (const auto ticket : tickets) finish(copier, ticket);
+          };
+          const auto [us, submit_us] = measure(once, rounds);
+          report(ends.name, total, run, sms, in_a_row, {us / in_a_row, submit_us / in_a_row});
+        }
       }
     }
   }
@@ -106,7 +116,7 @@ int bench(bool full) {
   for (const Ends& ends : pools.paths()) {
     const bool within = ends.path == gpu::Path::kSameGpu, peer = ends.path == gpu::Path::kPeer;
     const std::vector<unsigned> sms = within ? std::vector<unsigned>{8, 16, 32, 64, 132}
-                                      : peer ? std::vector<unsigned>{4, 8, 16, 32, 132}
+                                      : peer ? std::vector<unsigned>{4, 8, 16, 32, 64, 132}
                                              : std::vector<unsigned>{1, 2, 4};
     bench_path(pools.context(), ends, within || peer ? totals : host_totals, sms);
   }

@@ -214,6 +214,75 @@ TEST("what is gathered for the host waits for the event that it comes after") {
   }
 }
 
+TEST("what is launched at once is between GPUs, one launch, alone and behind no slow call") {
+  const auto context = gpu::Context::open(0);
+  gpu::Copier copier(context, {});
+  constexpr uint64_t kBytes = 64 << 10;
+  const HostPool host(context, kBytes);
+  const gpu::Allocation source(context, kBytes), target(context, kBytes);
+  const Data data = pattern(kBytes, 21);
+  write(*context, source.address(), data);
+  const auto section = [&](gpu::Path path, gpu::Address to, uint64_t bytes) {
+    return gpu::Section{{.path = path, .run_bytes = bytes}, {{source.address(), to}}, {{0, 0}}};
+  };
+  const gpu::Section within = section(gpu::Path::kSameGpu, target.address(), kBytes);
+  CHECK(!copier.submit_now({section(gpu::Path::kToHost, host.address(), kBytes)}));
+  CHECK(!copier.submit_now({within, section(gpu::Path::kSameGpu, target.address() + 1, 1)}));
+  CHECK(!copier.submit_now({}));
+  {
+    const gpu::Context::Slow slow(*context);
+    CHECK(!copier.submit_now({within}));
+  }
+  CHECK(read(*context, target.address(), kBytes) == Data(kBytes, 0));
+  const auto ticket = copier.submit_now({within});
+  CHECK(ticket);
+  std::string reason;
+  CHECK(settle(copier, *ticket, reason) == State::kDone);
+  copier.release(*ticket);
+  CHECK(read(*context, target.address(), kBytes) == data);
+}
+
+TEST("copies that are launched at once and in the usual way, by threads, all end and are right") {
+  const auto context = gpu::Context::open(0);
+  gpu::Copier copier(context, {});
+  constexpr uint64_t kRun = 64, kRuns = 400;
+  constexpr int kThreads = 3, kEach = 60;
+  const gpu::Allocation source(context, kRun * kRuns), target(context, kRun * kRuns * kThreads);
+  const Data data = pattern(kRun * kRuns, 9);
+  write(*context, source.address(), data);
+  std::atomic<int> at_once{0}, wrong{0};
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < kThreads; t++) {
+    threads.emplace_back([&, t] {
+      const std::atomic<bool> cancelled{false};
+      const gpu::Context::Current current(*context);
+      gpu::Section section{{.path = gpu::Path::kSameGpu, .run_bytes = kRun}, {}, {{0, 0}}};
+      for (uint64_t i = 0; i < kRuns; i++) {
+        section.lanes.push_back(
+            {source.address() + i * kRun, target.address() + (t * kRuns + (kRuns - 1 - i)) * kRun});
+      }
+      for (int i = 0; i < kEach; i++) {
+        auto ticket = copier.submit_now({section});
+        if (ticket) at_once++;
+        if (!ticket) ticket = copier.submit({section}, {}, cancelled);
+        std::string reason;
+        if (settle(copier, *ticket, reason) != State::kDone) wrong++;
+        copier.release(*ticket);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  CHECK(wrong == 0 && at_once > 0);
+  const Data found = read(*context, target.address(), kRun * kRuns * kThreads);
+  for (uint64_t t = 0; t < kThreads; t++) {
+    for (uint64_t i = 0; i < kRuns; i++) {
+      CHECK(std::memcmp(found.data() + (t * kRuns + (kRuns - 1 - i)) * kRun, data.data() + i * kRun,
+                        kRun) == 0);
+    }
+  }
+  CHECK(copier.stop(std::chrono::seconds(5)));
+}
+
 TEST("a batch of nothing is done at once") {
   const auto context = gpu::Context::open(0);
   gpu::Copier copier(context, {});

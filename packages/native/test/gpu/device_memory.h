@@ -102,6 +102,8 @@ inline gpu::Address allocate_pooled(gpu::Context& context, size_t bytes, int han
           "cuMemAllocFromPoolAsync");
   gpu::PoolHandle pool = nullptr;
   must(create(&pool, &properties));
+  static auto& pools = *new std::vector<gpu::PoolHandle>;  // for as long as their memory
+  pools.push_back(pool);
   gpu::Address address = 0;
   const gpu::detail::Stream stream(context, "TEST");
   must(take(&address, bytes, pool, stream.get()));

@@ -179,6 +179,28 @@ TEST("fake: large pieces of the host are a copy engine's, small ones the kernel'
   CHECK(copier.stop(std::chrono::seconds(5)));
 }
 
+TEST("fake: what would be launched at once is refused by a driver as before, and not at all late") {
+  const auto context = gpu::Context::open(0);
+  const gpu::Allocation memory(context, 1 << 20);
+  gpu::Copier copier(context, {});
+  const auto batch = copy(memory.address(), memory.address() + 8192, 4096);
+  fault("cuLaunchKernel=701");
+  has(message_of([&] { copier.submit_now(batch); }, "ERR_KVX_TRANSFER_FAILED"),
+      "cuLaunchKernel failed");
+  // Behind many that do not end another would wait in the driver.
+  fault("event=never");
+  std::vector<gpu::Copier::Ticket> tickets;
+  while (const auto ticket = copier.submit_now(batch)) tickets.push_back(*ticket);
+  CHECK(tickets.size() == 64);
+  fault("");
+  std::string reason;
+  for (const auto ticket : tickets) CHECK(settle(copier, ticket, reason) == State::kDone);
+  CHECK(copier.submit_now(batch));
+  CHECK(copier.stop(std::chrono::seconds(5)));
+  context->fail("a copy", 719);
+  CHECK(!copier.submit_now(batch));
+}
+
 TEST("fake: a submit that waits for room ends when it is cancelled") {
   const auto context = gpu::Context::open(0);
   const gpu::Allocation memory(context, 1 << 20);
@@ -192,6 +214,8 @@ TEST("fake: a submit that waits for room ends when it is cancelled") {
   for (int i = 0; i < 4; i++) copier.submit({section}, {}, going);
   has(message_of([&] { copier.submit({section}, {}, cancelled); }, "ERR_KVX_ABORTED"),
       "cancelled before it was launched");
+  fault("");
+  CHECK(copier.stop(std::chrono::seconds(60)));
 }
 
 TEST("a digest that fails says why") {

@@ -12,26 +12,13 @@
 #include "writer.h"
 
 int main(int count, char** words) {
-  const std::string wanted = count >= 2 ? words[1] : "";
-  if (wanted == "--writer" && count == 3) return writer(std::atoi(words[2]));
+  const std::string wanted = count == 3 ? words[1] : "";
+  if (wanted == "--writer") return writer(std::atoi(words[2]));
+  if (wanted != "--bench") return parts::run(count, words);
   try {
-    if (wanted == "--bench" && count == 3) return bench(std::string(words[2]) == "full");
+    return bench(std::string(words[2]) == "full");
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
   }
-  for (const auto& test : parts::tests()) {
-    if (wanted == "--list") std::puts(test.sentence.c_str());
-    if (wanted != test.sentence) continue;
-    try {
-      test.body();
-      return 0;
-    } catch (const std::exception& error) {
-      std::fprintf(stderr, "%s\n", error.what());
-      return 1;
-    }
-  }
-  if (wanted == "--list") return 0;
-  std::fprintf(stderr, "There is no such test.\n");
-  return 2;
 }

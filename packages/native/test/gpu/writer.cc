@@ -142,7 +142,7 @@ std::string Writer::ask(const Bytes& shared, const std::vector<int>& files, uint
                   .seed = seed,
                   .host_bytes = host_bytes};
   if (shared.size() > sizeof request.shared) throw std::runtime_error("too large");
-  std::memcpy(request.shared, shared.data(), shared.size());
+  std::copy(shared.begin(), shared.end(), request.shared);
   send(socket_, &request, sizeof request, files);
   Answer answer;
   if (!receive(socket_, &answer, sizeof answer)) return "the second process is gone";

@@ -1,7 +1,9 @@
-// Tests of the engine's parts, without Node. Each is a sentence and a body that throws when the
-// sentence is false; main.cc runs one by its sentence, parts.test.ts runs all.
+// Tests in C++, without Node. Each is a sentence and a body that throws when the sentence is false.
+// A program of them lists the sentences (--list), or runs one.
 #pragma once
 
+#include <cstdio>
+#include <exception>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -27,6 +29,25 @@ struct Registration {
   std::ostringstream text;
   text << file << ":" << line << ": " << what;
   throw std::runtime_error(text.str());
+}
+
+// The program: answers its exit code.
+inline int run(int count, char** words) {
+  const std::string wanted = count == 2 ? words[1] : "";
+  for (const Test& test : tests()) {
+    if (wanted == "--list") std::puts(test.sentence.c_str());
+    if (wanted != test.sentence) continue;
+    try {
+      test.body();
+      return 0;
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "%s\n", error.what());
+      return 1;
+    }
+  }
+  if (wanted == "--list") return 0;
+  std::fprintf(stderr, "There is no such test.\n");
+  return 2;
 }
 
 }  // namespace parts

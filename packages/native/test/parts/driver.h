@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -72,6 +73,11 @@ class CopyDriver : public kvx::Driver {
     }
     return ++last_;
   }
+  bool submits_now(kvx::PeerId) const override { return static_cast<bool>(now); }
+  std::optional<kvx::PostedLanes> submit_now(kvx::PeerId, const kvx::Plan& plan) override {
+    call_back();
+    return now(plan);
+  }
   kvx::State poll(kvx::TransferId id, std::string& reason) override {
     call_back();
     return state ? state(id, reason) : kvx::State::kDone;
@@ -84,6 +90,8 @@ class CopyDriver : public kvx::Driver {
   kvx::Clock::duration longest_spin() const override { return spin; }
 
   std::function<kvx::State(kvx::TransferId, std::string&)> state;  // poll thread only
+  // Set before a connect: what is posted at once.
+  std::function<std::optional<kvx::PostedLanes>(const kvx::Plan&)> now;
   kvx::Clock::duration spin = kvx::Driver::longest_spin();
   std::vector<kvx::Segment> submitted;
   std::atomic<int> disconnects{0}, releases{0};

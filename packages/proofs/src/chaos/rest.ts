@@ -3,9 +3,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Cluster } from './cluster.ts'
 import { gaugesMs } from './settings.ts'
 
-/** How many pages of prefill and of decode are in which state. */
-export function pagesOf(cluster: Cluster): Promise<Record<string, number>[]> {
-  return Promise.all([cluster.pages('prefill'), cluster.pages('decode')])
+/** How many pages of prefill and of decode are in which state; those of a prefix cache count as free, as anybody may take them. */
+export async function pagesOf(cluster: Cluster): Promise<Record<string, number>[]> {
+  const both = await Promise.all([cluster.pages('prefill'), cluster.pages('decode')])
+  return both.map(({ free = 0, cached = 0, ...others }) => ({ free: free + cached, ...others }))
 }
 
 /**

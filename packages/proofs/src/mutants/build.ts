@@ -88,7 +88,12 @@ export class Laboratory {
   }
 
   #program(by: Required<Mutant>['by']): string {
-    return join(this.#folder, `node_modules/@kvx/proofs/dist/mutants/${by}.js`)
+    return this.file(`mutants/${by}.js`)
+  }
+
+  /** Of these proofs, with the core that is there now. */
+  file(name: string): string {
+    return join(this.#folder, 'node_modules/@kvx/proofs/dist', name)
   }
 
   remove(): void {

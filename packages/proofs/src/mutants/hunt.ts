@@ -1,7 +1,6 @@
-/** Looks for a mutant in a process of its own: modules are loaded once in a process. */
-import { execFile } from 'node:child_process'
-import { promisify } from 'node:util'
+/** Looks for a mutant in schedules. */
 import type { Filter } from '@kvx/simulator'
+import { answerOf } from './program.ts'
 
 /** Which schedules are run. What does not look in schedules runs once, from this seed. */
 export interface Hunt {
@@ -24,13 +23,8 @@ export interface Quarry {
 
 /**
  * @param program of the laboratory
- * @throws Error when the process dies, or has not ended after ten minutes
+ * @throws Error as `answerOf`
  */
-export async function hunt(program: string, options: Hunt): Promise<Quarry> {
-  const args = [program, JSON.stringify(options)]
-  const { stdout } = await promisify(execFile)(process.execPath, args, {
-    timeout: 600_000,
-    maxBuffer: 1 << 26,
-  })
-  return JSON.parse(stdout) as Quarry
+export function hunt(program: string, options: Hunt): Promise<Quarry> {
+  return answerOf<Quarry>(program, options)
 }

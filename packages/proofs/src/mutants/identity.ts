@@ -56,8 +56,8 @@ export const identity: readonly Mutant[] = [
     invariant: 6,
     says: 'Prefill writes to a new generation over the link to the old one.',
     edits: inFile('protocol/prefill/hello.ts', [
-      `      step.out.push({ do: 'closeLink', peer: known.incarnation, generation })\n    openLink(step, known)`,
-      `      welcome(step, known)\n    else openLink(step, known)`,
+      `if (known.link !== 'lost') closeLink(step, known, generation)\n    openLink(step, known)`,
+      `if (known.link !== 'lost') welcome(step, known)\n    else openLink(step, known)`,
     ]),
   },
   {

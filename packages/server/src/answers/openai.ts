@@ -1,6 +1,7 @@
 /** Completions and chat completions, as OpenAI's interface tells them. */
 import { randomBytes } from 'node:crypto'
 import type { OpenAiAsk } from '../asks/openai.ts'
+import { chatLogprobs, completionLogprobs, type BytesOf, type Told } from './logprobs.ts'
 import { kvxFacts, usage, type PromptFacts, type Rendering } from './rendering.ts'
 import type { Piece, Sample } from './pieces.ts'
 
@@ -28,47 +29,56 @@ interface Style {
   /** Of an event; `first` is that of its choice. */
   delta(text: string, first: boolean): object
   whole(text: string): object
+  /** @param offset of the first token in the text of the answer, in characters */
+  logprobs(told: Told, bytesOf: BytesOf, offset: number): object
 }
 
 const completions: Style = {
   ...{ object: 'text_completion', chunk: 'text_completion' },
   delta: (text) => ({ text }),
   whole: (text) => ({ text }),
+  logprobs: completionLogprobs,
 }
 
 const chat: Style = {
   ...{ object: 'chat.completion', chunk: 'chat.completion.chunk' },
   delta: (content, first) => ({ delta: first ? { role: 'assistant', content } : { content } }),
   whole: (content) => ({ message: { role: 'assistant', content, refusal: null } }),
+  logprobs: chatLogprobs,
 }
 
 const inStyle =
   (style: Style) =>
-  (ask: OpenAiAsk, head: Heading): Rendering => {
-    const choice = ({ index, finish }: Sample, text: object, tokens: readonly number[]) => ({
+  (ask: OpenAiAsk, head: Heading, bytesOf: BytesOf): Rendering => {
+    const isScored = ask.sampling.topLogprobs !== undefined
+    const choice = ({ index, finish }: Sample, text: object, told: Told, offset: number) => ({
       index,
       ...text,
-      ...(ask.returnTokenIds && { token_ids: tokens }),
-      logprobs: null,
+      ...(ask.returnTokenIds && { token_ids: told.tokens }),
+      logprobs: isScored ? style.logprobs(told, bytesOf, offset) : null,
       finish_reason: finish?.reason ?? null,
     })
     const begun = new Set<Sample>()
     return {
-      event(sample: Sample, { text, tokens, finish }: Piece) {
-        // A piece without text is news only to who asked for the ids, or when it ends the answer.
-        if (text === '' && !ask.returnTokenIds && finish === undefined) return undefined
+      event(sample: Sample, piece: Piece) {
+        const { text, finish } = piece
+        // A piece without text is news only to who asked for its tokens, or when it ends the answer.
+        const isNews = text !== '' || ask.returnTokenIds || isScored || finish !== undefined
+        if (!isNews) return undefined
         const told = style.delta(text, !begun.has(sample))
         begun.add(sample)
-        return { ...head, object: style.chunk, choices: [choice(sample, told, tokens)] }
+        return {
+          ...head,
+          object: style.chunk,
+          choices: [choice(sample, told, piece, sample.text.length - text.length)],
+        }
       },
       last(samples, prompts) {
         if (!ask.includeUsage) return undefined
         return { ...head, object: style.chunk, choices: [], ...totals(samples, prompts) }
       },
       whole(samples, prompts) {
-        const choices = samples.map((sample) =>
-          choice(sample, style.whole(sample.text), sample.tokens),
-        )
+        const choices = samples.map((sample) => choice(sample, style.whole(sample.text), sample, 0))
         return { ...head, object: style.object, choices, ...totals(samples, prompts) }
       },
     }

@@ -6,9 +6,13 @@ export interface Transferred {
   readonly pages: number
   readonly bytes: number
   readonly chunks: number
-  /** From the first write to the last acknowledgement. */
+  /** Milliseconds in which bytes were on their way. */
   readonly ms: number
+  /** Milliseconds that the prompt waited for pages at either side, and for the model of prefill. */
+  readonly queueMs: number
   readonly backend: string
+  /** Decode only: tokens at the beginning of the prompt that it had already, and that did not move. */
+  readonly prefixTokens?: number
 }
 
 /** What is known of one prompt when all of its answers have ended. */
@@ -16,6 +20,8 @@ export interface PromptFacts {
   readonly promptTokens: number
   /** Tokens of the prompt or its answers that this process has evaluated. */
   readonly evaluatedTokens: number
+  /** Tokens of the prompt that nobody had to compute, as prefill had their cache. */
+  readonly cachedTokens: number
   readonly transfer: Transferred | undefined
 }
 
@@ -35,13 +41,17 @@ export const usage = (samples: readonly Sample[], prompts: readonly PromptFacts[
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
+    prompt_tokens_details: {
+      cached_tokens: prompts.reduce((sum, prompt) => sum + prompt.cachedTokens, 0),
+    },
   }
 }
 
 /** What only kvx can tell: an object for one prompt, a list of them for several. */
 export function kvxFacts(prompts: readonly PromptFacts[]): object {
-  const facts = prompts.map(({ promptTokens, evaluatedTokens, transfer }) => ({
+  const facts = prompts.map(({ promptTokens, evaluatedTokens, cachedTokens, transfer }) => ({
     prompt_tokens: promptTokens,
+    cached_tokens: cachedTokens,
     evaluated_tokens: evaluatedTokens,
     ...(transfer && { transfer }),
   }))

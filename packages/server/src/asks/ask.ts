@@ -20,7 +20,10 @@ export interface Ask {
   readonly samples: number
   /** Undefined: the interface does not say. 0: only what comes before the answer. */
   readonly maxTokens: number | undefined
+  /** `topLogprobs` also says whether log probabilities are told. */
   readonly sampling: Sampling
+  /** Log probabilities of the prompts' own tokens, from this one on; undefined: none. */
+  readonly scoredFrom: number | undefined
   readonly stop: readonly string[]
   readonly stream: boolean
   /** The client's own name of its request, for its answer, the log and `/abort_request`. */

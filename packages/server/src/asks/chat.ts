@@ -1,8 +1,8 @@
 /** `POST /v1/chat/completions`, as OpenAI's interface has it: messages become a prompt by the model's own template. */
 import * as v from 'valibot'
-import type { ChatMessage } from '@kvx/llama'
+import { maxTopLogprobs, type ChatMessage } from '@kvx/llama'
 import { checkBody, refuse } from './check.ts'
-import { boolean, note, only, streamFields } from './fields.ts'
+import { boolean, integer, note, only, streamFields } from './fields.ts'
 import { openAiAsk, openAiFields, type OpenAiAsk } from './openai.ts'
 import { checkPrompts } from './prompts.ts'
 
@@ -65,6 +65,8 @@ export const chatFields = {
     v.maxLength(maxMessages, `messages has too many messages: ${String(maxMessages)} are possible`),
   ),
   ...openAiFields,
+  logprobs: boolean('logprobs'),
+  top_logprobs: v.nullish(integer('top_logprobs', 0, maxTopLogprobs)),
   continue_final_message: boolean('continue_final_message'),
   add_generation_prompt: v.nullish(v.boolean('add_generation_prompt must be true or false')),
   tools: only('tools', 'no tools are called here'),
@@ -105,7 +107,9 @@ export function parseChat(
   const answer = !continues && (fields.add_generation_prompt ?? true)
   const whole = render(conversation, { answer })
   const text = continues ? upTo(whole, last?.content ?? '') : whole
-  return openAiAsk(fields, checkPrompts([text], fields.n))
+  const { logprobs, top_logprobs: top } = fields
+  if (!logprobs && (top ?? 0) > 0) throw refuse('top_logprobs needs logprobs')
+  return openAiAsk(fields, checkPrompts([text], fields.n), logprobs ? (top ?? 0) : undefined)
 }
 
 /** The conversation as far as the last message, without what a template writes after it. */

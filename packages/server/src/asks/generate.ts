@@ -1,5 +1,6 @@
 /** `POST /generate`, as SGLang has it. */
 import * as v from 'valibot'
+import { maxTopLogprobs } from '@kvx/llama'
 import { bootstrapOf, checkBody, refuse, ridOf } from './check.ts'
 import {
   boolean,
@@ -61,11 +62,11 @@ export const generateFields = {
   rid,
   ...bootstrapFields,
   model: v.nullish(v.string('model must be a string')),
-  return_logprob: only('return_logprob', 'leave it out', false),
-  logprob_start_len: note,
-  top_logprobs_num: note,
-  token_ids_logprob: note,
-  return_text_in_logprobs: note,
+  return_logprob: boolean('return_logprob'),
+  logprob_start_len: v.nullish(integer('logprob_start_len', -1, manyTokens), -1),
+  top_logprobs_num: v.nullish(integer('top_logprobs_num', 0, maxTopLogprobs), 0),
+  token_ids_logprob: only('token_ids_logprob', 'ask for top_logprobs_num'),
+  return_text_in_logprobs: boolean('return_text_in_logprobs'),
   return_hidden_states: only('return_hidden_states', 'leave it out', false),
   return_routed_experts: only('return_routed_experts', 'leave it out', false),
   return_bytes: only('return_bytes', 'leave it out', false),
@@ -85,6 +86,8 @@ export const generateFields = {
 export interface GenerateAsk extends Ask {
   /** Whether the answer is a list, also of one. */
   readonly isBatch: boolean
+  /** Whether log probabilities come with the text of their tokens. */
+  readonly textInLogprobs: boolean
 }
 
 /** @throws KvxError `ERR_KVX_INVALID_ARGUMENT` with one sentence about the first thing that is wrong */
@@ -96,6 +99,7 @@ export function parseGenerate(body: unknown): GenerateAsk {
   }
   const { prompts, isBatch } = promptsIn(text ?? ids ?? [])
   const { max_new_tokens: maxTokens, min_new_tokens: minTokens } = params
+  const { logprob_start_len: from } = fields
   if (minTokens > maxTokens) throw refuse('min_new_tokens is greater than max_new_tokens')
   return {
     prompts: checkPrompts(prompts, params.n),
@@ -103,7 +107,12 @@ export function parseGenerate(body: unknown): GenerateAsk {
     bootstrap: bootstrapOf(fields, prompts.length, params.n),
     samples: params.n,
     maxTokens,
-    sampling: samplingOf(params, { seed: params.sampling_seed ?? params.seed, minTokens }),
+    textInLogprobs: fields.return_text_in_logprobs,
+    sampling: {
+      ...samplingOf(params, { seed: params.sampling_seed ?? params.seed, minTokens }),
+      topLogprobs: fields.return_logprob ? fields.top_logprobs_num : undefined,
+    },
+    scoredFrom: fields.return_logprob && from >= 0 ? from : undefined,
     stop: params.stop,
     stream: fields.stream,
     rid: ridOf(fields.rid),

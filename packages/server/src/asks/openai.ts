@@ -33,8 +33,6 @@ export const openAiFields = {
   return_token_ids: boolean('return_token_ids'),
   ...bootstrapFields,
 
-  logprobs: only('logprobs', 'leave it out', false),
-  top_logprobs: only('top_logprobs', 'leave it out', 0),
   prompt_logprobs: only('prompt_logprobs', 'leave it out'),
   skip_special_tokens: only('skip_special_tokens false', 'ask for return_token_ids', true),
   no_stop_trim: only('no_stop_trim', 'add the stop string yourself', false),
@@ -55,6 +53,7 @@ export interface OpenAiAsk extends Ask {
 export function openAiAsk(
   fields: Known<typeof openAiFields>,
   prompts: readonly Prompt[],
+  topLogprobs: number | undefined,
 ): OpenAiAsk {
   const maxTokens = eitherName(
     ['max_tokens', fields.max_tokens],
@@ -68,7 +67,11 @@ export function openAiAsk(
     bootstrap: bootstrapOf(fields, prompts.length, fields.n),
     samples: fields.n,
     maxTokens,
-    sampling: samplingOf(fields, { seed: fields.seed, minTokens: fields.min_tokens }),
+    sampling: {
+      ...samplingOf(fields, { seed: fields.seed, minTokens: fields.min_tokens }),
+      topLogprobs,
+    },
+    scoredFrom: undefined,
     stop: fields.stop,
     stream: fields.stream,
     rid: ridOf(fields.rid ?? fields.request_id),

@@ -9,7 +9,7 @@ import { hostOf, isLoopback } from './address.ts'
 import { plainError, type HttpError } from './errors.ts'
 
 export interface AdmissionOptions {
-  /** Every request but GET /health must carry it as `authorization: Bearer …`. */
+  /** Every request but GET /health and those for the dashboard's page, which has no data in it, must carry it as `authorization: Bearer …`. */
   readonly apiKey?: string | undefined
   /** Names under which the server is reached besides its own. Default, unless it listens on loopback: any. */
   readonly allowedHosts?: readonly string[] | undefined
@@ -81,7 +81,7 @@ export function makeAdmission(
     if (method === 'OPTIONS' && origin !== undefined && isPreflight(headers)) {
       return { headers: { ...cors, ...preflight(headers) }, answer: 'preflight' }
     }
-    if (key !== undefined && !isHealth(method, url) && !carries(headers.authorization, key)) {
+    if (key !== undefined && !isOpen(method, url) && !carries(headers.authorization, key)) {
       const what = headers.authorization === undefined ? 'needs its key' : 'does not know this key'
       return refuse(401, 'invalid_api_key', {
         message: `This server ${what}: send the header authorization: Bearer KEY.`,
@@ -100,8 +100,11 @@ function refuse(
   return { headers, answer: plainError(status, code, message) }
 }
 
-const isHealth = (method: string, url: string) =>
-  (method === 'GET' || method === 'HEAD') && url.split('?')[0] === '/health'
+/** What a browser asks for before it knows the key, and who only looks whether somebody lives. */
+const open = new Set(['/health', '/dashboard', '/dashboard/style.css', '/dashboard/app.js'])
+
+const isOpen = (method: string, url: string) =>
+  (method === 'GET' || method === 'HEAD') && open.has(url.split('?')[0] ?? '')
 
 /** Of equal length, so that the comparison takes the same time for every wrong key. */
 const digest = (key: string) => createHash('sha256').update(key).digest()

@@ -17,7 +17,7 @@ const maxNumberLength = 64
 
 /**
  * Parses JSON. An integer that a number would round becomes a bigint where it is a field of the body, or an item of one
- * that lists integers: there routers send rooms. Every other number is a number.
+ * that lists a few integers: there routers send rooms. Every other number is a number.
  * @throws KvxError `ERR_KVX_INVALID_ARGUMENT`
  */
 export function parseJson(text: string): unknown {
@@ -26,13 +26,16 @@ export function parseJson(text: string): unknown {
   for (const [name, raw] of fields) {
     if (!/\d{16}/.test(raw)) continue
     if (integer.test(raw)) (value as Record<string, unknown>)[name] = exact(raw)
-    else if (integers.test(raw)) {
+    else if (raw.length <= maxRoomsLength && integers.test(raw)) {
       const items = raw.slice(1, -1).split(',')
       ;(value as Record<string, unknown>)[name] = items.map((item) => exact(item.trim()))
     }
   }
   return value
 }
+
+/** Of a list that may be one of rooms: 256 answers, each a number of at most 20 digits, with what stands between. */
+const maxRoomsLength = 256 * 32
 
 const integer = /^-?\d+$/
 const integers = /^\[[-\d\s,]*\]$/

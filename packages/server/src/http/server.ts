@@ -5,7 +5,7 @@ import { getRequestListener, RequestError, type HttpBindings } from '@hono/node-
 import { Hono, type Context } from 'hono'
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import type { Registry } from 'prom-client'
-import { KvxError, silentLog, type Log } from '@kvx/contract'
+import { KvxError, silentLog, systemReason, type Log } from '@kvx/contract'
 import { bareHost, urlHost } from './address.ts'
 import { Bodies, bodyLimits, type BodyLimits } from './body.ts'
 import { connectionLimits, Connections, type ConnectionLimits } from './connections.ts'
@@ -215,6 +215,6 @@ function bindMessage(cause: NodeJS.ErrnoException, host: string, port: number): 
     case 'ENOTFOUND':
       return `${host} is no address of this machine: choose another --host.`
     default:
-      return `${where} cannot be listened on: ${cause.message}.`
+      return `${where} cannot be listened on: ${systemReason(cause)}.`
   }
 }

@@ -7,6 +7,8 @@ import type { AppContext } from './server.ts'
 export interface EventStream {
   /** Waits for the client when it reads more slowly than we write. */
   send(event: unknown): Promise<void>
+  /** Drops the event when the client still has to read earlier ones. */
+  offer(event: unknown): void
   end(): void
   /** Sends a last event and cuts the connection: a client that ignores the event still sees a failure. */
   fail(event: unknown): Promise<void>
@@ -37,6 +39,9 @@ function eventStream(outgoing: ServerResponse): EventStream {
   }
   return {
     send,
+    offer: (event) => {
+      if (!outgoing.destroyed && outgoing.writableLength === 0) void send(event)
+    },
     end: () => {
       outgoing.end('data: [DONE]\n\n')
     },

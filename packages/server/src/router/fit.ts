@@ -12,6 +12,10 @@ export interface WorkerInfo {
   readonly pageSize: number | undefined
   readonly backend: string | undefined
   readonly contextLength: number | undefined
+  /** Of its process: another one has empty caches. */
+  readonly pid: number | undefined
+  /** Requests that it takes at a time, those that wait counted. */
+  readonly capacity: number | undefined
 }
 
 export interface Known {
@@ -27,6 +31,7 @@ export function readInfo(value: unknown): WorkerInfo {
   const text = (name: string) => (typeof told[name] === 'string' ? told[name] : undefined)
   const number = (name: string) => (typeof told[name] === 'number' ? told[name] : undefined)
   const { kv_settings: settings } = told
+  const [running, queued] = [number('max_running_requests'), number('max_queued_requests')]
   return {
     mode: text('disaggregation_mode'),
     modelName: text('served_model_name'),
@@ -38,6 +43,8 @@ export function readInfo(value: unknown): WorkerInfo {
     pageSize: number('page_size'),
     backend: text('transfer_backend'),
     contextLength: number('context_length'),
+    pid: number('pid'),
+    capacity: running === undefined || queued === undefined ? undefined : running + queued,
   }
 }
 

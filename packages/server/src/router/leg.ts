@@ -25,19 +25,18 @@ export class LegFailure extends Error {
   override readonly name = 'LegFailure'
   readonly worker: Worker
   readonly http: HttpError
-  /**
-   * Who refused it before anything was done, if so: this worker, which was not there or about to end,
-   * or its partner, as this worker was told.
-   */
-  readonly refusal: 'worker' | 'partner' | undefined
+  /** Without whom trying again may help: this worker, or its partner, as this worker was told. Undefined: with nobody. */
+  readonly culprit: Culprit | undefined
 
-  constructor(worker: Worker, http: HttpError, refusal?: 'worker' | 'partner') {
+  constructor(worker: Worker, http: HttpError, culprit?: Culprit) {
     super(`${worker.name}: ${http.body.error.message}`)
     this.worker = worker
     this.http = http
-    this.refusal = refusal
+    this.culprit = culprit
   }
 }
+
+type Culprit = 'worker' | 'partner'
 
 /**
  * Sends a leg and waits for the first byte of its answer, or the first event of a stream.
@@ -78,25 +77,32 @@ async function* joined(
   yield* rest
 }
 
-/** Of a refusal; what is longer is not one of ours. */
-async function textOf(chunks: AsyncIterable<Uint8Array>): Promise<string> {
+/** A failure has no more; what is longer is not one of ours. */
+const failureBytes = 64 * 1024
+
+/** The beginning of a text, up to so many bytes. It is read to its end all the same. */
+async function textOf(chunks: AsyncIterable<Uint8Array>, most = failureBytes): Promise<string> {
   const bytes: Uint8Array[] = []
   let length = 0
   for await (const chunk of chunks) {
-    bytes.push(chunk)
     length += chunk.byteLength
-    if (length > 64 * 1024) break
+    if (length <= most) bytes.push(chunk)
   }
   return Buffer.concat(bytes).toString()
 }
 
 /**
- * Reads an answer to its end, for its end alone.
+ * Reads an answer to its end, for its end alone: a prefill worker sends its headers before it knows the outcome, and
+ * tells a failure in the body.
+ * @param most bytes that are returned of it
  * @throws LegFailure
  */
-export async function drain(worker: Worker, answer: Answer): Promise<void> {
+export async function drain(worker: Worker, answer: Answer, most = failureBytes): Promise<string> {
   try {
-    while (!(await answer.body.next()).done);
+    const text = await textOf(answer.body, most)
+    const failed = eventError(text)
+    if (failed !== undefined) throw answered(worker, failed)
+    return text
   } catch (cause) {
     throw legFailure(worker, cause)
   }
@@ -115,7 +121,14 @@ const neverConnected = new Set([
 /** What was thrown while a worker was asked, as the failure of its leg. */
 export function legFailure(worker: Worker, cause: unknown): LegFailure {
   if (cause instanceof LegFailure) return cause
-  if (isKvxError(cause)) return new LegFailure(worker, httpError(cause))
+  if (isKvxError(cause)) {
+    // Given up, since it has fallen silent.
+    return new LegFailure(
+      worker,
+      httpError(cause),
+      cause.code === 'ERR_KVX_PEER_LOST' ? 'worker' : undefined,
+    )
+  }
   const { code = '', syscall, message } = systemError(cause)
   const refused = neverConnected.has(code) || (code === 'ETIMEDOUT' && syscall === 'connect')
   const how = refused ? 'could not be reached' : 'broke off'
@@ -131,7 +144,7 @@ export function legFailure(worker: Worker, cause: unknown): LegFailure {
       peer: worker.url,
     },
   )
-  return new LegFailure(worker, httpError(error), refused ? 'worker' : undefined)
+  return new LegFailure(worker, httpError(error), 'worker')
 }
 
 /** What the system said; fetch hides it one level down. */
@@ -140,12 +153,14 @@ function systemError(cause: unknown): Partial<NodeJS.ErrnoException> {
   return (inner ?? cause) as NodeJS.ErrnoException
 }
 
-/** A worker that is about to end says so itself, without naming a peer, or of its partner, which it names. */
+/** Of what may end better with another worker the one that tells it is the reason, unless it names a peer. */
 function answered(worker: Worker, http: HttpError): LegFailure {
-  const { code, peer } = http.body.error
-  const refusal =
-    code !== 'ERR_KVX_DRAINING' ? undefined : peer === null ? 'worker' : ('partner' as const)
-  return new LegFailure(worker, http, refusal)
+  const { code, peer, retryable } = http.body.error
+  // What has taken its time to fail is not waited for once more.
+  if (!retryable || http.status === 504) return new LegFailure(worker, http)
+  // Decode names nobody then, so that strangers learn nothing.
+  const ofPartner = peer !== null || code === 'ERR_KVX_BOOTSTRAP_UNREACHABLE'
+  return new LegFailure(worker, http, ofPartner ? 'partner' : 'worker')
 }
 
 /** A worker of ours answers in OpenAI's shape; anything else is quoted. */
@@ -157,8 +172,8 @@ function workerError(worker: Worker, status: number, text: string): HttpError {
 }
 
 /**
- * The failure in a stream whose very first event is one. Decode sends its headers before it knows
- * the outcome; as long as the client has seen nothing, it gets the failure's own status.
+ * The failure that a text is, such as the very first event of a stream: workers send their headers before they know
+ * the outcome. As long as the client has seen nothing, it gets the failure's own status.
  */
 function eventError(event: string): HttpError | undefined {
   if (!event.startsWith('{"error":')) return undefined

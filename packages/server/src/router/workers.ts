@@ -16,7 +16,7 @@ export interface WorkerOptions {
   readonly apiKey: string | undefined
   readonly log: Log
   /** Called when a worker has told of itself what it had not before, or refuses to: it is new, or was started again. */
-  readonly onInfo: () => void
+  readonly onInfo: (worker: Worker) => void
 }
 
 export class Worker {
@@ -54,6 +54,11 @@ export class Worker {
   /** False while it refuses requests, cannot be reached, or does not answer. */
   get healthy(): boolean {
     return this.#healthy
+  }
+
+  /** Whether it would refuse one more: as far as this router knows, which may not be the only one that asks it. */
+  get full(): boolean {
+    return this.#live >= (this.#info?.capacity ?? Infinity)
   }
 
   /** What it told of itself when it was last well. */
@@ -153,7 +158,7 @@ export class Worker {
       if (isKnown && this.#wrongKey === undefined) return
       this.#info = info
       this.#wrongKey = undefined
-      onInfo()
+      onInfo(this)
     } catch (cause) {
       // Of one that does not tell what it is for another reason, its partner will say what does not fit.
       if (!(cause instanceof KeyRefused) || this.#wrongKey !== undefined) return
@@ -162,14 +167,14 @@ export class Worker {
         `T${this.name.slice(1)} refuses ${apiKey === undefined ? 'this router, which has no key' : 'the key of this router'}: start the router and its workers with the same --api-key or KVX_API_KEY.`,
         { cause, phase: 'open', peer: this.url },
       )
-      onInfo()
+      onInfo(this)
     }
   }
 
   #mark(healthy: boolean): void {
     if (healthy === this.#healthy) return
     this.#healthy = healthy
-    const fields = { role: this.role, worker: this.url }
+    const fields = { worker: this.url, workerRole: this.role }
     if (healthy) this.#options.log.info(fields, 'worker.healthy')
     else this.#options.log.warn(fields, 'worker.unhealthy')
   }
@@ -233,14 +238,22 @@ class KeyRefused extends Error {
   override readonly name = 'KeyRefused'
 }
 
-/** The JSON that a GET answers with. Rejects when it fails or takes too long, with `KeyRefused` for 401. */
-export async function ask(
-  url: string,
-  { apiKey, signal }: { apiKey: string | undefined; signal?: AbortSignal },
-): Promise<unknown> {
+interface Question {
+  readonly apiKey: string | undefined
+  readonly signal?: AbortSignal
+  /** JSON, of a POST. */
+  readonly body?: string
+}
+
+/** The JSON, or text, that a GET answers with, or a POST. Rejects when it fails or takes too long, with `KeyRefused` for 401. */
+export async function ask(url: string, { apiKey, signal, body }: Question): Promise<unknown> {
   const timeout = AbortSignal.timeout(askTimeoutMs)
   const response = await fetch(url, {
-    headers: apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` },
+    headers: {
+      ...(apiKey !== undefined && { authorization: `Bearer ${apiKey}` }),
+      ...(body !== undefined && { 'content-type': 'application/json' }),
+    },
+    ...(body !== undefined && { method: 'POST', body }),
     signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]),
   })
   if (!response.ok) {
@@ -250,7 +263,9 @@ export async function ask(
     }
     throw new Error(`it answered ${String(response.status)}`)
   }
-  return response.json()
+  const text = await response.text()
+  const isJson = response.headers.get('content-type')?.startsWith('application/json') === true
+  return isJson ? JSON.parse(text) : { message: text.trim() }
 }
 
 function checkUrl(url: string): URL {

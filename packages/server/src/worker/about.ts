@@ -18,6 +18,8 @@ export interface About {
   readonly live: LiveRequests
   readonly admission: Admission
   readonly check: Pick<SelfCheck, 'run'>
+  /** Empties the prefix cache. */
+  flush(): void
   /** What `/server_info` tells, besides the model. */
   readonly info: object
 }
@@ -71,6 +73,11 @@ export function addAbout(app: App, about: About): void {
   app.get('/get_load', (c) =>
     json(c, [{ dp_rank: 0, num_reqs: live.count, num_tokens: live.tokens }]),
   )
+  // SGLang answers a POST, and an older one a GET.
+  app.on(['GET', 'POST'], '/flush_cache', (c) => {
+    about.flush()
+    return c.text('Cache flushed.\n')
+  })
   app.post('/abort_request', async (c) => {
     const { rid, abort_all: all } = checkBody(parseJson(await c.var.text()), abortFields)
     if (typeof rid !== 'string' && !all) throw refuse('Give the rid of a request, or abort_all')

@@ -1,14 +1,14 @@
 /** The decode leg: finds prefill, reserves pages, waits until the prompt's cache is in them, and goes on from there. */
 import { neededPages, promptDigest, type DecodeManager } from '@kvx/core'
 import { toKvxError } from '@kvx/contract'
-import { decode, sampleOf, type Generation, type LlamaModel } from '@kvx/llama'
-import type { Run } from '../answers/pieces.ts'
+import type { LlamaModel } from '@kvx/llama'
 import type { Transferred } from '../answers/rendering.ts'
 import type { Call } from './call.ts'
 import type { CachePools } from './cache-pools.ts'
 import type { Runs } from './compute.ts'
-import { firstTokensIn } from './first-tokens.ts'
+import { beginningIn } from './beginning.ts'
 import { byAddress, returnPages } from './pages.ts'
+import { once, runsFrom } from './runs.ts'
 import type { Strangers } from './strangers.ts'
 import type { WorkerMetrics } from './metrics.ts'
 
@@ -16,7 +16,7 @@ export interface DecodeSide {
   readonly model: LlamaModel
   readonly manager: DecodeManager
   readonly pools: CachePools
-  readonly metrics: WorkerMetrics
+  readonly metrics: Pick<WorkerMetrics, 'transferFailed'>
   /** Milliseconds that a request waits for free pages. */
   readonly queueMs: number
   readonly strangers: Strangers
@@ -29,11 +29,12 @@ export interface DecodeSide {
  */
 export async function receivePrompt(
   { model, manager, pools, metrics, queueMs, strangers }: DecodeSide,
-  { tokens, samples, maxTokens, sampling, signal, events }: Call,
+  call: Call,
   room: bigint,
   find: () => Promise<string>,
   use: (runs: Runs) => Promise<void>,
 ): Promise<void> {
+  const { tokens, samples, signal, events } = call
   const receive = (from: string) => {
     const opened = manager.receive(room, {
       ...{ from, tokens: tokens.length },
@@ -45,6 +46,7 @@ export async function receivePrompt(
   // No page is taken for an address at which no prefill is; it then waits with this side for the pages.
   const receiver = await strangers.reach({ room, find, receive, signal })
   let transfer: Transferred | undefined
+  let cached = 0
   let giveBack: () => void = () => undefined
 
   /** The pages that hold the cache, and the first token of each answer. */
@@ -54,22 +56,34 @@ export async function receivePrompt(
     receiver.done.catch((error: unknown) => {
       over.abort(error)
     })
-    const counts = neededPages(model.cache, { tokens: tokens.length })
     const either = AbortSignal.any([signal, over.signal])
-    const lease = await pools.allocate(counts, { signal: either, timeoutMs: queueMs })
+    const queuedAt = performance.now()
+    const lease = await pools.lease(
+      {
+        tokens,
+        shareable: tokens.length,
+        counts: (prefixTokens) => neededPages(model.cache, { tokens: tokens.length, prefixTokens }),
+      },
+      { signal: either, timeoutMs: queueMs },
+    )
+    const { cachedTokens: prefixTokens } = lease
+    const waitedMs = performance.now() - queuedAt
     giveBack = once(() => {
       returnPages(lease, receiver.settled, events)
     })
-    events('pages.leased', { pages: lease.count })
+    events('pages.leased', { pages: lease.count, prefixTokens })
     try {
-      await receiver.reserve(byAddress(model, lease.pages), { signal })
+      await receiver.reserve({ ...byAddress(model, lease.fresh), prefixTokens }, { signal })
       events('room.reserved')
       const { aux, report } = await receiver.done
-      const firstTokens = firstTokensIn(aux, samples, model.vocabularySize)
-      transfer = { ...report, backend: manager.engine.backend }
+      const beginning = beginningIn(aux, samples, model.vocabularySize)
+      const { firstTokens, firstLogprobs, cachedTokens } = beginning
+      lease.keep()
+      const queued = waitedMs + beginning.queueMs
+      transfer = { ...report, prefixTokens, queueMs: queued, backend: manager.engine.backend }
+      cached = cachedTokens
       events('transfer.complete', { ...transfer })
-      metrics.transferred(report.bytes)
-      return { firstTokens, pages: lease.pages }
+      return { firstTokens, firstLogprobs, pages: lease.pages }
     } catch (cause) {
       const error = receiver.error ?? toKvxError(cause)
       metrics.transferFailed(error)
@@ -86,44 +100,19 @@ export async function receivePrompt(
   // Whoever takes the first token of an answer is told of it.
   arrived.catch(() => undefined)
   try {
-    // The pages go back when every answer has read them, or has ended without.
-    let reading = samples
-    const read = () => {
-      if (--reading === 0) giveBack()
-    }
-    const runs = Array.from({ length: samples }, (_, k): Run => {
-      let generation: Generation | undefined
-      async function* answer(): AsyncGenerator<number, void> {
-        const onLoaded = once(read)
-        try {
-          const { firstTokens, pages } = await arrived
-          const firstToken = firstTokens[k] ?? -1
-          const own = sampleOf(sampling, k)
-          const request = { tokens, pages, firstToken, maxTokens, sampling: own, onLoaded, signal }
-          generation = decode(model, request)
-          yield* generation
-        } finally {
-          onLoaded()
-        }
-      }
-      return {
-        [Symbol.asyncIterator]: answer,
-        get finishReason() {
-          return generation?.finishReason
-        },
-        get endToken() {
-          return generation?.endToken
-        },
-        get evaluatedTokens() {
-          return generation?.evaluatedTokens ?? 0
-        },
-      }
+    const runs = runsFrom(model, call, arrived, () => {
+      giveBack()
     })
     await use({
       runs,
       get transfer() {
         return transfer
       },
+      get cachedTokens() {
+        return cached
+      },
+      // Prefill's own answer tells them.
+      scores: undefined,
     })
   } catch (cause) {
     receiver.abort(toKvxError(cause))
@@ -134,14 +123,5 @@ export async function receivePrompt(
     receiver.abort('The request ended before its cache arrived.')
     await arrived.catch(() => undefined)
     giveBack()
-  }
-}
-
-/** Does it the first time. */
-function once(what: () => void): () => void {
-  let isDone = false
-  return () => {
-    if (!isDone) what()
-    isDone = true
   }
 }

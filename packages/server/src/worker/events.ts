@@ -21,6 +21,8 @@ export type EventName =
 export interface WorkerEvent {
   /** Counts the events of the worker: 1, 2, 3, … */
   readonly sequence: number
+  /** Milliseconds since 1970, with fractions. */
+  readonly at: number
   readonly name: EventName
   /** The request's id, as in the answer: `cmpl-…`. Undefined for what happens to the worker. */
   readonly request: string | undefined
@@ -31,12 +33,12 @@ export interface WorkerEvent {
 /** Writes the events of one worker to its log, as debug lines, and to whoever listens in the process. */
 export class EventLog {
   readonly #log: Log
-  readonly #listener: ((event: WorkerEvent) => void) | undefined
+  readonly #listeners: readonly ((event: WorkerEvent) => void)[]
   #sequence = 0
 
-  constructor(log: Log, listener: ((event: WorkerEvent) => void) | undefined) {
+  constructor(log: Log, ...listeners: readonly ((event: WorkerEvent) => void)[]) {
     this.#log = log
-    this.#listener = listener
+    this.#listeners = listeners
   }
 
   /** The events of one request; without one, of the worker. */
@@ -45,12 +47,13 @@ export class EventLog {
       const event: WorkerEvent = {
         ...fields,
         sequence: ++this.#sequence,
+        at: performance.timeOrigin + performance.now(),
         name,
         request,
         room: room?.toString(),
       }
       this.#log.debug({ event }, name)
-      this.#listener?.(event)
+      for (const listener of this.#listeners) listener(event)
     }
   }
 }

@@ -25,21 +25,21 @@ export function byAddress({ cache }: LlamaModel, pages: CacheLease['pages']) {
 }
 
 /**
- * How many pages a prompt takes at prefill: from the page on in which the first token lies that decode needs.
+ * How many pages a prompt takes at prefill: of each component those from the page on in which a token lies.
  *
- * @param firstTokens as `KVSender.reserved` tells
+ * @param firstToken of a component
  */
 export function pagesToFill(
   { cache }: LlamaModel,
   tokens: number,
-  firstTokens: Readonly<Record<string, number>>,
+  firstToken: (component: string) => number,
 ): Record<string, number> {
   const counts: Record<string, number> = {}
   for (const [name, { pageTokens }] of Object.entries(cache.place.components)) {
     counts[name] =
       pageTokens === undefined
         ? 1
-        : Math.ceil(tokens / pageTokens) - Math.floor((firstTokens[name] ?? 0) / pageTokens)
+        : Math.ceil(tokens / pageTokens) - Math.floor(firstToken(name) / pageTokens)
   }
   return counts
 }

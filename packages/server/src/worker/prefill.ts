@@ -2,10 +2,10 @@
 import { promptDigest, type PrefillManager } from '@kvx/core'
 import { toKvxError } from '@kvx/contract'
 import { prefill, type LlamaModel } from '@kvx/llama'
-import type { Call } from './call.ts'
-import type { CachePools } from './cache-pools.ts'
+import { scoringOf, type Call } from './call.ts'
+import { shareableBeforeComputing, type CachePools } from './cache-pools.ts'
 import type { Prefilled } from './compute.ts'
-import { auxOf } from './first-tokens.ts'
+import { auxOf } from './beginning.ts'
 import { byAddress, pagesOfTokens, pagesToFill, returnPages } from './pages.ts'
 import type { WorkerMetrics } from './metrics.ts'
 
@@ -13,23 +13,27 @@ export interface PrefillSide {
   readonly model: LlamaModel
   readonly manager: PrefillManager
   readonly pools: CachePools
-  readonly metrics: WorkerMetrics
+  readonly metrics: Pick<WorkerMetrics, 'transferFailed'>
   /** Milliseconds that a request waits for free pages. */
   readonly queueMs: number
 }
 
 /**
  * Resolves when decode has acknowledged the whole cache and the first token.
+ * @param opened is called when the room is this request's: decode is told of whatever fails from then on
  * @throws KvxError with the first cause, whichever side it arose on
  */
 export async function sendPrompt(
   { model, manager, pools, metrics, queueMs }: PrefillSide,
-  { tokens, samples, sampling, signal, events }: Call,
+  { tokens, samples, sampling, scoredFrom, signal, events }: Call,
   room: bigint,
+  opened: () => void = () => undefined,
 ): Promise<Prefilled> {
   const digest = promptDigest(tokens)
+  const scoring = scoringOf(scoredFrom, sampling)
   const sender = manager.send(room, { tokens: tokens.length, digest })
   events('room.opened')
+  opened()
   // Ends a wait for pages or for the model when decode fails meanwhile.
   const over = new AbortController()
   void sender.settled.then(() => {
@@ -38,38 +42,51 @@ export async function sendPrompt(
   const either = AbortSignal.any([signal, over.signal])
   try {
     // Nothing is held until decode is there: a parked request must not keep others from running.
-    const { firstTokens } = await sender.reserved({ signal })
+    const { firstTokens: needed } = await sender.reserved({ signal })
+    const firstNeeded = (component: string) => needed[component] ?? 0
     events('room.reserved')
     sender.queued()
-    const counts = pagesToFill(model, tokens.length, firstTokens)
-    const lease = await pools.allocate(counts, { signal: either, timeoutMs: queueMs })
-    events('pages.leased', { pages: lease.count })
-    const { state } = byAddress(model, lease.pages)
-    try {
-      const { firstToken, otherFirstTokens } = await prefill(model, {
+    const queuedAt = performance.now()
+    let waitedMs = 0
+    const lease = await pools.lease(
+      {
         tokens,
-        samples,
-        pages: lease.pages,
-        sampling,
-        signal: either,
+        shareable: shareableBeforeComputing(tokens, scoring),
+        counts: (cached) =>
+          pagesToFill(model, tokens.length, pools.hasPrefixCache ? () => cached : firstNeeded),
+      },
+      { signal: either, timeoutMs: queueMs },
+    )
+    const { pages, cachedTokens } = lease
+    events('pages.leased', { pages: lease.count, cachedTokens })
+    const send = async (range: readonly [number, number]) => {
+      const ready = pagesOfTokens(model, tokens.length, pages, range)
+      if (Object.keys(ready).length > 0) {
+        await sender.write({ tokens: range, pages: ready }, { signal })
+      }
+      events('chunk.sent', { tokens: range })
+    }
+    try {
+      if (cachedTokens > 0) await send([0, cachedTokens])
+      const { firstToken, otherFirstTokens, firstLogprobs, scores } = await prefill(model, {
+        ...{ tokens, samples, pages, cachedTokens, sampling, scoring, signal: either },
         onTurn: () => {
           sender.started()
+          waitedMs = performance.now() - queuedAt
         },
         onChunk: async (chunk) => {
           events('chunk.computed', { tokens: chunk.tokens })
-          const pages = pagesOfTokens(model, tokens.length, lease.pages, chunk.tokens)
-          if (Object.keys(pages).length > 0) {
-            await sender.write({ tokens: chunk.tokens, pages }, { signal })
-          }
-          events('chunk.sent', { tokens: chunk.tokens })
+          await send(chunk.tokens)
         },
       })
+      lease.keep()
       const firstTokens = [firstToken, ...otherFirstTokens]
-      const summary = await sender.finish({ state, aux: auxOf(firstTokens) }, { signal })
-      const transfer = { ...summary, backend: manager.engine.backend }
+      const { state } = byAddress(model, pages)
+      const aux = auxOf({ firstTokens, firstLogprobs, cachedTokens, queueMs: waitedMs })
+      const summary = await sender.finish({ state, aux }, { signal })
+      const transfer = { ...summary, queueMs: waitedMs, backend: manager.engine.backend }
       events('transfer.complete', { ...transfer })
-      metrics.transferred(summary.bytes)
-      return { firstTokens, transfer }
+      return { firstTokens, firstLogprobs, scores, cachedTokens, transfer }
     } catch (cause) {
       // Before the pages are given up: what is in flight must be called back, not waited for.
       sender.abort(toKvxError(cause))

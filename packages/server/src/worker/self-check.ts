@@ -16,15 +16,18 @@ import { resized, resolveSampling, type LlamaModel } from '@kvx/llama'
 import { allocate } from '@kvx/native'
 import type { Transferred } from '../answers/rendering.ts'
 import { randomRoom } from '../http/room.ts'
+import { auxOf } from './beginning.ts'
 import type { Call } from './call.ts'
 import { Cleanup } from './cleanup.ts'
 import type { CachePools } from './cache-pools.ts'
 import { exhaust } from './compute.ts'
 import { receivePrompt } from './decode.ts'
-import { workerMetrics } from './metrics.ts'
 import { byAddress } from './pages.ts'
 import { sendPrompt } from './prefill.ts'
 import type { Strangers } from './strangers.ts'
+
+/** Nothing of a check is counted. */
+const nobody = { transferFailed: () => undefined }
 
 /** Milliseconds in which it has to be done. */
 const checkMs = 20_000
@@ -82,7 +85,7 @@ export class SelfCheck {
         const receiver = partner.receive(room, { from: bootstrap, tokens, digest })
         try {
           await receiver.reserve(pagesOf(model, tokens), { signal: call.signal })
-          const uncounted = { ...side, metrics: workerMetrics(undefined), queueMs: checkMs }
+          const uncounted = { ...side, metrics: nobody, queueMs: checkMs }
           const [{ transfer }] = await Promise.all([
             sendPrompt(uncounted, call, room),
             receiver.done,
@@ -119,7 +122,7 @@ export class SelfCheck {
         const { room = 0n } = call.bootstrap
         const sent = send(partner, model, call, room)
         sent.catch(() => undefined)
-        const uncounted = { ...side, metrics: workerMetrics(undefined), queueMs: checkMs }
+        const uncounted = { ...side, metrics: nobody, queueMs: checkMs }
         let transfer: Transferred | undefined
         await receivePrompt(
           uncounted,
@@ -160,6 +163,7 @@ export class SelfCheck {
     const tokens = this.#model.tokenize('a').slice(0, 1)
     return check({
       ...{ tokens, samples: 1, maxTokens: 2, sampling: resolveSampling({ ignoreEos: true }) },
+      scoredFrom: undefined,
       bootstrap: { host: undefined, port: undefined, room: randomRoom() },
       signal: AbortSignal.timeout(checkMs),
       events: () => undefined,
@@ -209,7 +213,18 @@ async function send(
     if (Object.keys(pages).length > 0) {
       await sender.write({ tokens: [0, tokens.length], pages }, { signal })
     }
-    await sender.finish({ state, aux: { firstToken: tokens[0] ?? 0 } }, { signal })
+    await sender.finish(
+      {
+        state,
+        aux: auxOf({
+          firstTokens: [tokens[0] ?? 0],
+          firstLogprobs: [],
+          cachedTokens: 0,
+          queueMs: 0,
+        }),
+      },
+      { signal },
+    )
   } finally {
     sender.abort() // does nothing after the end
     await sender.settled

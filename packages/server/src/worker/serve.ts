@@ -9,10 +9,11 @@ import type { Ask } from '../asks/ask.ts'
 import type { Admission } from '../http/drain.ts'
 import { httpError } from '../http/errors.ts'
 import { parseJson } from '../http/json.ts'
+import { answerLater } from '../http/later.ts'
 import { clientGone, json, type AppContext } from '../http/server.ts'
 import { openEventStream } from '../http/sse.ts'
 import type { Call } from './call.ts'
-import type { Compute } from './compute.ts'
+import type { Compute, Runs } from './compute.ts'
 import type { EventLog } from './events.ts'
 import type { LiveRequests } from './live.ts'
 import type { WorkerMetrics } from './metrics.ts'
@@ -31,6 +32,8 @@ export interface Worker {
   readonly admission: Admission
   readonly live: LiveRequests
   readonly check: Pick<SelfCheck, 'run'>
+  /** Empties the prefix cache. */
+  flush(): void
   /** What `/server_info` tells, besides the model. */
   readonly info: object
 }
@@ -61,7 +64,13 @@ export async function serve(
   const events = worker.events.of(id, ask.bootstrap[0]?.room)
   metrics.requestBegan()
   const tokens = calls.reduce((sum, call) => sum + call.tokens.length, 0)
-  events('request.received', { tokens, stream: ask.stream })
+  for (const call of calls) {
+    call.events('request.received', {
+      ...{ tokens: call.tokens.length, stream: ask.stream },
+      clientId: c.req.header('x-request-id'),
+      traceparent: c.req.header('traceparent'),
+    })
+  }
   try {
     const response = await live.during(id, tokens, (aborted) =>
       answer(worker, c, asked, calls, AbortSignal.any([gone, aborted])),
@@ -111,6 +120,7 @@ async function callsOf(
     const bootstrap = ask.bootstrap[index] ?? { host: undefined, port: undefined, room: undefined }
     calls.push({
       ...{ tokens, samples: ask.samples, maxTokens, sampling, bootstrap, signal },
+      scoredFrom: ask.scoredFrom,
       events: events.of(id, bootstrap.room),
     })
   }
@@ -125,19 +135,14 @@ async function answer(
   signal: AbortSignal,
 ): Promise<Response> {
   const answers = calls.map(({ tokens }, prompt) =>
-    Array.from(
-      { length: ask.samples },
-      (_, k) => new Sample(prompt * ask.samples + k, tokens.length),
-    ),
+    Array.from({ length: ask.samples }, (_, k) => new Sample(prompt * ask.samples + k, tokens)),
   )
   const { compute } = worker
-  // Prefill has one token to tell: a stream of it would be of no use to anybody.
-  const telling =
-    ask.stream && compute.kind === 'answer' ? inEvents(c, rendering) : atOnce(c, rendering)
+  const telling = tellingOf(worker, c, ask, rendering)
   try {
     const facts =
       compute.kind === 'prefill'
-        ? await prefillAll(worker.model, compute, calls, answers, signal)
+        ? await prefillAll(worker.model, compute, calls, answers, signal, telling)
         : await answerAll(worker.model, compute, ask, calls, answers, signal, telling)
     return await telling.end(answers.flat(), facts)
   } catch (cause) {
@@ -152,16 +157,26 @@ function prefillAll(
   calls: readonly Call[],
   answers: readonly (readonly Sample[])[],
   signal: AbortSignal,
+  telling: Telling,
 ): Promise<PromptFacts[]> {
+  let missing = calls.length
+  const opened = () => {
+    if (--missing === 0) telling.accepted()
+  }
   return together(calls, signal, async (call, prompt, either) => {
     const { tokens, sampling } = call
-    const { firstTokens, transfer } = await compute.run({ ...call, signal: either })
+    const prefilled = await compute.run({ ...call, signal: either }, opened)
+    const { firstTokens, firstLogprobs, scores, cachedTokens, transfer } = prefilled
     answers[prompt]?.forEach((sample, k) => {
       const token = firstTokens[k] ?? -1
       const text = model.endsAnswer(token, sampling) ? '' : model.detokenizer(tokens).push(token)
-      sample.add({ text, tokens: [token], finish: { reason: 'length' } })
+      sample.cachedTokens = cachedTokens
+      sample.scores = scores
+      const logprobs = firstLogprobs.slice(k, k + 1)
+      sample.add({ text, tokens: [token], logprobs, finish: { reason: 'length' } })
     })
-    return { promptTokens: tokens.length, evaluatedTokens: tokens.length, transfer }
+    const evaluatedTokens = tokens.length - cachedTokens
+    return { promptTokens: tokens.length, evaluatedTokens, cachedTokens, transfer }
   })
 }
 
@@ -180,13 +195,19 @@ function answerAll(
   return together(calls, signal, async (call, prompt, either) => {
     const { tokens, sampling, events } = call
     let evaluatedTokens = 0
-    let transfer: PromptFacts['transfer']
-    const follow = async (run: Run, sample: Sample) => {
+    let known: Pick<PromptFacts, 'transfer' | 'cachedTokens'> = {
+      transfer: undefined,
+      cachedTokens: 0,
+    }
+    const follow = async (run: Run, sample: Sample, given: Runs) => {
       const { minTokens } = sampling
       for await (const piece of pieces(run, model.detokenizer(tokens), ask.stop, minTokens)) {
-        const told = ask.maxTokens === 0 ? { ...piece, text: '', tokens: [] } : piece
+        const told = ask.maxTokens === 0 ? { ...piece, text: '', tokens: [], logprobs: [] } : piece
+        sample.cachedTokens = given.cachedTokens
+        sample.scores = given.scores
         sample.add(told)
-        if (told.tokens.length > 0) events('token', { position: sample.tokens.length })
+        if (told.tokens.length > 0)
+          events('token', { position: sample.tokens.length, sample: sample.index })
         await telling.piece(sample, told)
       }
       evaluatedTokens += run.evaluatedTokens
@@ -195,11 +216,11 @@ function answerAll(
       await accepted.arrive(either)
       await together(given.runs, either, async (run, k) => {
         const sample = answers[prompt]?.[k]
-        if (sample !== undefined) await follow(run, sample)
+        if (sample !== undefined) await follow(run, sample, given)
       })
-      ;({ transfer } = given)
+      known = { transfer: given.transfer, cachedTokens: given.cachedTokens }
     })
-    return { promptTokens: tokens.length, evaluatedTokens, transfer }
+    return { promptTokens: tokens.length, evaluatedTokens, ...known }
   })
 }
 
@@ -210,6 +231,27 @@ interface Telling {
   piece(sample: Sample, piece: Piece): Promise<void>
   end(samples: readonly Sample[], prompts: readonly PromptFacts[]): Promise<Response>
   fail(cause: unknown): Promise<void>
+}
+
+function tellingOf({ compute }: Worker, c: AppContext, ask: Ask, rendering: Rendering): Telling {
+  // Prefill has one token to tell: a stream of it would be of no use to anybody.
+  if (compute.kind === 'prefill') return withHeadersFirst(c, rendering)
+  return ask.stream ? inEvents(c, rendering) : atOnce(c, rendering)
+}
+
+/**
+ * Routers look at neither leg before both have sent their headers. Those of prefill do not wait for decode, which may
+ * be dead and never come; and what fails from then on is decode's to tell, who hears it from prefill.
+ */
+function withHeadersFirst(c: AppContext, rendering: Rendering): Telling {
+  let begun: ReturnType<typeof answerLater> | undefined
+  const answer = () => (begun ??= answerLater(c))
+  return {
+    accepted: () => void answer(),
+    piece: () => Promise.resolve(),
+    end: (samples, prompts) => Promise.resolve(answer().end(rendering.whole(samples, prompts))),
+    fail: (cause) => Promise.resolve(void begun?.end(httpError(cause).body)),
+  }
 }
 
 const atOnce = (c: AppContext, rendering: Rendering): Telling => ({

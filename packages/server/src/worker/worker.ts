@@ -9,7 +9,7 @@ import {
   type Limits,
 } from '@kvx/core'
 import { KvxError, silentLog, type Backend, type Log } from '@kvx/contract'
-import { LlamaModel, type LoadOptions } from '@kvx/llama'
+import { LlamaModel, type KvCacheDtype, type LoadOptions } from '@kvx/llama'
 import { bareHost, urlHost } from '../http/address.ts'
 import { Admission, within } from '../http/drain.ts'
 import { listen, type Draining, type HttpOptions, type Listening } from '../http/server.ts'
@@ -20,7 +20,12 @@ import { exhaust, type Compute } from './compute.ts'
 import { receivePrompt } from './decode.ts'
 import { EventLog, type WorkerEvent } from './events.ts'
 import { CachePools } from './cache-pools.ts'
+import { Feed } from '../dashboard/feed.ts'
+import { addDashboard } from '../dashboard/serve.ts'
+import { isEnd, Journal, summary } from './journal.ts'
+import { trace } from './spans.ts'
 import { LiveRequests } from './live.ts'
+import { answerLocally } from './local.ts'
 import { workerMetrics } from './metrics.ts'
 import { PrefillHosts } from './prefill-hosts.ts'
 import { sendPrompt } from './prefill.ts'
@@ -59,12 +64,16 @@ export interface WorkerOptions {
   readonly pageSize?: number | undefined
   /** Tokens of prompt and answer together. Default: what the model was trained on, at most 2048. */
   readonly contextLength?: number | undefined
+  /** What K of the cache is kept as; V is f16. Default f16. */
+  readonly kvCacheDtype?: KvCacheDtype | undefined
   /** Requests worked on at the same time; more wait. Default 4. */
   readonly maxRunningRequests?: number | undefined
   /** Requests that wait; one more is refused with `ERR_KVX_OVER_LIMIT`. Default 256. */
   readonly maxQueuedRequests?: number | undefined
   /** Tokens. Default 512. */
   readonly chunkedPrefillSize?: number | undefined
+  /** Whether prompts share the cache of beginnings that are alike. Default true. */
+  readonly prefixCache?: boolean | undefined
   /** Decode asks for digests of all that moves; another mode has no use for it. */
   readonly verifyKV?: boolean | undefined
   /** Its name in errors and logs. Default: role, host and process id. */
@@ -116,7 +125,6 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
       { phase: 'open' },
     )
   }
-  const events = new EventLog(log, options.onEvent)
   const admission = new Admission(
     mode === 'null' ? 'worker' : `${mode} worker`,
     maxRunningRequests + maxQueuedRequests,
@@ -129,6 +137,7 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
     sequences: mode === 'prefill' ? 1 : maxRunningRequests,
     chunkTokens: options.chunkedPrefillSize,
     pageTokens,
+    kvCacheDtype: options.kvCacheDtype,
     // Each running request can have as many as its context takes.
     pages: (contextLength) =>
       mode === 'null' ? 0 : maxRunningRequests * Math.ceil(contextLength / pageTokens),
@@ -137,7 +146,35 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
   })
   cleanup.add(() => model.dispose())
   const transfer = mode === 'null' ? undefined : await openTransfer(options, mode, model, cleanup)
-  const metrics = workerMetrics(transfer && (() => transfer.pools.counts()))
+  const pages = transfer && { pages: () => transfer.pools.counts() }
+  const feed: Feed = new Feed({
+    source: {
+      name: options.instance ?? `${mode === 'null' ? 'worker' : mode}-${String(process.pid)}`,
+      role: mode,
+    },
+    ...pages,
+    ...(transfer && { peers: () => transfer.manager.peers() }),
+  })
+  cleanup.add(() => {
+    feed.close()
+    return Promise.resolve()
+  })
+  const journal: Journal = new Journal((record, event) => {
+    metrics.observe(record, event)
+    feed.changed(record)
+    if (!isEnd(event.name)) return
+    log.info(summary(record), event.name)
+    trace(record, mode)
+  })
+  const metrics = workerMetrics({
+    journal,
+    ...pages,
+    labels: { backend: transfer?.manager.engine.backend ?? 'none', mode },
+  })
+  const events = new EventLog(log, (event) => {
+    journal.observe(event)
+    options.onEvent?.(event)
+  })
   const bootstrapPort = transfer?.bootstrapPort
   const { compute, check } = computeWith(options, model, transfer, metrics)
   cleanup.add(() => check.close())
@@ -148,6 +185,7 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
     live: new LiveRequests(),
     compute,
     check,
+    flush: () => transfer?.pools.flush(),
     events,
     metrics,
     admission,
@@ -159,12 +197,15 @@ async function open(given: WorkerOptions, cleanup: Cleanup): Promise<Omit<Runnin
       bootstrap_port: bootstrapPort ?? null,
       transfer_backend: transfer?.manager.engine.backend ?? null,
       page_size: pageTokens,
+      kv_cache_dtype: options.kvCacheDtype ?? 'f16',
+      prefix_cache: transfer?.pools.hasPrefixCache ?? false,
       kv_settings: model.cache.shape.settings ?? {},
       context_length: model.contextLength,
       max_running_requests: maxRunningRequests,
       max_queued_requests: maxQueuedRequests,
     },
   })
+  addDashboard(app, (c) => feed.stream(c, journal.records()))
   // Closed first: a request whose connection is cut gives back what it holds.
   cleanup.add(() => admission.idle())
   const { port: wanted = 0, http } = options
@@ -232,7 +273,7 @@ async function openTransfer(
     ? await KVManager.open({ ...common, role: 'prefill', host, bootstrap: bootstrap.address })
     : await KVManager.open({ ...common, role: 'decode', verifyKV: options.verifyKV ?? false })
   cleanup.add(() => manager.close())
-  const pools = new CachePools(model.cache.place)
+  const pools = new CachePools(model.cache, { prefixCache: options.prefixCache ?? true })
   return { manager, pools, partner, bootstrap: bootstrap?.address, bootstrapPort: bootstrap?.port }
 }
 
@@ -258,7 +299,7 @@ function computeWith(
     return {
       compute: {
         kind: 'prefill',
-        run: (call) => sendPrompt(prefill, call, roomOf(call, 'prefill')),
+        run: (call, opened) => sendPrompt(prefill, call, roomOf(call, 'prefill'), opened),
       },
       check: SelfCheck.prefill(prefill, bootstrap, partner),
     }
@@ -268,6 +309,10 @@ function computeWith(
     ? new PrefillHosts(options.prefillHosts)
     : PrefillHosts.byDefault(options.host ?? '127.0.0.1')
   const run: (Compute & { kind: 'answer' })['run'] = (call, use) => {
+    // Of no prefill worker: a router leaves a short prompt to decode, or has nobody else.
+    if (Object.values(call.bootstrap).every((field) => field === undefined)) {
+      return answerLocally(side, call, use)
+    }
     const room = roomOf(call, 'decode')
     const { host, port = options.bootstrapPort ?? 8998 } = call.bootstrap
     if (host === undefined) {

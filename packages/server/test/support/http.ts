@@ -52,19 +52,22 @@ export async function startWorkerApp(options: WorkerOptions = {}) {
       const tokens = answering(call)
       return {
         [Symbol.asyncIterator]: () => tokens,
-        ...{ finishReason: 'length', endToken: undefined, evaluatedTokens: 0 },
+        ...{ finishReason: 'length', endToken: undefined, evaluatedTokens: 0, logprobs: [] },
       }
     }),
     transfer: undefined,
+    cachedTokens: 0,
+    scores: undefined,
   })
-  const metrics = workerMetrics(undefined)
+  const metrics = workerMetrics()
   const admission = new Admission('worker')
   const app = workerApp({
     ...{ model, modelName: 'none', metrics, log: silentLog, info: { bootstrap_port: 1 } },
     compute: { kind: 'answer', run: (call, use) => use(runsOf(call)) },
-    events: new EventLog(silentLog, undefined),
+    events: new EventLog(silentLog),
     live: new LiveRequests(),
     check: { run: check },
+    flush: () => undefined,
     modelPath: 'none.gguf',
     admission,
   })

@@ -24,8 +24,8 @@ uint8_t* address_of(const Napi::Value& value) {
 Napi::Value run(const Napi::CallbackInfo& info) {
   const uint8_t* source = address_of(info[0]);
   uint8_t* destination = address_of(info[1]);
-  const auto rows = kvx::detail::numbers_of<Napi::Float64Array, double>(
-      info[2], napi_float64_array, "rows must be a Float64Array");
+  const auto rows =
+      kvx::detail::numbers_of<double>(info[2], napi_float64_array, "rows must be a Float64Array");
   const size_t threads = info[3].As<Napi::Number>().Uint32Value();
   std::vector<Copy> copies;
   for (size_t i = 0; i < rows.size(); i += 5) {

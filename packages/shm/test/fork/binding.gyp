@@ -6,6 +6,10 @@
       'sources': ['fork.cc'],
     },
     {
+      'target_name': 'stream',
+      'sources': ['stream.cc'],
+    },
+    {
       'target_name': 'fakecuda',
       'type': 'shared_library',
       'product_prefix': '',

@@ -1,9 +1,7 @@
 /** Which messages arrived in which state of their receiver, after which faults. */
-import type { Message } from '@kvx/core/protocol'
+import type { DecodeState, Message, PrefillState } from '@kvx/core/protocol'
 import type { Wire } from '../network/wire.ts'
 import type { AnyRank } from '../ranks/cast.ts'
-import type { DecodeRank } from '../ranks/decode.ts'
-import type { PrefillRank } from '../ranks/prefill.ts'
 import { faultNames } from '../shape/faults.ts'
 
 /** Rows `side kind state`, and for each fault how often. */
@@ -13,8 +11,8 @@ export class Coverage {
   count(receiver: AnyRank, wire: Wire, message: Message): void {
     const row =
       receiver.side === 'prefill'
-        ? prefillRow(receiver, wire, message)
-        : decodeRow(receiver, wire, message)
+        ? prefillRow(receiver.state, wire.id, message)
+        : decodeRow(receiver.state, wire.client.endpoint, message)
     let counts = this.#rows.get(row)
     if (!counts) {
       counts = new Float64Array(faultNames.length)
@@ -113,9 +111,10 @@ function rowsOf(side: 'P' | 'D', kinds: readonly string[], states: readonly stri
   return kinds.flatMap((kind) => states.map((state) => ({ side, kind, state })))
 }
 
-function prefillRow({ state }: PrefillRank, wire: Wire, message: Message): string {
+/** The row of a message that arrives on a connection at prefill, in this state. */
+export function prefillRow(state: PrefillState, connection: string, message: Message): string {
   const peer = state.peers.get(message.from)
-  const speaks = state.connections.get(wire.id) === message.from
+  const speaks = state.connections.get(connection) === message.from
   const phase = () => {
     if (message.k === 'hello')
       return message.to !== state.self.incarnation ? 'another' : (peer?.link ?? 'new')
@@ -130,8 +129,9 @@ function prefillRow({ state }: PrefillRank, wire: Wire, message: Message): strin
   return `P ${message.k} ${phase()}`
 }
 
-function decodeRow({ state }: DecodeRank, wire: Wire, message: Message): string {
-  const link = state.links.get(wire.client.endpoint)
+/** The row of a message that arrives from an address at decode, in this state. */
+export function decodeRow(state: DecodeState, endpoint: string, message: Message): string {
+  const link = state.links.get(endpoint)
   const phase = () => {
     if (!link) return 'no link'
     if (message.from !== link.incarnation) return 'another'

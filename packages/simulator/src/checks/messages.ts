@@ -136,6 +136,8 @@ export function onWelcome(
   effects: readonly DecodeEffect[],
 ): void {
   if (wire.welcomed || wire.client.wire !== wire) return
+  // What may land ends with the engine, and the next one greets anew: this welcome answered the old one's hello.
+  if (decode.state.recycle?.phase === 'closing') return
   wire.welcomed = true
   const asked = new Set<number>()
   for (const effect of effects) {

@@ -15,12 +15,17 @@ const ofTransfers = [
   'accept',
   'refuse(reserve)',
   'ready',
+  'stage',
+  'staged',
   'progress',
   'complete',
   'failed',
   'drained',
   'status',
 ]
+
+const inOrder =
+  'On one connection prefill says each of these once, and decode hears them in order: what comes late or again has come over two connections.'
 
 export const unreachable: readonly Cell[] = [
   {
@@ -147,6 +152,152 @@ export const unreachable: readonly Cell[] = [
     kinds: ['pong'],
     states: ['old engine'],
     reason: 'A pong names no generation.',
+  },
+  {
+    side: 'P',
+    kinds: ['hello'],
+    states: ['opening', 'open'],
+    faults: ['none'],
+    reason:
+      'A connection begins with one hello; another follows a reconnect, a lost peer or a new engine.',
+  },
+  {
+    side: 'P',
+    kinds: ['queued'],
+    states: ['opening'],
+    faults: ['none'],
+    reason:
+      'It is sent after the welcome, for which the engine was connected; a fault makes it connect again.',
+  },
+  {
+    side: 'P',
+    kinds: ['ping'],
+    states: ['opening'],
+    faults: ['none'],
+    reason: 'Only a fault makes an engine of these worlds connect for longer than a ping takes.',
+  },
+  {
+    side: 'D',
+    kinds: ['pong'],
+    states: ['greeting'],
+    faults: ['none'],
+    reason: 'Only a fault makes an engine of these worlds connect for longer than a ping takes.',
+  },
+  {
+    side: 'P',
+    kinds: ['ping', 'bay', 'scattered'],
+    states: ['stranger'],
+    faults: ['none'],
+    reason:
+      'It is sent after the hello on the same connection; only a fault makes prefill forget who speaks there.',
+  },
+  {
+    side: 'P',
+    kinds: ['queued'],
+    states: ['old engine'],
+    reason:
+      'On its connection it comes before the hello of the next engine, with which every earlier connection speaks for nobody; and no transport repeats it.',
+  },
+  {
+    side: 'P',
+    kinds: ['queued'],
+    states: ['another'],
+    reason:
+      'It is sent to who has said welcome on the same connection; and no transport repeats it.',
+  },
+  {
+    side: 'P',
+    kinds: ['query'],
+    states: ['over'],
+    faults: ['none'],
+    reason:
+      'Prefill forgets what decode has acknowledged, after which decode asks no more, or has not for the linger.',
+  },
+  {
+    side: 'P',
+    kinds: ['bay', 'scattered'],
+    states: ['unknown', 'parked'],
+    reason:
+      'It answers what prefill has said of a load, which it says only of what is paired; and the hello of a forgotten peer names its highest epoch.',
+  },
+  {
+    side: 'P',
+    kinds: ['bay', 'scattered'],
+    states: ['complete', 'over'],
+    faults: ['none'],
+    reason:
+      'Prefill completes when every load has ended, and forgets what decode has acknowledged: on one connection this comes before.',
+  },
+  {
+    side: 'D',
+    kinds: ['welcome', 'refuse(hello)', 'pong'],
+    states: ['connecting'],
+    faults: ['none'],
+    reason: 'Without a fault a connection stays.',
+  },
+  {
+    side: 'D',
+    kinds: ['welcome'],
+    states: ['ready'],
+    faults: ['none'],
+    reason:
+      'It answers a hello, of which there is one for each connection, lost peer and new engine.',
+  },
+  {
+    side: 'D',
+    kinds: ['refuse(hello)'],
+    states: ['greeting', 'ready', 'old engine'],
+    faults: ['none'],
+    reason:
+      'Refused is who is meant for an earlier process, was forgotten, or cannot be connected: a fault each.',
+  },
+  {
+    side: 'D',
+    kinds: ['accept'],
+    states: ['paired', 'verifying', 'over'],
+    faults: ['none'],
+    reason: inOrder,
+  },
+  {
+    side: 'D',
+    kinds: ['refuse(reserve)'],
+    states: ['parked', 'paired', 'verifying', 'over'],
+    faults: ['none'],
+    reason: inOrder,
+  },
+  {
+    side: 'D',
+    kinds: ['ready', 'stage', 'progress', 'complete'],
+    states: ['reserving', 'parked', 'verifying', 'over'],
+    faults: ['none'],
+    reason: inOrder,
+  },
+  {
+    side: 'D',
+    kinds: ['staged'],
+    states: ['verifying', 'over'],
+    faults: ['none'],
+    reason: inOrder,
+  },
+  {
+    side: 'D',
+    kinds: ['failed', 'status'],
+    states: ['reserving'],
+    faults: ['none'],
+    reason: inOrder,
+  },
+  {
+    side: 'D',
+    kinds: ['staged'],
+    states: ['reserving', 'parked'],
+    reason: 'It follows the bay that decode has given, for which its leg counts as paired.',
+  },
+  {
+    side: 'D',
+    kinds: ['drained'],
+    states: ['reserving', 'parked', 'paired', 'verifying'],
+    faults: ['none'],
+    reason: 'It follows the failure, unless prefill had lost its peer in between.',
   },
 ]
 

@@ -136,6 +136,9 @@ export class Senders {
         const turn = this.#turnAfter(leg)
         if (turn > 0) {
           queued(true)
+          // Decode, which may have come first, waits for no turn longer than for all queues together.
+          const { pairing, queue } = shape.deadlines
+          if (pairing + clock.now - since + turn > queue) spoil(leg.job)
           this.#work(rank, leg, turn, clock.now)
           return
         }

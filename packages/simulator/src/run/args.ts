@@ -12,6 +12,8 @@ export const help = `Runs the kvx protocol through random schedules of faults, i
   --schedules N    how many schedules (default 1000)
   --from S         first seed (default 1; 'random' draws one)
   --seed S         replay one seed: its trace, and if it fails, a shrunk schedule
+  --aimed          change schedules that come close to seldom-hit cells of the coverage table, and run them again
+  --actions FILE   replay the seed with the actions in this file instead of its own
   --mode MODE      only ${modes.join(' or ')} (default: drawn by the seed)
   --fence KIND     only fence kind ${fences.join(', ')} (default: drawn by the seed)
   --jobs N         processes (default: one per core)
@@ -20,7 +22,8 @@ export const help = `Runs the kvx protocol through random schedules of faults, i
   --json           print everything as JSON
   --help
 
-A violation prints its seed; the same seed with the same --mode and --fence replays it exactly.
+A violation prints its seed; the same seed with the same --mode and --fence replays it exactly. Of an aimed schedule
+it prints the actions as well.
 Exit code: 0 nothing found, 1 a violation or an unreachable cell reached, 2 bad options.`
 
 export interface Args {
@@ -28,6 +31,9 @@ export interface Args {
   readonly from: number
   readonly seed: number | undefined
   readonly filter: Filter
+  readonly aimed: boolean
+  /** File with the actions of an aimed schedule. */
+  readonly actions: string | undefined
   readonly jobs: number
   readonly core: string | undefined
   readonly table: boolean
@@ -45,6 +51,8 @@ export function readArgs(argv: readonly string[]): Args {
       seed: { type: 'string' },
       mode: { type: 'string' },
       fence: { type: 'string' },
+      aimed: { type: 'boolean' },
+      actions: { type: 'string' },
       jobs: { type: 'string' },
       core: { type: 'string' },
       table: { type: 'boolean' },
@@ -61,6 +69,8 @@ export function readArgs(argv: readonly string[]): Args {
     from: values.from === 'random' ? drawn : (whole('from', values.from, 0, 2 ** 31) ?? 1),
     seed: whole('seed', values.seed, 0, 2 ** 32 - 1),
     filter: { ...(mode ? { mode } : {}), ...(fence ? { fence } : {}) },
+    aimed: values.aimed === true,
+    actions: values.actions,
     jobs: whole('jobs', values.jobs, 1, 256) ?? availableParallelism(),
     core: values.core,
     table: values.table === true || (schedules ?? 0) >= 100_000,

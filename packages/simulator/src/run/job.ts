@@ -2,8 +2,9 @@
 import type { FenceKind } from '@kvx/contract'
 import { Coverage, universe, type CoverageRows } from '../checks/coverage.ts'
 import { faultNames } from '../shape/faults.ts'
-import { runSchedule } from './schedule.ts'
+import { runSchedule, type ScheduleResult } from './schedule.ts'
 import type { Mode } from '../shape/shape.ts'
+import type { Action } from '../world/actions.ts'
 import { reasonOf } from '../checks/unreachable.ts'
 
 export interface Filter {
@@ -15,6 +16,8 @@ export interface Found {
   readonly seed: number
   readonly check: string
   readonly text: string
+  /** Where they are not those that the seed draws. */
+  readonly actions?: readonly Action[]
 }
 
 export interface Totals {
@@ -53,17 +56,26 @@ export function runRange(from: number, count: number, filter: Filter = {}): Tota
   const totals = noTotals()
   const coverage = new Coverage()
   for (let seed = from; seed < from + count; seed++) {
-    const result = runSchedule({ ...filter, seed, coverage })
-    totals.schedules++
-    totals.events += result.events
-    totals.succeeded += result.succeeded
-    totals.failed += result.failed
-    totals.healthy += result.healthy
-    totals.histogram[result.events] = (totals.histogram[result.events] ?? 0) + 1
-    if (result.violation) note(totals, { seed, ...result.violation })
+    addResult(totals, runSchedule({ ...filter, seed, coverage }))
   }
   totals.coverage = coverage.rows()
   return totals
+}
+
+/** @param actions where they are not those that the seed draws */
+export function addResult(
+  totals: Totals,
+  result: ScheduleResult,
+  actions?: readonly Action[],
+): void {
+  const { seed, violation } = result
+  totals.schedules++
+  totals.events += result.events
+  totals.succeeded += result.succeeded
+  totals.failed += result.failed
+  totals.healthy += result.healthy
+  totals.histogram[result.events] = (totals.histogram[result.events] ?? 0) + 1
+  if (violation) note(totals, { seed, ...violation, ...(actions && { actions }) })
 }
 
 function note(totals: Totals, found: Found): void {

@@ -41,8 +41,14 @@ export function initialize(given) { data = given }
 export async function resolve(specifier, context, next) {
   const target = data.targets[specifier]
   if (target !== undefined) return { url: target, shortCircuit: true }
+  const isFromOther = context.parentURL?.startsWith(data.root)
+  if (isFromOther && specifier === './zeromq.js') {
+    // It looks for libzmq from where it lies, and is not what is simulated.
+    const own = await next('@kvx/core', { ...context, parentURL: data.home })
+    return { url: new URL('control/zeromq.js', own.url).href, shortCircuit: true }
+  }
   const isBare = !specifier.startsWith('.') && !specifier.startsWith('node:') && !specifier.includes('://')
-  if (isBare && context.parentURL?.startsWith(data.root)) return next(specifier, { ...context, parentURL: data.home })
+  if (isBare && isFromOther) return next(specifier, { ...context, parentURL: data.home })
   return next(specifier, context)
 }
 `

@@ -1,6 +1,7 @@
 /** What a run has found, for a person. */
 import { coverageTable } from './table.ts'
 import { quantile, type Filter, type Totals } from './job.ts'
+import type { Action } from '../world/actions.ts'
 import { replay } from './args.ts'
 import { runSchedule, type ScheduleResult } from './schedule.ts'
 import { shrink } from './shrink.ts'
@@ -21,15 +22,20 @@ export function summary(totals: Totals, seconds: number): string {
   ].join('\n')
 }
 
-/** The violation of one seed: shrunk, traced, and how to see it again. */
-export function violationReport(seed: number, filter: Filter): string {
+/**
+ * The violation of one seed: shrunk, traced, and how to see it again.
+ *
+ * @param actions where they are not those that the seed draws
+ */
+export function violationReport(seed: number, filter: Filter, actions?: readonly Action[]): string {
   const options = { ...filter, seed }
-  const failing = runSchedule(options)
+  const failing = runSchedule({ ...options, ...(actions && { actions }) })
   if (!failing.violation) return `seed ${seed}: no violation`
   const small = shrink(failing, options)
   return [
     `seed ${seed}: ${failing.violation.text}`,
-    `replay: ${replay(seed, filter)}`,
+    `replay: ${replay(seed, filter)}${actions ? ' --actions FILE' : ''}`,
+    ...(actions ? [`FILE: ${JSON.stringify(actions)}`] : []),
     `shrunk from ${failing.actions.length} to ${small.actions.length} actions: ${small.violation?.text ?? ''}`,
     ...small.actions.map(({ at, kind }) => `  at ${at}: ${kind}`),
     describe(small),

@@ -11,6 +11,7 @@ export interface SpreadOptions {
   readonly from: number
   readonly schedules: number
   readonly filter: Filter
+  readonly aimed: boolean
   readonly jobs: number
   readonly core?: string | undefined
   readonly onProgress?: (totals: Totals) => void
@@ -18,7 +19,7 @@ export interface SpreadOptions {
 
 /** @throws Error when a worker process dies */
 export async function spread(options: SpreadOptions): Promise<Totals> {
-  const { from, schedules, filter, jobs, core, onProgress } = options
+  const { from, schedules, filter, aimed, jobs, core, onProgress } = options
   const totals = noTotals()
   const end = from + schedules
   let next = from
@@ -32,7 +33,7 @@ export async function spread(options: SpreadOptions): Promise<Totals> {
           return
         }
         const count = Math.min(chunk, end - next)
-        worker.send({ from: next, count, filter } satisfies Work)
+        worker.send({ from: next, count, filter, aimed } satisfies Work)
         next += count
       }
       worker.on('message', (part: Totals) => {

@@ -6,13 +6,18 @@ export interface Work {
   readonly from: number
   readonly count: number
   readonly filter: Filter
+  /** Guided by what this process has seen. */
+  readonly aimed: boolean
 }
 
 const core = process.argv[2]
 if (core) useCore(core)
 const { runRange } = await import('./job.ts')
+const { Aim } = await import('./aim.ts')
+let aim: InstanceType<typeof Aim> | undefined
 
-process.on('message', ({ from, count, filter }: Work) => {
-  process.send?.(runRange(from, count, filter))
+process.on('message', ({ from, count, filter, aimed }: Work) => {
+  if (aimed) aim ??= new Aim(filter)
+  process.send?.(aim ? aim.run(from, count) : runRange(from, count, filter))
 })
 process.on('disconnect', () => process.exit(0))

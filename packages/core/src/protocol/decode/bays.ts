@@ -79,6 +79,8 @@ export function dropQueued({ state }: DecodeStep, leg: Leg): void {
 
 /** Nothing of its leg can land any more. What is being scattered ends by itself. */
 export function freeBays(step: DecodeStep, leg: Leg): void {
+  // First, or it would be given the bays that become free here.
+  dropQueued(step, leg)
   for (const load of leg.loads.values()) {
     if (load.phase !== 'granted') continue
     leg.loads.delete(load.number)

@@ -20,6 +20,7 @@ export function addLink(step: DecodeStep, { endpoint, incarnation, instance, ran
     pinged: step.now,
     fencing: false,
     doubtful: false,
+    isUnknown: false,
     pairing: undefined,
     writer: undefined,
     auxBytes: 0,
@@ -51,6 +52,7 @@ export function onLinkDown(step: DecodeStep, event: DecodeEvent & { type: 'link.
 export function greet(step: DecodeStep, link: Link): void {
   if (step.state.recycle?.phase === 'closing' || link.fencing) return
   link.status = 'greeting'
+  link.isUnknown = false
   sayHello(step, link)
 }
 
@@ -81,6 +83,7 @@ export function onWelcome(step: DecodeStep, link: Link, message: MessageOf<'welc
   link.writer = message.writer
   link.auxBytes = Math.min(message.limits.auxBytes, step.state.self.limits.auxBytes)
   link.doubtful = false
+  link.isUnknown = false
   step.news.push({ link, happened: 'ready' })
 }
 
@@ -115,10 +118,16 @@ export function isRegistered({ ranks }: Source, { endpoint, incarnation }: Link)
   return ranks?.some((r) => r.endpoint === endpoint && r.incarnation === incarnation) ?? false
 }
 
+/** A ping was refused: prefill took an earlier connection, of which it read the hello late, for the one that counts. */
+export function onRefusedPing(link: Link): void {
+  link.isUnknown = true
+}
+
 /** Also while it is greeted: a prefill that replaces its engine answers hello late, but it lives. */
 export function ping(step: DecodeStep, link: Link): void {
   if (link.status === 'connecting' || !isPingDue(step, link)) return
   link.pinged = step.now
+  if (link.isUnknown) greet(step, link)
   sendTo(step, link, { k: 'ping', live: link.legs.size })
   if (link.status === 'ready') tellQueued(step, link)
 }

@@ -107,6 +107,8 @@ export interface Link {
   fencing: boolean
   /** It was lost, and has not said welcome since. */
   doubtful: boolean
+  /** Prefill has said that it does not know who speaks on this connection: with the next ping comes another hello. */
+  isUnknown: boolean
   /** What it sends to this rank; since its welcome. */
   pairing: Pairing | undefined
   /** Generation of its engine: what a fence names. */

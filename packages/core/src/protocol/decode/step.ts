@@ -7,7 +7,7 @@
  * delivered here when the handler of the event has returned.
  */
 import { count } from '../keys.ts'
-import type { Message } from '../messages.ts'
+import { noGeneration, type Message, type MessageOf } from '../messages.ts'
 import { watchBays } from './bays.ts'
 import { onFenced, onFenceFailed, watchFences } from './fence.ts'
 import { onHostAbort, onProvide, onReserve } from './host.ts'
@@ -21,7 +21,7 @@ import {
   onRefused,
   onStatus,
 } from './leg.ts'
-import { onLinkDown, onLinkUp, onRefusedHello, onWelcome } from './link.ts'
+import { onLinkDown, onLinkUp, onRefusedHello, onRefusedPing, onWelcome } from './link.ts'
 import { loseLink, onPeerGone, watchLink } from './loss.ts'
 import { onEngineFailed, onRecycled, watchQuarantine } from './recycle.ts'
 import {
@@ -196,6 +196,10 @@ function onMessage(step: DecodeStep, endpoint: string, message: Message): void {
     onStranger(step, link, message)
     return
   }
+  if (message.k === 'refuse' && isOfPing(message)) {
+    onRefusedPing(link)
+    return
+  }
   if ('gen' in message && message.gen !== state.engine.generation) {
     count(state.dropped, 'generation')
     return
@@ -217,6 +221,11 @@ function onMessage(step: DecodeStep, endpoint: string, message: Message): void {
   const leg = link.legs.get(message.ep)
   if (leg) onLegMessage(step, leg, message)
   else onOverMessage(step, link, { ...message, ep: message.ep })
+}
+
+/** Of what is said to prefill only a ping names no generation. */
+function isOfPing({ code, gen }: MessageOf<'refuse'>): boolean {
+  return code === 'ERR_KVX_INVALID_STATE' && gen === noGeneration
 }
 
 /** An epoch that was never given, or to another prefill rank. */

@@ -4,7 +4,7 @@ import type { MessageOf } from '../messages.ts'
 import { sameRank } from '../../share/index.ts'
 import { failPeer, forgetPeerIfOver, losePeer } from './loss.ts'
 import { isKvxError } from '@kvx/contract'
-import { addPeer, helloObjection, openLink, pairingWith } from './peer.ts'
+import { addPeer, closeLink, helloObjection, openLink, pairingWith } from './peer.ts'
 import { repeatLoads } from './load.ts'
 import { pump } from './piece.ts'
 import { pair } from './room.ts'
@@ -44,8 +44,7 @@ export function onHello(step: PrefillStep, connection: string, hello: MessageOf<
     } else if (isRevoked) {
       failPeer(step, known, 'ERR_KVX_TRANSFER_FAILED', "revoked this engine's access")
     }
-    if (known.link !== 'lost')
-      step.out.push({ do: 'closeLink', peer: known.incarnation, generation })
+    if (known.link !== 'lost') closeLink(step, known, generation)
     openLink(step, known)
     return
   }
@@ -66,7 +65,7 @@ export function onLinkOpen(step: PrefillStep, event: PrefillEvent & { type: 'lin
   const peer = step.state.peers.get(event.peer)
   const isAwaited = peer?.connecting === event.generation
   if (isAwaited) peer.connecting = undefined
-  if (peer?.generation !== event.generation || peer.link !== 'opening') {
+  if (!peer || !isWanted(peer, event)) {
     step.out.push({ do: 'closeLink', peer: event.peer, generation: event.generation })
     if (isAwaited && peer.link === 'opening') openLink(step, peer)
     return
@@ -77,6 +76,11 @@ export function onLinkOpen(step: PrefillStep, event: PrefillEvent & { type: 'lin
   for (const room of step.state.rooms.values()) pair(step, room)
 }
 
+/** Whether the link of which an attempt has ended is the one that is waited for. */
+function isWanted(peer: Peer, { generation }: { generation: string }): boolean {
+  return peer.generation === generation && peer.link === 'opening' && !peer.isAttemptClosed
+}
+
 export function onLinkFailed(
   step: PrefillStep,
   event: PrefillEvent & { type: 'link.failed' },
@@ -84,7 +88,7 @@ export function onLinkFailed(
   const peer = step.state.peers.get(event.peer)
   const isAwaited = peer?.connecting === event.generation
   if (isAwaited) peer.connecting = undefined
-  if (peer?.generation !== event.generation || peer.link !== 'opening') {
+  if (!peer || !isWanted(peer, event)) {
     if (isAwaited && peer.link === 'opening') openLink(step, peer)
     return
   }

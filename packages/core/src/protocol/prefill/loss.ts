@@ -2,6 +2,7 @@
 import { KvxError, type ErrorCode } from '@kvx/contract'
 import type { PeerGone } from '../keys.ts'
 import { rankName } from '../../share/index.ts'
+import { closeLink } from './peer.ts'
 import { peerName } from './send.ts'
 import { failSender, failTransfer } from './sender.ts'
 import type { Peer, PrefillStep } from './state.ts'
@@ -33,8 +34,7 @@ export function losePeer(step: PrefillStep, peer: Peer, why: string): void {
     rank: rankName(peer.rank),
   })
   failQueued(step, peer, error)
-  if (!wasLost)
-    step.out.push({ do: 'closeLink', peer: peer.incarnation, generation: peer.generation })
+  if (!wasLost) closeLink(step, peer, peer.generation)
   forgetPeerIfOver(step, peer)
 }
 

@@ -5,7 +5,7 @@ import { digest16 } from '../../shape/digest.ts'
 import { count, sameBytes } from '../keys.ts'
 import { pairRanks } from '../fit.ts'
 import { equalRanks, rankName, sameRank, servedDecodeRanks, type Rank } from '../../share/index.ts'
-import { clip, protocolVersion, type Message, type MessageOf } from '../messages.ts'
+import { clip, noGeneration, protocolVersion, type Message, type MessageOf } from '../messages.ts'
 import { refuse } from './send.ts'
 import type { Peer, PrefillStep } from './state.ts'
 
@@ -117,6 +117,7 @@ export function addPeer(
     fences: hello.fences,
     link: 'opening',
     connecting: undefined,
+    isAttemptClosed: false,
     // A forgotten peer may be back: what it reserved then is over.
     watermark: hello.epoch,
     heard: step.now,
@@ -150,6 +151,7 @@ export function openLink(step: PrefillStep, peer: Peer): void {
   peer.link = 'opening'
   if (step.state.recycle?.phase === 'closing' || peer.connecting !== undefined) return
   peer.connecting = peer.generation
+  peer.isAttemptClosed = false
   step.out.push({
     do: 'openLink',
     peer: peer.incarnation,
@@ -158,6 +160,11 @@ export function openLink(step: PrefillStep, peer: Peer): void {
     regions: peer.staging ? [...peer.regions, peer.staging.region] : peer.regions,
     timeoutMs: step.state.self.deadlines.hello,
   })
+}
+
+export function closeLink(step: PrefillStep, peer: Peer, generation: string): void {
+  if (peer.connecting === generation) peer.isAttemptClosed = true
+  step.out.push({ do: 'closeLink', peer: peer.incarnation, generation })
 }
 
 /** The peer that a connection speaks for, or undefined after having told it to say hello. */
@@ -174,7 +181,7 @@ export function speaker(step: PrefillStep, connection: string, message: Message)
       'This connection speaks for another incarnation.',
       { phase: 'transfer' },
     )
-    refuse(step, { connection, incarnation: from }, gen ?? '0'.repeat(32), undefined, error)
+    refuse(step, { connection, incarnation: from }, gen ?? noGeneration, undefined, error)
     return undefined
   }
   if (spokenFor === undefined || !peer || peer.link === 'lost') {
@@ -184,7 +191,7 @@ export function speaker(step: PrefillStep, connection: string, message: Message)
       'This side does not know the sender: say hello again.',
       { phase: 'hello' },
     )
-    refuse(step, { connection, incarnation: from }, gen ?? '0'.repeat(32), undefined, error)
+    refuse(step, { connection, incarnation: from }, gen ?? noGeneration, undefined, error)
     return undefined
   }
   if (gen !== undefined && gen !== peer.generation) {

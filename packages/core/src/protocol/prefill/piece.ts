@@ -45,7 +45,10 @@ export function pumpAll(step: PrefillStep): void {
   for (const peer of step.state.peers.values()) if (peer.queue.length > 0) pump(step, peer)
 }
 
-/** Sends off what has a credit. A piece whose pages are not known yet, or a load without a bay, holds up nobody else's. */
+/**
+ * Sends off what has a credit, of each transfer in turn. A piece whose pages are not known yet, or a load without a bay, holds up
+ * nobody else's.
+ */
 export function pump(step: PrefillStep, peer: Peer): void {
   if (peer.link !== 'open' || step.state.recycle?.phase === 'closing') return
   while (sendNext(step, peer));
@@ -64,7 +67,7 @@ function sendNext(step: PrefillStep, peer: Peer): boolean {
       load.patience = Math.min(load.patience, step.now + patienceOf(piece))
       continue
     }
-    peer.queue.splice(peer.queue.indexOf(piece), 1)
+    takeFromQueue(peer, piece)
     piece.credit = bytes
     peer.inFlight += bytes
     takeOff(step, piece.transfer)
@@ -74,6 +77,20 @@ function sendNext(step: PrefillStep, peer: Peer): boolean {
     return true
   }
   return false
+}
+
+/**
+ * What else of its transfer waits goes behind the others: one long request, cut into many loads, must not keep short ones
+ * waiting until their decode takes prefill for lost.
+ */
+function takeFromQueue(peer: Peer, { id, transfer }: Piece): void {
+  const others: Piece[] = []
+  const own: Piece[] = []
+  for (const one of peer.queue) {
+    if (one.id !== id) (one.transfer === transfer ? own : others).push(one)
+  }
+  others.push(...own)
+  peer.queue.splice(0, Infinity, ...others)
 }
 
 /** How long a load waits for a bay before it is written as it is: enough is left of its deadline then. */

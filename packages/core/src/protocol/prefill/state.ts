@@ -102,6 +102,8 @@ export interface Peer {
   link: 'opening' | 'open' | 'lost'
   /** Generation that the engine is being connected to. */
   connecting: string | undefined
+  /** That link was closed meanwhile: whatever the attempt says at its end, it is not there. */
+  isAttemptClosed: boolean
   /** Highest epoch seen in any message. At or below it and not in `transfers` means over. */
   watermark: number
   /** When it was last heard. */

@@ -8,7 +8,7 @@
  * here when the handler of the event has returned.
  */
 import { count, roomKey } from '../keys.ts'
-import type { Message } from '../messages.ts'
+import { noGeneration, type Message } from '../messages.ts'
 import { onDigests } from './complete.ts'
 import { onDrain } from './draining.ts'
 import { onFinish, onProvided } from './finish.ts'
@@ -177,7 +177,7 @@ function onUnreadable(step: PrefillStep, event: PrefillEvent & { type: 'unreadab
   count(dropped, error.code)
   const incarnation = envelope.from ?? connections.get(connection)
   if (envelope.k === 'refuse' || incarnation === undefined) return
-  const generation = envelope.gen ?? peers.get(incarnation)?.generation ?? '0'.repeat(32)
+  const generation = envelope.gen ?? peers.get(incarnation)?.generation ?? noGeneration
   refuse(step, { connection, incarnation }, generation, undefined, error)
 }
 

@@ -1,5 +1,7 @@
 // Links to peers. Each has one thread: it connects, then submits in order, then disconnects. So
-// connects run in parallel, and a full or silent peer stalls nobody else.
+// connects run in parallel, and a full or silent peer stalls nobody else. What a driver can post at
+// once the thread that writes submits itself, when nothing is before it: waking another one would
+// take longer than the rest of it.
 #pragma once
 
 #include <algorithm>
@@ -86,11 +88,22 @@ class Links {
     close(*found->second, {kClosed, "The link was closed."});
   }
 
-  // Where a link's transfers wait to be submitted; null when the link is not open.
-  std::shared_ptr<SubmitQueue> queue_of(uint64_t id) const {
+  // Takes a new transfer. The lock is open afterwards, and while the driver is called.
+  void write(Lock& lock, const std::shared_ptr<Transfer>& transfer, uint64_t id) {
     const auto found = links_.find(id);
-    if (found == links_.end() || found->second->state != Link::kOpen) return nullptr;
-    return {found->second, &found->second->queue};
+    if (found == links_.end() || found->second->state != Link::kOpen) {
+      transfers_.refuse(transfer->operation, {kClosed, "The link is closed."});
+      return lock.unlock();
+    }
+    const std::shared_ptr<Link> link = found->second;
+    SubmitQueue& queue = link->queue;
+    transfers_.add(transfer, {link, &queue});
+    // Behind others that are under way nothing is lost while a thread wakes.
+    const bool is_alone = queue.live == 1 && !queue.waiting.empty();
+    if (is_alone && link->submits_now && is_brief(*transfer)) submit_now(lock, *link);
+    const bool work = !queue.current && (!queue.waiting.empty() || queue.closing);
+    lock.unlock();
+    if (work) queue.work.notify_one();
   }
 
   // Fails the connects that the driver has not ended by their deadline; returns the next deadline.
@@ -156,6 +169,7 @@ class Links {
 
  private:
   static constexpr size_t kDefaultBatch = 1024;
+  static constexpr size_t kBriefRows = 2048;
   static constexpr std::chrono::milliseconds kConnectGrace{250};
 
   struct Link {
@@ -163,7 +177,8 @@ class Links {
     uint64_t id = 0;
     uint64_t connect_operation = 0;
     PeerAddress peer;
-    PeerId peer_id = 0;  // link thread only
+    PeerId peer_id = 0;        // since connect, as the next
+    bool submits_now = false;  // what the driver says
     std::vector<uint64_t> region_bytes;
     std::chrono::milliseconds timeout{};
     Clock::time_point deadline;
@@ -187,8 +202,42 @@ class Links {
   void close(Link& link, const Failure& why) {
     if (link.state == Link::kConnecting) refuse(link, why);
     link.state = Link::kClosing;
+    link.queue.closing = true;
     transfers_.cancel_all(link.queue, why);
     link.queue.work.notify_all();
+  }
+
+  // Whether checking it takes no longer than waking a thread. Without pages: a driver sees to
+  // those.
+  static bool is_brief(const Transfer& transfer) {
+    const Plan& plan = transfer.plan;
+    const size_t rows = plan.lanes.size() / kLaneWidth + plan.groups.size() / kGroupWidth;
+    return transfer.after.kind == After::Kind::kNothing &&
+           rows * (plan.blocks.size() / kBlockWidth) <= kBriefRows;
+  }
+
+  // The first transfer that waits. What cannot be posted at once waits on.
+  void submit_now(Lock& lock, Link& link) {
+    SubmitQueue& queue = link.queue;
+    const auto transfer = queue.current = std::move(queue.waiting.front());
+    queue.waiting.pop_front();
+    const std::vector<uint64_t> source_bytes = regions_.sizes();
+    lock.unlock();
+    std::optional<PostedLanes> posted;
+    // What it throws the link's thread meets again, and tells.
+    guarded(link.call, "submit_now", [&] {
+      transfer->moved = check_plan(transfer->plan, source_bytes, link.region_bytes);
+      posted = shared_.driver->submit_now(link.peer_id, transfer->plan);
+    });
+    if (posted) transfer->plan = {};
+    lock.lock();
+    queue.current = nullptr;
+    if (!posted) return queue.waiting.push_front(transfer);
+    transfer->posted.push_back(posted->transfer);
+    transfer->bytes = *transfer->moved;
+    transfer->segments = posted->segments;
+    transfer->submitting = false;
+    shared_.poll_wakeup.notify();
   }
 
   // --- The link's thread: takes the lock by itself ---
@@ -196,7 +245,10 @@ class Links {
   void run(Link& link) {
     const auto failure = guarded(
         link.call, "connect",
-        [&] { link.peer_id = shared_.driver->connect(link.peer, link.deadline, link.cancelled); },
+        [&] {
+          link.peer_id = shared_.driver->connect(link.peer, link.deadline, link.cancelled);
+          link.submits_now = shared_.driver->submits_now(link.peer_id);
+        },
         kConnectFailed);
     Lock lock(shared_.mutex);
     if (failure) {
@@ -223,8 +275,8 @@ class Links {
     std::vector<Segment> batch;  // kept, so that its memory is used again
     for (;;) {
       queue.work.wait(lock, [&] {
-        return !queue.waiting.empty() ||
-               (link.state == Link::kClosing && (queue.live == 0 || giving_up_));
+        if (queue.current) return false;  // in the hands of who wrote it
+        return !queue.waiting.empty() || (queue.closing && (queue.live == 0 || giving_up_));
       });
       if (queue.waiting.empty()) return;
       queue.current = std::move(queue.waiting.front());
@@ -243,22 +295,24 @@ class Links {
 
   void submit(Link& link, Transfer& transfer, std::vector<Segment>& batch) {
     std::vector<uint64_t> source_bytes;
-    Capabilities limits;
+    uint64_t max_segment_bytes = 0, most = 0;
     {
       const std::lock_guard lock(shared_.mutex);
       source_bytes = regions_.sizes();
-      limits = shared_.capabilities;
+      max_segment_bytes = shared_.capabilities.max_segment_bytes;
+      most = shared_.capabilities.max_batch_segments;
     }
-    uint64_t bytes = 0;
+    if (most == 0) most = kDefaultBatch;
     try {
-      bytes = check_plan(transfer.plan, source_bytes, link.region_bytes);
+      if (!transfer.moved) {
+        transfer.moved = check_plan(transfer.plan, source_bytes, link.region_bytes);
+      }
     } catch (const PlanError& error) {
       const std::lock_guard lock(shared_.mutex);
       transfer.fail(
           {kPlanInvalid, std::string("The transfer plan is invalid: ") + error.what() + "."});
       return;
     }
-    const size_t most = limits.max_batch_segments > 0 ? limits.max_batch_segments : kDefaultBatch;
     uint64_t segments = 0;
     batch.clear();
     // Calls the driver, unless the transfer was cancelled; `body` answers what it has posted.
@@ -302,14 +356,14 @@ class Links {
     bool going = transfer.after.kind == After::Kind::kNothing || call("wait_for", wait);
     going = going && call("submit_lanes", post_lanes);
     if (!going) return;
-    expand_plan(transfer.plan, limits.max_segment_bytes, [&](const Segment& segment) {
+    expand_plan(transfer.plan, max_segment_bytes, [&](const Segment& segment) {
       batch.push_back(segment);
       if (batch.size() == most) going = post();
       return going;
     });
     if (going && !batch.empty()) post();
     const std::lock_guard lock(shared_.mutex);
-    transfer.bytes = bytes;
+    transfer.bytes = *transfer.moved;
     transfer.segments = segments;
   }
 

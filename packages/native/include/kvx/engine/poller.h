@@ -58,6 +58,9 @@ class Poller {
   // After news this thread spins for as long as the driver says, and then sleeps in steps that
   // double from the first to the longest: the driver's while transfers are pending.
   static constexpr std::chrono::microseconds kFirstSleep{50};
+  // When nothing is left it stays awake for so long, provided that the last transfer came as soon
+  // after the one before: waking it is a good part of what a brief transfer takes.
+  static constexpr std::chrono::microseconds kLinger{100};
   static constexpr std::chrono::microseconds kLongestFenceSleep{20000};
   // A transfer that was answered and has not settled is polled at intervals that grow to this one,
   // however much else is going on: a driver may answer kFailed for as long as the engine lives.
@@ -82,10 +85,14 @@ class Poller {
     std::vector<std::pair<uint64_t, Generation>> fences;
     std::vector<std::pair<Transfer*, Failure>> failures;
     std::vector<uint64_t> fenced;
-    auto last_news = Clock::now();
+    auto last_news = Clock::now(), idle_since = last_news;
+    bool lingers = false;
     Clock::duration sleep = kFirstSleep;
     Lock lock(shared_.mutex);
     while (!stopping_) {
+      if (active.empty() && transfers_.has_incoming()) {
+        lingers = Clock::now() - idle_since < kLinger;
+      }
       if (shared_.poll_wakeup.take()) {
         last_news = Clock::now();
         sleep = kFirstSleep;
@@ -149,9 +156,13 @@ class Poller {
       if (news) {
         last_news = now;
         sleep = kFirstSleep;
+        if (active.empty()) idle_since = now;
       }
       if (stopping_ || shared_.poll_wakeup.notified() || transfers_.has_incoming()) continue;
-      if ((pending || coming) && now - last_news < shared_.driver->longest_spin()) {
+      const bool spins = pending || coming
+                             ? now - last_news < shared_.driver->longest_spin()
+                             : lingers && active.empty() && now - idle_since < kLinger;
+      if (spins) {
         lock.unlock();
         std::this_thread::yield();
         lock.lock();

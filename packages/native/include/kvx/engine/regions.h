@@ -61,7 +61,7 @@ class Regions {
   }
   void give_back(std::span<const RegionId> ids) {
     for (const RegionId id : ids) regions_[id].users--;
-    work.notify_all();
+    if (!tasks_.empty()) work.notify_all();
   }
 
   // The next task that can be done now. It must be finished before the next is taken.

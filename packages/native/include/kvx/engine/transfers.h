@@ -29,8 +29,9 @@ struct Transfer;
 // The transfers of one link, which are submitted in order.
 struct SubmitQueue {
   std::deque<std::shared_ptr<Transfer>> waiting;
-  std::shared_ptr<Transfer> current;  // in the hands of the link thread
+  std::shared_ptr<Transfer> current;  // in the hands of the link thread, or of who wrote it
   size_t live = 0;                    // transfers that have not settled
+  bool closing = false;               // the link thread ends when none is left
   std::condition_variable work;       // for the link thread
 };
 
@@ -45,7 +46,8 @@ struct Transfer {
 
   const uint64_t operation;
   const After after;
-  Plan plan;                      // the link thread's own once it has taken the transfer
+  Plan plan;                      // of whoever has the transfer in hand, as the next
+  std::optional<uint64_t> moved;  // what check_plan has answered
   std::vector<RegionId> sources;  // must stay registered
   const std::chrono::milliseconds timeout;
   const Clock::time_point deadline;
@@ -53,7 +55,7 @@ struct Transfer {
   std::atomic<bool> cancelled{false};
 
   bool answered = false;
-  bool submitting = true;          // in the queue or in the hands of the link thread
+  bool submitting = true;          // in the queue or in hand
   std::optional<Failure> failure;  // the first cause
   std::optional<Failure> cancellation;
   std::vector<TransferId> posted;  // on the way to the poll thread
@@ -163,7 +165,7 @@ class Transfers {
     outbox_.settled(transfer.operation);
     regions_.give_back(transfer.sources);  // a deregistration may wait for it
     transfer.queue->live--;
-    transfer.queue->work.notify_all();
+    if (transfer.queue->closing) transfer.queue->work.notify_all();
     transfers_.erase(transfer.operation);
   }
 

@@ -17,7 +17,7 @@ class Allocation {
   Allocation(std::shared_ptr<Context> context, uint64_t bytes)
       : context_(std::move(context)), bytes_(bytes) {
     constexpr const char* kCode = "ERR_KVX_MEMORY";
-    const Context::Current current(*context_);
+    const Context::Slow current(*context_);
     const Api& api = context_->api();
     const AllocationProperties properties{.location = context_->location()};
     size_t step = 0;
@@ -40,7 +40,7 @@ class Allocation {
     context_->check(stream.wait([] { return false; }), "cuMemsetD8Async", kCode);
   }
   ~Allocation() {
-    const Context::Current current(*context_);
+    const Context::Slow current(*context_);
     reservation_.reset();
   }
   Allocation(const Allocation&) = delete;

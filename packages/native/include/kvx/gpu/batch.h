@@ -8,7 +8,9 @@
 #include <functional>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kvx/driver.h"
@@ -75,9 +77,18 @@ inline uint64_t bytes_of(const Section& section) {
   return section.shape.run_bytes * section.shape.runs * section.lanes.size() * section.pages.size();
 }
 
+// Contiguous pieces.
+inline uint64_t runs_of(const Batch& batch) {
+  uint64_t runs = 0;
+  for (const Section& section : batch) {
+    runs += section.shape.runs * section.lanes.size() * section.pages.size();
+  }
+  return runs;
+}
+
 // About how long the copy takes when nothing else runs: docs/engines/cuda.md has the bandwidths.
 inline std::chrono::microseconds expected_time(const Batch& batch) {
-  constexpr std::array<uint64_t, kPaths> kBytesPerMicrosecond = {350'000, 770'000, 44'000, 51'000};
+  constexpr std::array<uint64_t, kPaths> kBytesPerMicrosecond = {350'000, 750'000, 52'000, 51'000};
   std::array<uint64_t, kPaths> bytes{};  // paths run side by side
   for (const Section& section : batch) {
     bytes[static_cast<size_t>(section.shape.path)] += bytes_of(section);
@@ -107,11 +118,18 @@ inline Batch batch_of(const Plan& plan, const Resolve& source, const Resolve& de
     }
     if (pages.empty()) continue;
     std::map<Shape, std::vector<LanePair>> shapes;
+    // Lanes that follow each other are mostly of one shape and in the same regions.
+    auto last = shapes.end();
+    std::optional<std::pair<uint64_t, uint64_t>> regions;
+    Place from, to;
     for (int32_t l = block[2]; l < block[3]; l++) {
       const auto lane = kvx::detail::lane_at(plan, static_cast<size_t>(l));
       if (lane.run_bytes == 0 || lane.runs == 0) continue;
-      const Place from = source(static_cast<uint32_t>(lane.source_region));
-      const Place to = destination(static_cast<uint32_t>(lane.destination_region));
+      if (const std::pair both{lane.source_region, lane.destination_region}; regions != both) {
+        from = source(static_cast<uint32_t>(lane.source_region));
+        to = destination(static_cast<uint32_t>(lane.destination_region));
+        regions = both;
+      }
       Shape shape{path_of(from, to, gpu),     lane.run_bytes,          lane.runs,
                   lane.source_stride,         lane.destination_stride, lane.source_page_bytes,
                   lane.destination_page_bytes};
@@ -121,8 +139,8 @@ inline Batch batch_of(const Plan& plan, const Resolve& source, const Resolve& de
         shape.runs = 1;
         shape.source_stride = shape.destination_stride = 0;
       }
-      shapes[shape].push_back(
-          {from.address + lane.source_base, to.address + lane.destination_base});
+      if (last == shapes.end() || last->first != shape) last = shapes.try_emplace(shape).first;
+      last->second.push_back({from.address + lane.source_base, to.address + lane.destination_base});
     }
     for (auto& [shape, lanes] : shapes) batch.push_back({shape, std::move(lanes), pages});
   }

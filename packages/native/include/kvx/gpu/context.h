@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <utility>
 
@@ -42,6 +43,14 @@ inline bool is_sticky(Result result) {
   }
 }
 
+// Held shared by calls of the driver that take long (mapping, pinning, allocating, loading
+// kernels), during which it may let other threads' calls wait. Who must not wait tries to hold it
+// alone.
+inline std::shared_mutex& slow_calls() {
+  static std::shared_mutex mutex;
+  return mutex;
+}
+
 class Context {
  public:
   // Retains the primary context: 0.1 s and half a GiB of the GPU where the process has none yet.
@@ -75,6 +84,16 @@ class Context {
     const Api& api_;
   };
 
+  // Current, for calls that take long.
+  class Slow {
+   public:
+    explicit Slow(const Context& context) : current_(context) {}
+
+   private:
+    const std::shared_lock<std::shared_mutex> held_{slow_calls()};
+    const Current current_;
+  };
+
   // Throws DriverError(code) with the function's name when the result is no success.
   void check(Result result, const char* function, const char* code) {
     if (result != kOk) throw DriverError(code, failed(function, result));
@@ -104,6 +123,7 @@ class Context {
  private:
   Context(const Api& api, int ordinal)
       : api_(api), ordinal_(ordinal), uuid_(uuid_of(api, ordinal)) {
+    const std::shared_lock slow(slow_calls());
     api_.device_get(&device_, ordinal);
     if (const Result result = api_.context_retain(&handle_, device_); result != kOk) {
       throw DriverError("ERR_KVX_BACKEND_UNAVAILABLE",

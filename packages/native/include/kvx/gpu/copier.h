@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -36,7 +37,7 @@ struct After {
 // Multiprocessors that copy at once, by path, for all links together: what the model on the same
 // GPU goes without. docs/engines/cuda.md has the measurements that the defaults come from.
 struct CopySms {
-  std::array<unsigned, kPaths> of = {8, 16, 1, 2};  // in the order of Path
+  std::array<unsigned, kPaths> of = {8, 16, 2, 2};  // in the order of Path
 };
 
 namespace detail {
@@ -79,6 +80,12 @@ class Queue {
 
   // Whether the tables of a launch have room now.
   bool has_room(size_t bytes) const { return start_of(bytes) + bytes <= freed_ + kRingBytes; }
+  // Whether the driver has room for a launch as well, so that it does not wait: it takes some
+  // hundreds.
+  bool takes_at_once(size_t bytes) const {
+    constexpr size_t kFew = 64;
+    return running_.size() < kFew && has_room(bytes);
+  }
 
   void wait_for(const After& after) {
     if (after.event != nullptr) wait_for(after.event);
@@ -271,8 +278,7 @@ class Copier {
   // Call stop() first: what still runs then is left alone, and so is what it uses.
   ~Copier() {
     if (!stop(std::chrono::milliseconds(0))) {
-      for (auto& queue : queues_) static_cast<void>(queue.release());
-      static_cast<void>(kernels_.release());
+      leave();
       return;
     }
     const Context::Current current(*context_);
@@ -288,9 +294,8 @@ class Copier {
     detail::Division division = detail::divide(batch);
     std::vector<detail::Launch> launches =
         detail::launches_of(division.empty() ? batch : division.rest);
-    submitting_++;
+    const Submitting submitting(submitting_);
     std::unique_lock lock(mutex_);
-    submitting_--;
     if (const std::string broken = context_->broken(); !broken.empty()) {
       throw DriverError(detail::kCannotCopy, broken);
     }
@@ -325,6 +330,29 @@ class Copier {
       if (transfer.last == Transfer{}.last) throw;
       transfer.failure = error.code() + ": " + error.what();
     }
+    transfers_[++last_] = std::move(transfer);
+    return last_;
+  }
+
+  // As submit, for a thread that must not wait: a batch between GPUs that is one launch, when
+  // nobody else submits, little runs, and no slow call of this process is in the driver. Nothing
+  // was launched when it answers nothing.
+  std::optional<Ticket> submit_now(const Batch& batch) {
+    const std::vector<detail::Launch> launches = detail::launches_of(batch);
+    if (launches.size() != 1) return std::nullopt;
+    const detail::Launch& launch = launches.front();
+    if (launch.path != Path::kPeer && launch.path != Path::kSameGpu) return std::nullopt;
+    const Submitting submitting(submitting_);
+    const std::unique_lock quick(slow_calls(), std::try_to_lock);
+    if (!submitting.alone() || !quick) return std::nullopt;
+    const std::lock_guard lock(mutex_);  // waits for poll to look once, at most
+    detail::Queue& queue = *queues_[static_cast<size_t>(launch.path)];
+    if (!context_->broken().empty() || !queue.takes_at_once(launch.table_bytes)) {
+      return std::nullopt;
+    }
+    const Context::Current current(*context_);
+    Transfer transfer;
+    queue.launch(*kernels_, launch, transfer.last[static_cast<size_t>(launch.path)]);
     transfers_[++last_] = std::move(transfer);
     return last_;
   }
@@ -374,10 +402,39 @@ class Copier {
  private:
   static constexpr std::chrono::microseconds kPause{20};
 
+  // A thread that launches or is about to, for as long as this lives.
+  class Submitting {
+   public:
+    explicit Submitting(std::atomic<int>& threads)
+        : threads_(threads), alone_(threads_.fetch_add(1) == 0) {}
+    ~Submitting() { threads_--; }
+    Submitting(const Submitting&) = delete;
+    Submitting& operator=(const Submitting&) = delete;
+
+    // Whether there was no other when it began.
+    bool alone() const { return alone_; }
+
+   private:
+    std::atomic<int>& threads_;
+    const bool alone_;
+  };
+
   struct Transfer {
     std::array<uint64_t, kPaths> last{};  // step by path; 0: none
     std::string failure;
   };
+
+  // Nothing that may still run is destroyed, until the process ends.
+  void leave() {
+    struct Left {
+      decltype(queues_) queues;
+      decltype(kernels_) kernels;
+    };
+    static std::mutex mutex;
+    static auto& left = *new std::vector<Left>;
+    const std::lock_guard lock(mutex);
+    left.push_back({std::move(queues_), std::move(kernels_)});
+  }
 
   // Under the lock, like the next; the lock is open while it sleeps.
   void wait_for_room(std::unique_lock<std::mutex>& lock, detail::Queue& queue, size_t bytes,
@@ -392,7 +449,9 @@ class Copier {
         throw DriverError("ERR_KVX_ABORTED", "The transfer was cancelled before it was launched.");
       }
       lock.unlock();
+      submitting_--;
       std::this_thread::sleep_for(kPause);
+      submitting_++;
       lock.lock();
     }
   }
@@ -412,7 +471,7 @@ class Copier {
   const std::shared_ptr<Context> context_;
   const unsigned gathering_sms_;
   std::unique_ptr<Kernels> kernels_;
-  std::atomic<int> submitting_{0};  // threads that wait for the lock to submit
+  std::atomic<int> submitting_{0};  // threads that submit; not those that wait for room
   std::mutex mutex_;                // guards what follows
   std::array<std::unique_ptr<detail::Queue>, kPaths> queues_;
   std::map<Ticket, Transfer> transfers_;

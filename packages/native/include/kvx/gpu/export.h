@@ -191,7 +191,7 @@ inline Shared share_pooled(Context& context, PoolHandle pool, Address address, u
 // What another process needs to reach [address, address + bytes), which must lie on the context's
 // GPU. Throws DriverError("ERR_KVX_MEMORY") with the reason why it cannot be shared.
 inline Shared share(Context& context, Address address, uint64_t bytes) {
-  const Context::Current current(context);
+  const Context::Slow current(context);
   const Api& api = context.api();
   int type = 0, ordinal = -1;
   if (api.pointer_attribute(&type, kPointerType, address) != kOk || type != 2) {

@@ -107,7 +107,7 @@ class HostMemory {
     const auto first = reinterpret_cast<uintptr_t>(begin);
     const uintptr_t from = first / page * page;
     const uintptr_t until = (first + bytes + page - 1) / page * page;
-    const Context::Current current(*context_);
+    const Context::Slow current(*context_);
     held_ = detail::Pinned::here().take(*context_, from, until);
     try {
       constexpr const char* kFunction = "cuMemHostGetDevicePointer";
@@ -129,7 +129,7 @@ class HostMemory {
     }
   }
   ~HostMemory() {
-    const Context::Current current(*context_);
+    const Context::Slow current(*context_);
     detail::Pinned::here().give_back(*context_, held_);
   }
   HostMemory(const HostMemory&) = delete;

@@ -147,7 +147,7 @@ class Imported {
         offset_(shared.offset),
         bytes_(shared.bytes) {}
   ~Imported() {
-    const Context::Current current(*context_);
+    const Context::Slow current(*context_);
     mapping_.reset();
   }
   Imported(const Imported&) = delete;
@@ -180,7 +180,7 @@ class Importer {
       }
     }
     const std::lock_guard lock(mutex_);
-    const Context::Current current(*context_);
+    const Context::Slow current(*context_);
     std::erase_if(mappings_, [](const auto& entry) { return entry.second.expired(); });
     auto& known = mappings_[key_of(shared)];
     auto mapping = known.lock();

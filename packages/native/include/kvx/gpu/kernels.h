@@ -21,7 +21,7 @@ class Kernels {
  public:
   // Throws DriverError("ERR_KVX_BACKEND_UNAVAILABLE").
   explicit Kernels(std::shared_ptr<Context> context) : context_(std::move(context)) {
-    const Context::Current current(*context_);
+    const Context::Slow current(*context_);
     const Api& api = context_->api();
     constexpr const char* kCode = "ERR_KVX_BACKEND_UNAVAILABLE";
     char log[1024] = {};
@@ -43,7 +43,7 @@ class Kernels {
     }
   }
   ~Kernels() {
-    const Context::Current current(*context_);
+    const Context::Slow current(*context_);
     context_->api().module_unload(module_);
   }
   Kernels(const Kernels&) = delete;

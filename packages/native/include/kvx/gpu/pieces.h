@@ -102,38 +102,34 @@ inline Load load_of(const ColumnGroup& group, std::span<const PagePair> pages) {
   return load;
 }
 
-// Lanes of a section that are left for the kernel, by their pages.
-using Left = std::map<std::pair<const Section*, std::vector<PagePair>>, std::vector<LanePair>>;
-
-// `pages` are sorted by destination.
-inline void divide_group(const ColumnGroup& group, const std::vector<PagePair>& pages,
-                         const PieceLimits& limits, Division& out, Left& left) {
-  const bool pages_join =
-      group.bytes == group.columns.front().section->shape.destination_page_bytes;
-  const size_t lane_table = group.columns.size() * sizeof(LanePair);
-  const size_t page_table = group.columns.size() * sizeof(PagePair);  // of one page, at most
-  const size_t in_tables =
-      lane_table < limits.tables ? (limits.tables - lane_table) / page_table : 0;
-  const uint64_t most = std::min<uint64_t>(limits.slab / group.bytes, in_tables);
+// Pages, sorted by destination, by whether they are part of a large piece.
+struct Split {
   std::vector<PagePair> large, small;
+};
+
+// `bytes` are those of a group in a page; `pages_join`: these are all that the page has.
+inline Split split_of(std::span<const PagePair> pages, uint64_t bytes, bool pages_join,
+                      uint64_t least) {
+  Split split;
   for (size_t first = 0, next = 0; first < pages.size(); first = next) {
     do {
       next++;
     } while (next < pages.size() && pages_join &&
              pages[next].destination == pages[next - 1].destination + 1);
-    auto& kind = most > 0 && (next - first) * group.bytes >= limits.least ? large : small;
+    auto& kind = (next - first) * bytes >= least ? split.large : split.small;
     kind.insert(kind.end(), pages.begin() + static_cast<ptrdiff_t>(first),
                 pages.begin() + static_cast<ptrdiff_t>(next));
   }
-  for (std::span<const PagePair> rest = large; !rest.empty();) {
-    const size_t count = std::min<size_t>(rest.size(), most);
-    out.loads.push_back(load_of(group, rest.first(count)));
-    rest = rest.subspan(count);
-  }
-  if (small.empty()) return;
-  for (const Column& column : group.columns) {
-    left[{column.section, small}].push_back(column.lane);
-  }
+  return split;
+}
+
+// How many pages of a group a load has room for.
+inline size_t most_pages(const ColumnGroup& group, const PieceLimits& limits) {
+  const size_t lane_table = group.columns.size() * sizeof(LanePair);
+  const size_t page_table = group.columns.size() * sizeof(PagePair);  // of one page, at most
+  const size_t in_tables =
+      lane_table < limits.tables ? (limits.tables - lane_table) / page_table : 0;
+  return std::min<uint64_t>(limits.slab / group.bytes, in_tables);
 }
 
 // Of sections of the path to the host that have the same pages, which make pieces together.
@@ -162,16 +158,42 @@ inline void divide_sections(std::span<const Section* const> sections, const Piec
   std::sort(columns.begin(), columns.end(), [](const Column& a, const Column& b) {
     return a.lane.destination < b.lane.destination;
   });
-  std::vector<PagePair> pages = sections.front()->pages;
-  std::stable_sort(pages.begin(), pages.end(), [](const PagePair& a, const PagePair& b) {
+  const auto by_destination = [](const PagePair& a, const PagePair& b) {
     return a.destination < b.destination;
-  });
-  Left left;
+  };
+  std::vector<PagePair> pages = sections.front()->pages;
+  if (!std::is_sorted(pages.begin(), pages.end(), by_destination)) {
+    std::sort(pages.begin(), pages.end(), by_destination);
+  }
+  const Split none_large{.large = {}, .small = pages};
+  const uint64_t page_bytes = sections.front()->shape.destination_page_bytes;
+  std::map<uint64_t, Split> splits;  // by bytes of a group
+  // Lanes that are left for the kernel, by their section and pages.
+  std::map<std::pair<const Section*, const Split*>, std::vector<LanePair>> left;
   for (const ColumnGroup& group : groups_of(columns, limits.slab)) {
-    divide_group(group, pages, limits, out, left);
+    const size_t most = most_pages(group, limits);
+    const Split* split = &none_large;
+    if (most > 0) {
+      auto found = splits.find(group.bytes);
+      if (found == splits.end()) {
+        const bool pages_join = group.bytes == page_bytes;
+        found = splits.emplace(group.bytes, split_of(pages, group.bytes, pages_join, limits.least))
+                    .first;
+      }
+      split = &found->second;
+    }
+    for (std::span<const PagePair> rest = split->large; !rest.empty();) {
+      const size_t count = std::min(rest.size(), most);
+      out.loads.push_back(load_of(group, rest.first(count)));
+      rest = rest.subspan(count);
+    }
+    if (split->small.empty()) continue;
+    for (const Column& column : group.columns) {
+      left[{column.section, split}].push_back(column.lane);
+    }
   }
   for (auto& [of, lanes] : left) {
-    out.rest.push_back({of.first->shape, std::move(lanes), of.second});
+    out.rest.push_back({of.first->shape, std::move(lanes), of.second->small});
   }
 }
 
@@ -195,8 +217,15 @@ inline std::vector<Load> packed(std::vector<Load> loads, const PieceLimits& limi
       continue;
     }
     Load& pack = packs.back();
-    for (Piece& piece : load.pieces) {
-      pack.pieces.push_back({start + piece.source, piece.destination, piece.bytes});
+    for (const Piece& piece : load.pieces) {
+      Piece& last = pack.pieces.back();
+      const bool goes_on = last.source + last.bytes == start + piece.source &&
+                           last.destination + last.bytes == piece.destination;
+      if (goes_on) {
+        last.bytes += piece.bytes;
+      } else {
+        pack.pieces.push_back({start + piece.source, piece.destination, piece.bytes});
+      }
     }
     for (Section& section : load.gather) {
       for (LanePair& lane : section.lanes) lane.destination += start;
@@ -216,7 +245,10 @@ inline std::vector<Load> packed(std::vector<Load> loads, const PieceLimits& limi
   return packs;
 }
 
+// Empty, without a rest, when all of it is for the kernel.
 inline Division divide(const Batch& batch, const PieceLimits& limits = {}) {
+  const auto is_to_host = [](const Section& each) { return each.shape.path == Path::kToHost; };
+  if (std::none_of(batch.begin(), batch.end(), is_to_host)) return {};
   Division out;
   std::vector<const Section*> together;
   const auto finish = [&] {
@@ -224,7 +256,7 @@ inline Division divide(const Batch& batch, const PieceLimits& limits = {}) {
     together.clear();
   };
   for (const Section& section : batch) {
-    if (section.shape.path != Path::kToHost) {
+    if (!is_to_host(section)) {
       out.rest.push_back(section);
       continue;
     }
@@ -236,6 +268,7 @@ inline Division divide(const Batch& batch, const PieceLimits& limits = {}) {
     together.push_back(&section);
   }
   finish();
+  if (out.empty()) return {};
   out.loads = packed(std::move(out.loads), limits);
   return out;
 }

@@ -1,0 +1,3 @@
+import { shmWith } from './shm-with.mjs'
+
+export default shmWith(() => ({ onPeerGone: () => undefined }))

@@ -1,0 +1,3 @@
+import { engineConformance } from '@kvx/conformance'
+
+engineConformance('shm', { backend: '@kvx/shm' })

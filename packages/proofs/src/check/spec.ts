@@ -1,0 +1,47 @@
+/** What a world is like, and what may go wrong in it. */
+import type { FenceKind } from '@kvx/contract'
+
+export const faultKinds = [
+  'lost connection',
+  'crash of prefill',
+  'crash of decode',
+  'freeze of prefill',
+  'freeze of decode',
+  'abort of prefill',
+  'abort of decode',
+  'failed write',
+  'lost completion',
+  'late settling',
+  'no settling',
+  'failed connect',
+  'delay',
+] as const
+export type FaultKind = (typeof faultKinds)[number]
+
+export interface Spec {
+  readonly name: string
+  readonly fence: FenceKind
+  /** Fence kind `engine`: closing the writer's engine does not tell what has landed. */
+  readonly sockets: boolean
+  readonly layers: number
+  /** Of each side's pool. */
+  readonly pages: number
+  /** Of each prompt; each is one write. */
+  readonly promptPages: number
+  /** How many bytes may be on their way to decode. */
+  readonly credit: number
+  readonly jobs: number
+  /** A request begins when all is at rest, and finds what the one before has left. */
+  readonly oneByOne: boolean
+  /** Decode gives its pages when prefill asks for them. */
+  readonly late: boolean
+  /** Hosts take their time: it may pass before they do the next thing. */
+  readonly slowHosts: boolean
+  /** What was on a connection that is lost may come again on the next. */
+  readonly repeats: boolean
+  /** Engines may tell that a peer has ended. */
+  readonly tells: boolean
+  /** What may go wrong, and how often at most. */
+  readonly faults: readonly FaultKind[]
+  readonly most: number
+}

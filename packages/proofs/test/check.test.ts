@@ -1,0 +1,70 @@
+/** Is every order of events in small worlds right, and would it be noticed if one were not? */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { explore } from '../src/check/explore.ts'
+import { wrongRows } from '../src/check/cells.ts'
+import { catchIt } from '../src/check/mutants.ts'
+import { quick, worlds } from '../src/check/worlds.ts'
+import { coreSource, Laboratory } from '../src/mutants/build.ts'
+import { mutants } from '../src/mutants/list.ts'
+
+const bounds = { memory: 2e9, states: 100_000 }
+
+test('every world has a name of its own', () => {
+  expect(new Set(worlds.map(({ name }) => name)).size).toBe(worlds.length)
+})
+
+test.each(quick)(
+  'in world $name every order of messages, calls, engine events and at most $most faults keeps the promises, and all ends',
+  (spec) => {
+    const { bound, found, rows } = explore(spec, bounds)
+    expect(found).toBeUndefined()
+    expect(bound).toBeUndefined()
+    expect(wrongRows(rows)).toEqual([])
+  },
+)
+
+test('a cell of the coverage table that is held to be unreachable is told when it is reached', () => {
+  const wrong = wrongRows({ calm: ['D accept paired'], hit: ['P ack parked', 'D accept paired'] })
+  expect(wrong.map((text) => text.split(';')[0])).toEqual([
+    "'D accept paired' was reached without a fault",
+    "'P ack parked' was reached after a fault",
+  ])
+})
+
+test('a world with more states than it may have counts as not exhausted', () => {
+  const [calm] = quick
+  expect(explore(calm!, { ...bounds, states: 20 }).bound).toBe('states')
+})
+
+test('the same world has the same states, whatever was explored before', () => {
+  const counts = () =>
+    quick.slice(0, 3).map((spec) => {
+      const { states, transitions, depth } = explore(spec, bounds)
+      return [states, transitions, depth]
+    })
+  expect(counts()).toEqual(counts())
+})
+
+describe('of defects', () => {
+  let laboratory: Laboratory
+  beforeAll(() => {
+    laboratory = new Laboratory(coreSource())
+  })
+  afterAll(() => {
+    laboratory.remove()
+  })
+
+  test.each([
+    ['complete-before-last', 'two-writes'],
+    ['freed-with-link', 'crash'],
+    ['lease-freed-on-abort', 'one-by-one'],
+    ['drained-while-writing', 'write'],
+  ])('%s is found in world %s, by the shortest schedule', async (name, world) => {
+    const mutant = mutants.find((one) => one.name === name)!
+    const caught = await laboratory.with(mutant, () =>
+      catchIt(laboratory.file('check/hunt.js'), { worlds: [world], states: bounds.states }),
+    )
+    expect(caught?.world).toBe(world)
+    expect(caught?.found.schedule.length).toBeGreaterThan(0)
+  })
+})
