@@ -59,19 +59,26 @@ const actions = {
     await link.write(whole(bytes), { after: { stream } }).done
     return performance.now() - began
   },
-  /** Many writes at once, and each cancelled at another time. */
+  /** `count` writes, sixteen at once; the last one is cancelled first, at once or some of them later. */
   aborts: async ({ count, bytes }) => {
     const ends = { done: 0, aborted: 0, other: [] }
-    for (let i = 0; i < count; i++) {
-      const transfer = link.write(whole(bytes))
-      if (i % 4 > 0) await new Promise((resolve) => setTimeout(resolve, (i % 4) / 10))
-      transfer.cancel()
-      await transfer.done.then(
-        () => ends.done++,
-        ({ code, message }) =>
-          code === 'ERR_KVX_ABORTED' ? ends.aborted++ : ends.other.push(message),
+    const atOnce = 16
+    for (let i = 0; i < count; i += atOnce) {
+      const length = Math.min(atOnce, count - i)
+      const transfers = Array.from({ length }, () => link.write(whole(bytes)))
+      const round = i / atOnce
+      for (const transfer of transfers.reverse()) {
+        transfer.cancel()
+        if (round % 4 > 0) await new Promise((resolve) => setImmediate(resolve))
+      }
+      const ended = transfers.map(({ done }) =>
+        done.then(
+          () => ends.done++,
+          ({ code, message }) =>
+            code === 'ERR_KVX_ABORTED' ? ends.aborted++ : ends.other.push(message),
+        ),
       )
-      await transfer.settled
+      await Promise.all([...ended, ...transfers.map(({ settled }) => settled)])
     }
     return ends
   },

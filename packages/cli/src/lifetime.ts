@@ -1,4 +1,5 @@
 /** When a long-running command ends, and how it talks to the kvx that started it. */
+import { setMaxListeners } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Draining } from '@kvx/server/router'
 
@@ -132,6 +133,8 @@ export async function runToEnd(
   graceMs = 2 * giveUpMs,
 ): Promise<number> {
   const ending = new AbortController()
+  // A listener for each request under way: any number of them is no leak.
+  setMaxListeners(0, ending.signal)
   const asked = stopRequested().then(({ code }) => code || 143)
   void asked.then((code) => {
     ending.abort()

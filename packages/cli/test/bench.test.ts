@@ -14,7 +14,7 @@ beforeAll(async () => {
 })
 afterAll(() => rm(folder, { recursive: true, force: true }))
 
-const small = ['--inputs', '40', '--repeat', '1', '--output', '4']
+const small = ['--inputs', '40', '--repeat', '1', '--warmup', '1', '--output', '4']
 
 test(
   'an engine is compared with one process: same answers, what crossed, files, and a later run with this one',
@@ -47,9 +47,13 @@ test(
 
 test('what was measured until Ctrl-C is told', { timeout: patience }, async () => {
   const args = ['bench', 'compare', '--backends', 'shm', '--inputs', '40', '--repeat', '1000']
-  const bench = spawn(process.execPath, [command, ...args, '--output', '4', '--json'], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
+  const bench = spawn(
+    process.execPath,
+    [command, ...args, '--warmup', '1', '--output', '4', '--json'],
+    {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  )
   let said = ''
   bench.stdout.on('data', (data: Buffer) => (said += data.toString()))
   // The second word of progress comes ten seconds after the first, when some rounds have ended.

@@ -218,13 +218,14 @@ const parts = {
     const { owner, writer, end } = await pair(0, other, 64 * MiB)
     const ends = await writer.ask('aborts', { count: quick ? 50 : 1000, bytes: 64 * MiB })
     if (ends.other.length > 0) throw new Error(ends.other[0])
+    if (ends.aborted === 0) throw new Error('All writes were done before they were cancelled.')
     await writer.ask('fill', { region: 0, fill: 9 })
     await writer.ask('write', wholePlan(64 * MiB))
     await expectAll(owner, 9)
     await writer.ask('closeLink')
     await owner.ask('fence', { generation: writer.address.generation, ms: 5000 })
     await end()
-    return `${ends.aborted} aborted, ${ends.done} were done before; the next is right, and the closed link is fenced at once`
+    return `${ends.aborted} aborted, ${ends.done} had been posted, and were done; the next is right, and the closed link is fenced at once`
   },
 
   async writers() {

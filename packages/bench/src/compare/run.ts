@@ -28,6 +28,8 @@ export interface CompareOptions {
   /** Tokens of each answer. */
   readonly output: number
   readonly repeat: number
+  /** Requests to each contender before the first round, which nobody counts. Its prompts have at most `warmupTokens` tokens. */
+  readonly warmup: number
   /** Requests at once, for prefill and decode beside two standalone workers; none: not measured. */
   readonly concurrency: readonly number[]
   readonly chunkedPrefillSize?: number | undefined
@@ -77,6 +79,12 @@ export interface CompareResult {
   readonly samples: readonly CompareSample[]
   readonly loads: readonly LoadSample[]
 }
+
+/**
+ * Of a prompt before the first round: what is to be warm, which is the code, the sessions and what memory they touch, does not depend
+ * on the length, and a long prompt takes seconds.
+ */
+export const warmupTokens = 64
 
 /** For one request; on one slow core a prompt of many thousand tokens takes minutes. */
 const deadlineMs = 3_600_000
@@ -170,27 +178,30 @@ async function measureOneByOne(
   inputs: readonly number[],
   samples: CompareSample[],
 ): Promise<void> {
-  const { output, repeat, seed, signal, onProgress } = options
+  const { output, repeat, warmup, seed, signal, onProgress } = options
   const names = [...field.running.keys()]
-  const all = (repeat * inputs.length + 1) * names.length
-  let done = 0
-  const askOne = (name: string, input: number, round: number): Promise<Outcome> => {
-    onProgress?.(
-      `${name}, ${String(input)} tokens, round ${String(round)} of ${String(repeat)}`,
-      done++,
-      all,
-    )
-    const prompt = promptOf(seed + 1_000_003 * round + input, input)
+  const askOne = (name: string, input: number, variant: number): Promise<Outcome> => {
+    const prompt = promptOf(seed + 1_000_003 * variant + input, input)
     return ask(field.running.get(name)!.url, { prompt, maxTokens: output }, { signal, deadlineMs })
   }
-  // Sessions are opened and memory is touched by a first request, which nobody counts.
-  for (const name of names) await askOne(name, Math.min(...inputs), 0)
+  for (let k = 0; k < warmup && !isAborted(signal); k++) {
+    onProgress?.('warming up', k, warmup)
+    // Prompts that no round has: no prefix cache may know those.
+    for (const name of names) await askOne(name, Math.min(warmupTokens, ...inputs), repeat + 1 + k)
+  }
+  const all = repeat * inputs.length * names.length
+  let done = 0
   for (let round = 1; round <= repeat; round++) {
     for (const input of inputs) {
       const order = inTurns(names, round)
       const outcomes = new Map<string, Outcome>()
       for (const name of order) {
         if (signal?.aborted === true) return
+        onProgress?.(
+          `${name}, ${String(input)} tokens, round ${String(round)} of ${String(repeat)}`,
+          done++,
+          all,
+        )
         outcomes.set(name, await askOne(name, input, round))
       }
       if (isAborted(signal)) return

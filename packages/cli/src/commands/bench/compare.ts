@@ -32,6 +32,12 @@ const args = {
     valueHint: 'N',
     description: 'Rounds, in each of which all take turns. Default: 3',
   },
+  warmup: {
+    type: 'string',
+    valueHint: 'N',
+    description:
+      'Requests of at most 64 tokens to each before the first round, which nobody counts. Default: 20',
+  },
   concurrency: {
     type: 'string',
     valueHint: 'N,…',
@@ -80,6 +86,7 @@ Every process computes with one thread. It ends with 0 when every answer came an
       inputs: or(integers(flags, 'inputs', 1, 2 ** 24), [1_024, 2_048, 4_096, 8_192]),
       output: flags.integer('output', 1, 2 ** 24) ?? 16,
       repeat: flags.integer('repeat', 1, 1_000) ?? 3,
+      warmup: flags.integer('warmup', 0, 100_000) ?? 20,
       concurrency: integers(flags, 'concurrency', 1, 256),
       chunkedPrefillSize: flags.integer('chunked-prefill-size', 2, 2 ** 31 - 1) ?? 512,
       seed: flags.integer('seed', 0, 2 ** 32 - 1) ?? 1,

@@ -37,7 +37,7 @@ struct After {
 // Multiprocessors that copy at once, by path, for all links together: what the model on the same
 // GPU goes without. docs/engines/cuda.md has the measurements that the defaults come from.
 struct CopySms {
-  std::array<unsigned, kPaths> of = {8, 16, 2, 2};  // in the order of Path
+  std::array<unsigned, kPaths> of = {8, 16, 2, 4};  // in the order of Path
 };
 
 namespace detail {
