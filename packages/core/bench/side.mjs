@@ -1,8 +1,8 @@
 // One of the two processes of the benchmark: `side.mjs prefill|decode`, told what to do by run.mjs.
 import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
-import { Dealer, Router } from 'zeromq'
 import { decodeFrame, encodeMessage } from '../dist/control/codec.js'
+import { Dealer, Router } from '../dist/control/zeromq.js'
 import { openBareDecode, openBarePrefill } from './bare.mjs'
 
 import { openDecode, openPrefill } from './rooms.mjs'

@@ -170,6 +170,89 @@ test.each([
   expect(decodeOrRefuse(frame)).toBeUndefined()
 })
 
+test('a message that ends too early is refused, wherever it is cut', () => {
+  fc.assert(
+    fc.property(anyMessage, fc.double({ min: 0, max: 1, maxExcluded: true }), (message, where) => {
+      const frame = encodeMessage(message)
+      const cut = frame.subarray(0, Math.floor(frame.length * where))
+      expect(read(cut)).toEqual({ messages: [], refused: true })
+    }),
+    { numRuns: 300 },
+  )
+})
+
+/** The head of a value of a major type whose argument takes 1, 2, 4 or 8 bytes, as large as that allows. */
+const head = (major: number, width: number) =>
+  Buffer.from([(major << 5) | (24 + Math.log2(width)), ...new Array<number>(width).fill(0xff)])
+
+test('a length beyond the end is refused before anything is made of it, wherever it stands', () => {
+  const [kinds, widths] = [fc.constantFrom(2, 3, 4, 5), fc.constantFrom(1, 2, 4, 8)]
+  fc.assert(
+    fc.property(anyMessage, kinds, widths, (message, kind, width) => {
+      // A map of one more pair than the message has: what follows it is the claim.
+      const pairs = Object.keys(message).length
+      fc.pre(pairs < 23)
+      const body = encodeMessage(message).subarray(1)
+      const frame = Buffer.concat([
+        Uint8Array.of(0xa0 | (pairs + 1)),
+        body,
+        hex('616b'),
+        head(kind, width),
+      ])
+      const before = process.memoryUsage().arrayBuffers
+      expect(read(frame)).toEqual({ messages: [], refused: true })
+      expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(1 << 20)
+    }),
+    { numRuns: 300 },
+  )
+})
+
+test('arrays and maps within each other are read to 16 levels, and refused below that', () => {
+  const levels = fc.array(fc.boolean(), { minLength: 1, maxLength: 40 })
+  fc.assert(
+    fc.property(levels, (maps) => {
+      const inside = maps.map((isMap) => (isMap ? 'a1616b' : '81')).join('')
+      const { refused } = read(hex(`a16161${inside}01`))
+      expect(refused).toBe(maps.length + 1 > 16)
+    }),
+    { numRuns: 300 },
+  )
+})
+
+test('of a key that comes twice the last value counts, as in JSON', () => {
+  const small = fc.dictionary(fc.constantFrom('a', 'b', 'c', 'key'), fc.nat(), {
+    minKeys: 1,
+    noNullPrototype: true,
+  })
+  fc.assert(
+    fc.property(small, small, (one, other) => {
+      const [first, second] = [encodeMessage(one), encodeMessage(other)]
+      const pairs = Object.keys(one).length + Object.keys(other).length
+      const frame = Buffer.concat([
+        Uint8Array.of(0xa0 | pairs),
+        first.subarray(1),
+        second.subarray(1),
+      ])
+      expect(decodeOrRefuse(frame)).toEqual({ ...one, ...other })
+    }),
+  )
+})
+
+test('keys that are alike in length, first and last character are told apart, however often they come', () => {
+  const keys = fc.array(
+    fc.string({ unit: fc.constantFrom('x', 'y', 'é'), minLength: 0, maxLength: 6 }),
+  )
+  fc.assert(
+    fc.property(fc.array(keys, { maxLength: 5 }), (lists) => {
+      for (const list of lists) {
+        const message = Object.fromEntries(list.map((name, i) => [`x${name}x`, i]))
+        expect(overTheWire(message)).toEqual(message)
+      }
+    }),
+    { numRuns: 300 },
+  )
+})
+
 test('a key that names the prototype does not reach it', () => {
   const message = decodeOrRefuse(hex('a1695f5f70726f746f5f5fa161610a'))
   expect((message as { a?: unknown } | undefined)?.a).toBeUndefined()

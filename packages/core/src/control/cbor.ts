@@ -4,12 +4,12 @@
  * when it arrives.
  */
 
-/** Grows with the largest value, and starts anew once that has been handed out. */
+/** Grows with the largest value, and starts anew once a huge one has been handed out. */
 let target: Buffer = Buffer.allocUnsafeSlow(16_384)
 let end = 0
 
 /** A result of so many bytes is not copied out: it keeps the buffer, and the next value gets a new one. */
-const largeBytes = 8_192
+const hugeBytes = 262_144
 
 /**
  * @returns bytes that nothing writes to any more
@@ -18,7 +18,11 @@ const largeBytes = 8_192
 export function encode(value: unknown): Buffer {
   end = 0
   write(value)
-  if (end < largeBytes) return Buffer.from(target.subarray(0, end))
+  if (end < hugeBytes) {
+    const copy = Buffer.allocUnsafe(end)
+    target.copy(copy, 0, 0, end)
+    return copy
+  }
   const encoded = target.subarray(0, end)
   target = Buffer.allocUnsafeSlow(16_384)
   return encoded
@@ -97,12 +101,32 @@ function writeBigInt(value: bigint): void {
   end = target.writeBigUInt64BE(value < 0n ? -1n - value : value, end)
 }
 
+/** Up to so many characters a loop is faster than a call out of JavaScript. */
+const shortText = 48
+
 function writeText(text: string): void {
+  if (text.length <= shortText && writeAscii(text)) return
   const bytes = Buffer.byteLength(text)
   writeHead(3, bytes)
   reserve(bytes)
   target.write(text, end)
   end += bytes
+}
+
+/** False, with nothing written, when a character is none of ASCII. */
+function writeAscii(text: string): boolean {
+  const before = end
+  writeHead(3, text.length)
+  reserve(text.length)
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i)
+    if (code >= 0x80) {
+      end = before
+      return false
+    }
+    target[end++] = code
+  }
+  return true
 }
 
 function writeObject(value: object): void {
@@ -115,11 +139,12 @@ function writeObject(value: object): void {
     writeHead(4, value.length)
     for (const item of value) write(item)
   } else {
-    const entries = Object.entries(value)
-    writeHead(5, entries.length)
-    for (const [key, item] of entries) {
+    const map = value as Record<string, unknown>
+    const keys = Object.keys(map)
+    writeHead(5, keys.length)
+    for (const key of keys) {
       writeText(key)
-      write(item)
+      write(map[key])
     }
   }
 }
@@ -139,7 +164,7 @@ export function decode(encoded: Uint8Array): unknown {
 }
 
 function read(): unknown {
-  const initial = source.readUInt8(position++)
+  const initial = source[position++]!
   const major = initial >> 5
   const short = initial & 0x1f
   if (major === 7) return readSimple(short)
@@ -224,6 +249,30 @@ function readText(bytes: number): string {
   return source.toString('utf8', start, position)
 }
 
+/** Keys that were read, in places that their bytes say; a message has few, and they come again and again. */
+const knownKeys: { bytes: Uint8Array; text: string }[] = []
+const places = 512
+
+function readKey(bytes: number): string {
+  const start = position
+  if (bytes === 0 || bytes > shortText) return readText(bytes)
+  const place = (source[start]! + 7 * source[start + bytes - 1]! + 31 * bytes) % places
+  const known = knownKeys[place]
+  if (known !== undefined && isAt(known.bytes, start, bytes)) {
+    position += bytes
+    return known.text
+  }
+  const text = readText(bytes)
+  knownKeys[place] = { bytes: Uint8Array.from(source.subarray(start, position)), text }
+  return text
+}
+
+function isAt(expected: Uint8Array, start: number, bytes: number): boolean {
+  if (expected.length !== bytes) return false
+  for (let i = 0; i < bytes; i++) if (source[start + i] !== expected[i]) return false
+  return true
+}
+
 function readArray(length: number): unknown[] {
   const items: unknown[] = []
   for (let i = 0; i < length; i++) items.push(read())
@@ -233,7 +282,7 @@ function readArray(length: number): unknown[] {
 function readMap(length: number): Record<string, unknown> {
   const map: Record<string, unknown> = {}
   for (let i = 0; i < length; i++) {
-    const key = readText(readArgument(source.readUInt8(position++) & 0x1f))
+    const key = readKey(readArgument(source[position++]! & 0x1f))
     // No property of that name can be set as others are; this one is as unknown to every schema.
     map[key === '__proto__' ? '__proto_' : key] = read()
   }
