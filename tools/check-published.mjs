@@ -1,6 +1,7 @@
 /**
  * Checks what others install: packs every published package, and looks at the archives as npm, TypeScript and bundlers
- * will. ADR 16 says what is promised. With `--with-prebuilds`, for a release, also that every compiled file is there.
+ * will. ADR 16 says what is promised. With `--with-prebuilds`, for a release, also that every compiled file is there and that
+ * every manifest says where the sources are.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
@@ -12,19 +13,51 @@ import { formatMessage } from 'publint/utils'
 import { published, readJson, root } from './lib/repository.mjs'
 import { recipeOf } from '../packages/native/dist/sources.js'
 
+const withPrebuilds = process.argv.includes('--with-prebuilds')
+
 /** Permit use and redistribution. MPL: of files that kvx does not change (libzmq). */
 const licences =
   /^(MIT|ISC|0BSD|BSD-[23]-Clause|Apache-2\.0|BlueOak-1\.0\.0|Unlicense|MPL-2\.0|Python-2\.0)$/
 
+/** All kinds of files that a package may hold: what is none of these got into an archive by mistake. */
+const kinds = [
+  /^(package\.json|README\.md|LICENSE|kvx\.gypi)$/,
+  /^dist\/[\w./-]+\.(js|js\.map|d\.ts)$/,
+  /^src\/[\w./-]+\.ts$/,
+  /^bin\/[\w-]+\.js$/,
+  /^native\/([\w./-]+\.(cc|h|c|map)|addon\.json)$/,
+  /^include\/kvx\/[\w./-]+\.(h|cu|ptx)$/,
+  /^prebuilds\/linux-(x64|arm64)\/(\w+\.(glibc|musl)\.node|lib\w+(-\w+)?\.so\.\d+)$/,
+  /^prebuilds\/zeromq\/(\w+\.js|package\.json|LICENSE[\w.-]*\.txt)$/,
+  /^guest\/\w+$/, // scripts of an emulated machine
+  /^page\/\w+\.(html|css|js)$/,
+]
+
+/**
+ * Where the sources are is known where a release is made: tools/release/repository.mjs writes it, and npm compares it with where the
+ * release came from.
+ */
+function repositoryHolds(path, { repository }) {
+  if (!withPrebuilds) return repository === undefined
+  return repository?.directory === path && /^git\+https:\/\/.+\.git$/.test(repository.url)
+}
+
 /** What a package must have beyond what check-packages.mjs wants of all. */
 function manifestProblems(path, manifest) {
   const scripts = Object.keys(manifest.scripts ?? {})
+  const programs = Object.values(manifest.bin ?? {})
   const rules = [
     [
       manifest.engines?.node === readJson('package.json').engines.node,
       '"engines" is not the root\'s',
     ],
-    [manifest.repository?.directory === path, '"repository.directory" is not its folder'],
+    [
+      repositoryHolds(path, manifest),
+      withPrebuilds
+        ? 'does not say where its sources are: node tools/release/repository.mjs URL'
+        : '"repository" is in the manifest: a release writes it',
+    ],
+    [!programs.some((file) => file.startsWith('.')), '"bin" begins with ., which npm corrects'],
     [manifest.keywords?.length > 0, '"keywords" is missing'],
     [manifest.sideEffects !== undefined, '"sideEffects" is missing'],
     [manifest.exports['./package.json'] !== undefined, '"exports" leaves out ./package.json'],
@@ -60,9 +93,19 @@ function archiveProblems(manifest, files, text) {
   const problems = ['LICENSE', 'README.md']
     .filter((name) => !files.has(name))
     .map((name) => `${name} is not packed`)
+  for (const program of Object.values(manifest.bin ?? {})) {
+    if (!files.has(program)) problems.push(`"bin" names ${program}, which is not packed`)
+    else if (!text(program).startsWith('#!/usr/bin/env node\n'))
+      problems.push(`${program} does not begin with #!/usr/bin/env node`)
+  }
   for (const name of files) {
-    if (name.endsWith('.tsbuildinfo')) problems.push(`${name} is packed`)
-    if (name === 'binding.gyp') problems.push('binding.gyp is packed: npm would run node-gyp')
+    if (!kinds.some((kind) => kind.test(name)))
+      problems.push(`${name} is packed, and is no kind of file that belongs into a package`)
+    if (/^dist\/.*\.js$/.test(name)) {
+      const map = `\n//# sourceMappingURL=${posix.basename(name)}.map`
+      if (!files.has(`${name}.map`) || !text(name).trimEnd().endsWith(map))
+        problems.push(`${name} has no source map`)
+    }
     if (!name.endsWith('.js.map')) continue
     const { sources } = JSON.parse(text(name))
     for (const source of sources) {
@@ -127,7 +170,6 @@ function versionProblems() {
   return []
 }
 
-const withPrebuilds = process.argv.includes('--with-prebuilds')
 const problems = [...licenceProblems(), ...versionProblems()]
 const folder = mkdtempSync(join(tmpdir(), 'kvx-pack-'))
 try {
