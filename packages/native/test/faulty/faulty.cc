@@ -36,7 +36,8 @@ using kvx::DriverError;
 using kvx::State;
 
 std::recursive_mutex world;
-std::condition_variable_any changed;
+// For good: a call that never returns may still wait for it when the process ends.
+auto& changed = *new std::condition_variable_any;
 std::vector<std::string> broken;  // rules of driver.h that the engine broke
 std::set<std::string> gone;       // generations that fenced() may call gone
 bool finished = false, unstuck = false;
