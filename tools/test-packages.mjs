@@ -1,10 +1,9 @@
 /**
- * `npm run test:packages [-- --quick]`: what a stranger does. Packs every published package, serves the archives from a registry of
- * its own on loopback, and installs them into empty folders, with nothing but Node, npm and a shell on the PATH and without install
- * scripts. The registry passes everything else on to the one that npm is configured with.
+ * `npm run test:packages [-- --quick]`, or with --help: what a stranger does. Packs every published package, serves the archives from a
+ * registry of its own on loopback, and installs them into empty folders, with nothing but Node, npm and a shell on the PATH and without
+ * install scripts. The registry passes everything else on to the one that npm is configured with.
  *
- * A line per cell; the last line counts. With --quick, which `.ci/run` takes, a package manager is tried with one version of Node and
- * not with all three; everything else is the same.
+ * A line per cell; the last line counts. What is in the whole matrix and what in `--quick`, which `.ci/run` takes, `usage` says.
  */
 import { execFile, spawnSync } from 'node:child_process'
 import {
@@ -16,6 +15,7 @@ import {
   mkdtempSync,
   readFileSync,
   readdirSync,
+  renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -24,15 +24,40 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import verdaccio from 'verdaccio'
-import { kvxCommand, root } from './lib/repository.mjs'
+import { recipeOf } from '../packages/native/dist/sources.js'
+import { kvxCommand, published, readJson, root } from './lib/repository.mjs'
 import { elapsed, run as runShown } from './lib/run.mjs'
+import { copyZeromq } from './native/zeromq.mjs'
 
 const execute = promisify(execFile)
-const versions = { 20: undefined, 22: '22.23.5', 24: '24.22.3' }
+const versions = { 20: '20.20.2', 22: '22.23.5', 24: '24.22.3' }
 const managers = { pnpm: '10.34.8', yarn: '1.22.22' }
 /** Of all that is installed, in bytes. */
 const limits = { shm: 45e6, kvx: 60e6 }
+const usage = `usage: npm run test:packages [-- --quick]
+
+Publishes every package to a registry of its own and installs them as strangers do: no compiler, no install script.
+
+                                      all          --quick
+  compiled files                      by zig, as   what set-up has
+                                      in a release compiled here
+  npm, pnpm and yarn install          yes          yes
+  a transfer between processes (ESM)  Node 20, 22  the Node that
+  require() of the packages           and 24 each  runs this
+  TypeScript: nodenext and bundler    with each    with npm
+  sizes, no install script            yes          yes
+  compiled files missing, broken,     yes          yes
+  of another machine or other sources
+  symbols of glibc that files need    yes
+  kvx doctor, kvx up --once           yes          yes
+
+The last line counts. The first run makes the compiled files, which takes minutes.`
+if (process.argv.includes('--help')) {
+  console.log(usage)
+  process.exit()
+}
 const quick = process.argv.includes('--quick')
+const ownMajor = Number(process.versions.node.split('.')[0])
 
 const work = mkdtempSync(join(tmpdir(), 'kvx-packages-'))
 const counts = { passed: 0, failed: 0 }
@@ -276,9 +301,21 @@ async function refusals(bin, folder) {
     parts: ['ERR_KVX_BACKEND_UNAVAILABLE', 'libzmq'],
   }
   const missing = (path) => rmSync(path)
+  /** The folder has files then, but none for this processor. */
+  const moved = (path) => {
+    const other = join(dirname(dirname(path)), 'linux-s390x')
+    mkdirSync(other)
+    renameSync(path, join(other, 'kvx_native.glibc.node'))
+  }
   const text = (path) => writeFileSync(path, 'text')
   const all = {
     'an addon that is missing': { file, program, parts, damage: missing },
+    'an addon for other platforms only': {
+      file,
+      program,
+      parts: [...parts, `has none for linux-${process.arch} (glibc), only`, 'linux-s390x/'],
+      damage: moved,
+    },
     'an addon that is cut short': {
       file,
       program,
@@ -332,9 +369,9 @@ async function installManager(bin, name) {
 
 const wanted = ['@kvx/core', '@kvx/shm', '@kvx/native']
 
-async function tryManager(bins, manager, majors) {
+async function tryManager(bins, manager, majors, kinds) {
   const folder = emptyProject(manager)
-  const own = bins[20]
+  const own = bins[ownMajor]
   await cell(`${manager}: install ${wanted.join(' ')}`, async () => {
     if (manager === 'npm') {
       await start(own, folder, [npmCli, 'install', '--loglevel=error', ...wanted])
@@ -347,8 +384,8 @@ async function tryManager(bins, manager, majors) {
     await cell(`${manager}, Node ${major}, ESM`, () => transfer(bins[major], folder))
     await cell(`${manager}, Node ${major}, CommonJS`, () => required(bins[major], folder))
   }
-  for (const [name, options] of Object.entries(resolutions)) {
-    await cell(`${manager}, TypeScript, ${name}`, () => typesOf(own, folder, options))
+  for (const name of kinds) {
+    await cell(`${manager}, TypeScript, ${name}`, () => typesOf(own, folder, resolutions[name]))
   }
   return folder
 }
@@ -363,7 +400,7 @@ async function tryCommand(bin) {
     }
     return `${noInstallScript(folder)} without an install script; ${checkSize(folder, limits.kvx)}`
   })
-  for (const name of Object.keys(newest)) {
+  for (const name of quick ? [] : Object.keys(newest)) {
     await cell(`symbols of @kvx/${name}`, () => symbols(folder, name))
   }
   await cell('npx kvx doctor shm', async () => {
@@ -408,9 +445,43 @@ ${tellError(`await LlamaModel.load({ path: ${JSON.stringify(model)} })`)}`
   })
 }
 
-async function main() {
+/** The folder whose workspaces are published: the repository, with what zig has compiled. */
+async function withReleaseFiles() {
   const made = await runShown('prebuilt addons', process.execPath, ['tools/native/prebuild.mjs'])
   if (!made.ok) throw new Error(`the prebuilt addons could not be made\n${made.output}`)
+  return root
+}
+
+/** A copy of what npm packs, with what set-up has compiled: only for this machine, but nothing is compiled for it. */
+async function withOwnFiles() {
+  const staged = join(work, 'staged')
+  mkdirSync(staged)
+  const args = ['pack', '--ignore-scripts', '--loglevel=error', `--pack-destination=${staged}`]
+  await execute('npm', [...args, ...published.map((path) => `--workspace=${path}`)], { cwd: root })
+  for (const path of published) {
+    const { name, version } = readJson(`${path}/package.json`)
+    const target = join(staged, path.split('/').at(-1))
+    mkdirSync(target)
+    const archive = `${name.replace('@', '').replace('/', '-')}-${version}.tgz`
+    await execute('tar', ['-xzf', join(staged, archive), '-C', target, '--strip-components=1'])
+    const recipe = recipeOf(join(root, path))
+    if (recipe === undefined) continue
+    const [made, prebuilds] = [join(root, path, 'build', 'Release'), join(target, 'prebuilds')]
+    rmSync(prebuilds, { recursive: true, force: true })
+    const own = join(prebuilds, `linux-${process.arch}`)
+    mkdirSync(own, { recursive: true })
+    copyFileSync(join(made, `${recipe.name}.node`), join(own, `${recipe.name}.glibc.node`))
+    for (const { soname } of recipe.libraries ?? [])
+      copyFileSync(join(made, soname), join(own, soname))
+  }
+  copyZeromq(join(staged, 'core', 'prebuilds'))
+  const workspaces = published.map((path) => path.split('/').at(-1))
+  writeFileSync(join(staged, 'package.json'), JSON.stringify({ private: true, workspaces }))
+  return staged
+}
+
+async function main() {
+  const folder = await (quick ? withOwnFiles() : withReleaseFiles())
   await newCache()
   const { server, url } = await startRegistry()
   registry = url
@@ -418,28 +489,35 @@ async function main() {
     const home = join(work, 'home')
     mkdirSync(home)
     writeFileSync(join(home, '.npmrc'), `${url.slice(5)}:_authToken=none\n`)
-    const bins = { 20: pathWith(process.execPath, '20') }
+    const bins = { [ownMajor]: pathWith(process.execPath, String(ownMajor)) }
+    const own = bins[ownMajor]
     await cell('publish every package', async () => {
       // prettier-ignore
       const args = ['publish', '--workspaces', '--ignore-scripts', '--loglevel=error', '--provenance=false', `--userconfig=${join(home, '.npmrc')}`]
-      const { stdout } = await start(bins[20], root, [npmCli, ...args], { HOME: home })
+      const { stdout } = await start(own, folder, [npmCli, ...args], { HOME: home })
       return stdout.trim().replaceAll('\n', ' ')
     })
-    for (const major of [22, 24]) {
+    for (const [major, version] of quick ? [] : Object.entries(versions)) {
+      if (bins[major] !== undefined) continue
       await cell(`Node ${major} from npm`, async () => {
-        const folder = emptyProject(`node-${major}`)
+        const project = emptyProject(`node-${major}`)
         const name = `node-linux-${process.arch}`
         // prettier-ignore
-        await start(bins[20], folder, [npmCli, 'install', '--loglevel=error', `${name}@${versions[major]}`])
-        bins[major] = pathWith(join(folder, 'node_modules', name, 'bin', 'node'), String(major))
-        return (await start(bins[major], folder, ['--version'])).stdout.trim()
+        await start(own, project, [npmCli, 'install', '--loglevel=error', `${name}@${version}`])
+        bins[major] = pathWith(join(project, 'node_modules', name, 'bin', 'node'), major)
+        return (await start(bins[major], project, ['--version'])).stdout.trim()
       })
     }
-    const installed = await tryManager(bins, 'npm', quick ? [20] : [20, 22, 24])
-    await refusals(bins[20], installed)
-    await tryManager(bins, 'pnpm', quick ? [22] : [22, 20, 24])
-    await tryManager(bins, 'yarn', quick ? [24] : [24, 20, 22])
-    await tryCommand(bins[20])
+    const majors = Object.keys(bins)
+    const kinds = Object.keys(resolutions)
+    const installed = await tryManager(bins, 'npm', majors, kinds)
+    await refusals(own, installed)
+    // Another Node than npm's runs the other managers, where there is one.
+    for (const manager of Object.keys(managers)) {
+      majors.push(majors.shift())
+      await tryManager(bins, manager, majors, quick ? [] : kinds)
+    }
+    await tryCommand(own)
   } finally {
     server.close()
     server.closeAllConnections()

@@ -37,11 +37,11 @@ export const elapsed = (since) => `${((Date.now() - since) / 1000).toFixed(1)} s
  * Resolves to `{ ok, output, reason }` when the command has ended, `output` being stdout and stderr
  * in the order of arrival; never rejects. With `stream`, both go to stdout as they come.
  */
-export function run(title, command, args, { env = process.env, stream = false } = {}) {
+export function run(title, command, args, { env = process.env, stream = false, cwd = root } = {}) {
   return new Promise((resolve) => {
     const started = Date.now()
     const stdio = stream ? ['ignore', 1, 1] : ['ignore', 'pipe', 'pipe']
-    const child = spawn(command, args, { cwd: root, env, stdio })
+    const child = spawn(command, args, { cwd, env, stdio })
     const release = guard(child)
     let output = ''
     const keep = (text) => (output += text)

@@ -16,11 +16,12 @@ const builds = {
   'linux-arm64/zeromq.musl.node': 'linux/arm64/node/musl-127-Release/addon.node',
 }
 
-export function copyZeromq() {
-  const core = join(root, 'packages', 'core')
+const core = join(root, 'packages', 'core')
+
+/** @returns `target`, in which nothing else is left */
+export function copyZeromq(target = join(core, 'prebuilds')) {
   const manifest = createRequire(join(core, 'package.json')).resolve('zeromq/package.json')
   const source = dirname(manifest)
-  const target = join(core, 'prebuilds')
   rmSync(target, { recursive: true, force: true })
   mkdirSync(join(target, 'zeromq'), { recursive: true })
   for (const name of ['index.js', 'draft.js', 'util.js']) {
