@@ -2,6 +2,7 @@
 // is 'cpu' or the ordinal of a GPU. Messages: { do, … } → one answer each.
 import { randomBytes } from 'node:crypto'
 import { createRequire } from 'node:module'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { silentLog } from '@kvx/contract'
 import { allocate } from '@kvx/native'
 import shm from '@kvx/shm'
@@ -69,7 +70,7 @@ const actions = {
       const round = i / atOnce
       for (const transfer of transfers.reverse()) {
         transfer.cancel()
-        if (round % 4 > 0) await new Promise((resolve) => setImmediate(resolve))
+        if (round % 4 > 0) await nextTurn()
       }
       const ended = transfers.map(({ done }) =>
         done.then(
