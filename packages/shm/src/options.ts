@@ -12,7 +12,7 @@ export interface ShmOptions {
   readonly copySmsPeer?: number | undefined
   /** The same within a GPU. Default 16. */
   readonly copySmsSameGpu?: number | undefined
-  /** The same to memory of the host, for pieces under 1 MiB. Default 2: more of them stall the whole GPU. */
+  /** The same to memory of the host, for pieces under 256 KiB (1 MiB before CUDA 12.8). Default 2: more of them stall the whole GPU. */
   readonly copySmsToHost?: number | undefined
   /** The same from memory of the host. Default 2. */
   readonly copySmsFromHost?: number | undefined

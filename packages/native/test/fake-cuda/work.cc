@@ -1,4 +1,5 @@
 // Streams, events, modules and launches: a thread per stream.
+#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -8,6 +9,7 @@
 #include <optional>
 #include <set>
 #include <thread>
+#include <vector>
 
 #include "fake.h"
 
@@ -170,6 +172,20 @@ FAKE Result cuMemcpyAsync(Address to, Address from, size_t bytes, StreamHandle s
   FAKE_CALL("cuMemcpyAsync");
   return put(stream, [=] {
     std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes);
+    return kOk;
+  });
+}
+FAKE Result cuMemcpyBatchAsync(Address* to, Address* from, size_t* bytes, size_t count,
+                               CopyAttributes* attributes, size_t* first, size_t kinds, size_t*,
+                               StreamHandle stream) {
+  FAKE_CALL("cuMemcpyBatchAsync");
+  if (count == 0 || kinds != 1 || *first != 0 || attributes->order != 1) return kInvalid;
+  std::vector<std::array<size_t, 3>> copies;
+  for (size_t i = 0; i < count; i++) copies.push_back({to[i], from[i], bytes[i]});
+  return put(stream, [copies = std::move(copies)] {
+    for (const auto& [to, from, bytes] : copies) {
+      std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes);
+    }
     return kOk;
   });
 }

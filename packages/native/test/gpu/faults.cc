@@ -132,6 +132,7 @@ TEST("fake: a copy whose event never comes stays pending, and stopping gives up 
 }
 
 TEST("fake: large pieces of the host are a copy engine's, small ones the kernel's") {
+  fault("no cuMemcpyBatchAsync=1");  // a driver before CUDA 12.8
   const auto context = gpu::Context::open(0);
   constexpr uint64_t kPiece = 1 << 20;
   const gpu::Allocation memory(context, 2 * kPiece);
@@ -176,6 +177,47 @@ TEST("fake: large pieces of the host are a copy engine's, small ones the kernel'
   CHECK(right());
   copy_now(copier, whole);
   CHECK(std::memcmp(at, data.data(), kPiece) == 0);
+  CHECK(copier.stop(std::chrono::seconds(5)));
+}
+
+TEST("fake: many pieces of the host are one call of a driver that takes batches") {
+  const auto context = gpu::Context::open(0);
+  constexpr uint64_t kPiece = 256 << 10, kPieces = 4;
+  const gpu::Allocation memory(context, kPieces * kPiece);
+  void* at =
+      mmap(nullptr, kPieces * kPiece, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const gpu::HostMemory host(context, at, kPieces * kPiece);
+  const Data data = pattern(kPieces * kPiece, 7);
+  write(*context, memory.address(), data);
+  const std::atomic<bool> cancelled{false};
+  const auto swapped = [&](uint64_t run_bytes) {
+    return gpu::Batch{{{.path = gpu::Path::kToHost,
+                        .run_bytes = run_bytes,
+                        .source_page_bytes = kPiece,
+                        .destination_page_bytes = kPiece},
+                       {{memory.address(), host.address()}},
+                       {{0, 3}, {1, 2}, {2, 1}, {3, 0}}}};
+  };
+  const auto arrived = [&](uint64_t run_bytes) {
+    for (uint64_t i = 0; i < kPieces; i++) {
+      const auto* piece = static_cast<uint8_t*>(at) + (kPieces - 1 - i) * kPiece;
+      if (std::memcmp(piece, data.data() + i * kPiece, run_bytes) != 0) return false;
+    }
+    return true;
+  };
+  gpu::Copier copier(context, {});
+  fault("cuMemcpyAsync=2,kernel=719");
+  copy_now(copier, swapped(kPiece));
+  CHECK(arrived(kPiece));
+  // Of a batch that fails some may have begun: it is settled only when all is over.
+  fault("cuMemcpyBatchAsync=2");
+  std::string reason;
+  const auto ticket = copier.submit(swapped(kPiece), {}, cancelled);
+  CHECK(settle(copier, ticket, reason) == State::kFailedSettled);
+  has(reason, "cuMemcpyBatchAsync failed");
+  std::memset(at, 0, kPieces * kPiece);
+  copy_now(copier, swapped(kPiece / 2));
+  CHECK(arrived(kPiece / 2) && !arrived(kPiece));
   CHECK(copier.stop(std::chrono::seconds(5)));
 }
 

@@ -65,6 +65,15 @@ inline constexpr int kPointerLegacy = 10;       // int
 inline constexpr int kPointerHandleTypes = 14;  // uint64_t, although the manual's enum is an int
 inline constexpr int kPointerPool = 17;         // PoolHandle
 
+// CUmemcpyAttributes: how a batch of copies reads its sources.
+struct CopyAttributes {
+  int order = 1;  // as the stream says
+  struct {
+    int type = 0, id = 0;
+  } source_hint, destination_hint;  // of managed memory only
+  unsigned flags = 0;
+};
+
 struct Api {
   Result (*init)(unsigned flags);
   Result (*driver_version)(int*);
@@ -92,6 +101,10 @@ struct Api {
   Result (*host_unregister)(void*);
   Result (*host_device_pointer)(Address*, void*, unsigned flags);
   Result (*copy_async)(Address to, Address from, size_t, StreamHandle);
+  // Copies in any order. Null in drivers before CUDA 12.8.
+  Result (*copy_batch_async)(Address* to, Address* from, size_t* bytes, size_t count,
+                             CopyAttributes*, size_t* first_of_attributes, size_t attributes,
+                             size_t* failed, StreamHandle);
   Result (*set_async)(Address, unsigned char, size_t, StreamHandle);
 
   Result (*legacy_export)(LegacyHandle*, Address);

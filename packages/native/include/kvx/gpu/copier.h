@@ -120,6 +120,13 @@ class Queue {
   // By a copy engine.
   void copy(std::span<const Piece> pieces, uint64_t& last) {
     Event event = take_event();
+    if (pieces.size() > 1 && context_.api().copy_batch_async != nullptr) {
+      const Result result = copy_batch(pieces);
+      // Some of a batch that failed may have begun.
+      last = finish(std::move(event), stream_.get());
+      context_.check(result, "cuMemcpyBatchAsync", kCannotCopy);
+      return;
+    }
     for (size_t begun = 0; begun < pieces.size(); begun++) {
       const auto& [source, destination, bytes] = pieces[begun];
       const Result result = context_.api().copy_async(destination, source, bytes, stream_.get());
@@ -201,6 +208,20 @@ class Queue {
     context_.check(context_.api().event_record(event.get(), stream), "cuEventRecord", kCannotCopy);
   }
 
+  Result copy_batch(std::span<const Piece> pieces) {
+    std::vector<Address> to, from;
+    std::vector<size_t> bytes;
+    for (const Piece& piece : pieces) {
+      to.push_back(piece.destination);
+      from.push_back(piece.source);
+      bytes.push_back(piece.bytes);
+    }
+    CopyAttributes attributes;
+    size_t first = 0, failed = 0;
+    return context_.api().copy_batch_async(to.data(), from.data(), bytes.data(), pieces.size(),
+                                           &attributes, &first, 1, &failed, stream_.get());
+  }
+
   uint64_t start(const Kernels& kernels, const Launch& launch, StreamHandle stream,
                  unsigned blocks) {
     const uint64_t start = start_of(launch.table_bytes);
@@ -269,6 +290,8 @@ class Copier {
   Copier(std::shared_ptr<Context> context, CopySms sms)
       : context_(std::move(context)),
         gathering_sms_(sms.of[static_cast<size_t>(Path::kSameGpu)]),
+        limits_{.least = context_->api().copy_batch_async == nullptr ? detail::kLeastPiece
+                                                                     : detail::kLeastPieceOfBatch},
         kernels_(std::make_unique<Kernels>(context_)) {
     const Context::Current current(*context_);
     for (size_t path = 0; path < kPaths; path++) {
@@ -291,7 +314,7 @@ class Copier {
   // plans that have not yet run is used up, until there is some or `cancelled` is true. Throws
   // DriverError("ERR_KVX_TRANSFER_FAILED") when nothing of it was launched.
   Ticket submit(const Batch& batch, const After& after, const std::atomic<bool>& cancelled) {
-    detail::Division division = detail::divide(batch);
+    detail::Division division = detail::divide(batch, limits_);
     std::vector<detail::Launch> launches =
         detail::launches_of(division.empty() ? batch : division.rest);
     const Submitting submitting(submitting_);
@@ -470,6 +493,7 @@ class Copier {
 
   const std::shared_ptr<Context> context_;
   const unsigned gathering_sms_;
+  const detail::PieceLimits limits_;
   std::unique_ptr<Kernels> kernels_;
   std::atomic<int> submitting_{0};  // threads that submit; not those that wait for room
   std::mutex mutex_;                // guards what follows

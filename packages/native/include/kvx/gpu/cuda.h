@@ -77,6 +77,8 @@ inline Loaded load_cuda() {
   take(api.host_unregister, "cuMemHostUnregister", 4000);
   take(api.host_device_pointer, "cuMemHostGetDevicePointer", 3020);
   take(api.copy_async, "cuMemcpyAsync", 4000);
+  api.copy_batch_async =
+      reinterpret_cast<decltype(api.copy_batch_async)>(find("cuMemcpyBatchAsync", 12080));
   take(api.set_async, "cuMemsetD8Async", 3020);
   take(api.legacy_export, "cuIpcGetMemHandle", 4010);
   take(api.legacy_open, "cuIpcOpenMemHandle", 11000);

@@ -3,7 +3,8 @@
 // Multiprocessors that store to memory of the host slow down the whole GPU; copy engines do not,
 // but need large pieces. Where lanes lie side by side at the destination, as in pools that keep all
 // lanes of a page together, a kernel gathers them in a slab of the GPU's own memory, and a copy
-// engine takes whole pieces from there.
+// engine takes whole pieces from there. Drivers that take many pieces in one call copy them without
+// a pause in between, so that smaller ones are worth it.
 #pragma once
 
 #include <algorithm>
@@ -38,8 +39,11 @@ struct Division {
   bool empty() const { return pieces.empty() && loads.empty(); }
 };
 
+inline constexpr uint64_t kLeastPiece = uint64_t{1} << 20;
+inline constexpr uint64_t kLeastPieceOfBatch = uint64_t{256} << 10;
+
 struct PieceLimits {
-  uint64_t least = uint64_t{1} << 20;  // bytes of a piece that is worth a copy engine's while
+  uint64_t least = kLeastPiece;  // bytes of a piece that is worth a copy engine's while
   uint64_t slab = uint64_t{16} << 20;
   size_t tables = kMostTableBytes / 2;  // bytes that the gather of one load has for its tables
 };
