@@ -2,7 +2,8 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { explore } from '../src/check/explore.ts'
 import { wrongRows } from '../src/check/cells.ts'
-import { catchIt } from '../src/check/mutants.ts'
+import { catchIt, isOfProtocol, seedOf } from '../src/check/mutants.ts'
+import { tooSmallFor } from '../src/check/too-small.ts'
 import { quick, worlds } from '../src/check/worlds.ts'
 import { coreSource, Laboratory } from '../src/mutants/build.ts'
 import { mutants } from '../src/mutants/list.ts'
@@ -29,6 +30,14 @@ test('a cell of the coverage table that is held to be unreachable is told when i
     "'D accept paired' was reached without a fault",
     "'P ack parked' was reached after a fault",
   ])
+})
+
+test('every mutant of the protocol that small worlds cannot show has been found by the simulator', () => {
+  const ofProtocol = mutants.filter(isOfProtocol).map(({ name }) => name)
+  const tooSmall = Object.keys(tooSmallFor)
+  expect(tooSmall.length).toBeGreaterThan(0)
+  expect(ofProtocol).toEqual(expect.arrayContaining(tooSmall))
+  for (const name of tooSmall) expect(seedOf(name)).toMatch(/^\d+$/)
 })
 
 test('a world with more states than it may have counts as not exhausted', () => {
@@ -59,6 +68,11 @@ describe('of defects', () => {
     ['freed-with-link', 'crash'],
     ['lease-freed-on-abort', 'one-by-one'],
     ['drained-while-writing', 'write'],
+    ['state-without-a-layer', 'by-layers'],
+    ['queue-of-prefill-unheard', 'queued'],
+    ['lost-links-kept', 'gone'],
+    ['outcomes-kept', 'unsaid-abort'],
+    ['recycle-greets-nobody', 'replaced'],
   ])('%s is found in world %s, by the shortest schedule', async (name, world) => {
     const mutant = mutants.find((one) => one.name === name)!
     const caught = await laboratory.with(mutant, () =>
@@ -66,5 +80,14 @@ describe('of defects', () => {
     )
     expect(caught?.world).toBe(world)
     expect(caught?.found.schedule.length).toBeGreaterThan(0)
+  })
+
+  test('what never ends is found in a part of a world as well', async () => {
+    const mutant = mutants.find(({ name }) => name === 'lost-links-kept')!
+    const search = { worlds: ['gone'], states: 100 }
+    const caught = await laboratory.with(mutant, () =>
+      catchIt(laboratory.file('check/hunt.js'), search),
+    )
+    expect(caught?.found.check).toBe('not ended though nothing is wrong any more')
   })
 })

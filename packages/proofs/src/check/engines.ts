@@ -7,7 +7,7 @@ import type { DecodeEffect, PrefillEffect } from '@kvx/core/protocol'
 import { endReserves } from './hear.ts'
 import type { EngineLink, Side, Write } from './parts.ts'
 import { canLand, isOurs, writerProcess } from './reach.ts'
-import { engineAddress, pageBytes } from './small.ts'
+import { engineAddress, skippedPages } from './small.ts'
 import type { Move, Turn } from './turn.ts'
 import { violate } from './violation.ts'
 
@@ -48,15 +48,18 @@ export function post(turn: Turn, effect: Of<PrefillEffect, 'post'>): void {
     cast.decode.generation === generation &&
     !link.isRevoked
   const cells: number[] = []
-  const sources = new Set<number>()
+  const sources: number[] = []
   const { pages } = turn.spec
+  const { pageBytes } = turn.ground.small
   eachCopy(plan, (_, source, __, destination) => {
     cells.push(destination / pageBytes)
-    sources.add((source / pageBytes) % pages)
+    sources.push(source / pageBytes)
   })
   const ownerOf = (side: 'send' | 'receive', page: number) =>
     books.jobs.findIndex((job) => job[side].pages.includes(page))
-  const [reader = -1, ...otherReaders] = new Set([...sources].map((page) => ownerOf('send', page)))
+  const [reader = -1, ...otherReaders] = new Set(
+    sources.map((cell) => ownerOf('send', cell % pages)),
+  )
   if (reader < 0 || otherReaders.length > 0)
     violate('post from a foreign page', 'prefill posts a page that is not of one request')
   let owner = -1
@@ -67,6 +70,7 @@ export function post(turn: Turn, effect: Of<PrefillEffect, 'post'>): void {
     owner = [...owners][0]!
     if (owner !== reader)
       violate('post to another prompt', `room ${String(reader)} is posted to room ${String(owner)}`)
+    checkMapping(turn, owner, sources, cells)
     const posted = engines.writes.flatMap((one) => (one.owner === owner ? one.cells : []))
     const taken = [...posted, ...books.jobs[owner]!.receive.landed]
     if (cells.some((cell) => taken.includes(cell)))
@@ -89,6 +93,26 @@ export function post(turn: Turn, effect: Of<PrefillEffect, 'post'>): void {
   const bytes = flying.reduce((sum, one) => sum + one.cells.length * pageBytes, 0)
   if (flying.length > 1 && bytes > turn.spec.credit)
     violate('credits exceeded', `${String(bytes)} bytes are in flight to one peer`)
+}
+
+/** What is written belongs where it goes: the same layer of the same page of the prompt, or the slot of the request. */
+function checkMapping(
+  turn: Turn,
+  job: number,
+  sources: readonly number[],
+  cells: readonly number[],
+): void {
+  const { spec, books } = turn
+  const { pages, layers } = spec
+  const { send, receive } = books.jobs[job]!
+  for (const [i, source] of sources.entries()) {
+    const cell = cells[i]!
+    const isState = cell >= layers * pages
+    const from = send.pages.indexOf(source % pages)
+    const to = receive.pages.indexOf(cell % pages) + (isState ? 0 : skippedPages(spec))
+    if (Math.floor(source / pages) !== Math.floor(cell / pages) || (from !== to && !isState))
+      violate('post of the wrong bytes', `cell ${String(source)} is posted to ${String(cell)}`)
+  }
 }
 
 export function cancel(turn: Turn, piece: number): void {

@@ -74,17 +74,36 @@ export function explore(
       bound = 'states'
       break
     }
-    const world = universe.read(table.tuples, state * width)
+    visit(state, false)
+  }
+  const reached = { states: table.size, transitions, depth: depths.at(table.size - 1) }
+  // What was come to last has not been left yet: without a fault everything must end from there as well.
+  for (; bound && !found && state < table.size && memoryOf(table) < 1.2 * bounds.memory; state++)
+    visit(state, true)
+  if (!found) {
+    const endless = findEndless(next, rests)
+    if (endless) found = foundEndless(endless)
+  }
+  return {
+    ...{ world: spec.name, faults: spec.most, ...reached },
+    seconds: (performance.now() - begun) / 1_000,
+    ...{ locals: universe.locals, bound, found, rows: universe.ground.cells.rows },
+  }
+
+  /** Does what may happen next there; or only what happens when no fault does. */
+  function visit(from: number, isCalm: boolean): void {
+    const world = universe.read(table.tuples, from * width)
     const here = universe.turn(world)
     rests.push(unrest(here) === undefined ? 1 : 0)
-    let calm = state
+    let calm = from
     for (const [i, move] of movesOf(here).entries()) {
+      if (isCalm && (i > 0 || move.isFault)) break
       const turn = universe.turn(world)
       try {
         perform(turn, move)
       } catch (cause) {
         if (!(cause instanceof Violation)) throw cause
-        const schedule = [...scheduleTo(state), move.label()]
+        const schedule = [...scheduleTo(from), move.label()]
         found = { check: cause.check, text: cause.message, schedule }
         break
       }
@@ -94,21 +113,11 @@ export function explore(
       transitions++
       if (i === 0 && !move.isFault) calm = to
       if (table.size === before) continue
-      parents.push(state)
+      parents.push(from)
       steps.push(i)
-      depths.push(depths.at(state) + 1)
+      depths.push(depths.at(from) + 1)
     }
     next.push(calm)
-  }
-  if (!found && !bound) {
-    const endless = findEndless(next, rests)
-    if (endless) found = foundEndless(endless)
-  }
-  return {
-    ...{ world: spec.name, faults: spec.most, states: table.size, transitions },
-    depth: depths.at(table.size - 1),
-    seconds: (performance.now() - begun) / 1_000,
-    ...{ locals: universe.locals, bound, found, rows: universe.ground.cells.rows },
   }
 
   /** Labels of the moves that lead to a state. */
@@ -147,11 +156,12 @@ function findEndless(next: Numbers, rests: Numbers): Endless | undefined {
   for (let state = 0; state < next.size; state++) {
     const path: number[] = []
     let at = state
-    for (; ends.at(at) === 0; at = next.at(at)) {
+    for (; at < next.size && ends.at(at) === 0; at = next.at(at)) {
       ends.set(at, 1)
       path.push(at)
     }
-    let end = ends.at(at)
+    // What follows from the last ones nobody knows, where memory was at its end.
+    let end = at < next.size ? ends.at(at) : 2
     if (end === 1) {
       const cycle = path.slice(path.indexOf(at))
       const restless = cycle.find((one) => rests.at(one) === 0)

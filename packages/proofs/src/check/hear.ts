@@ -3,7 +3,7 @@ import type { DecodeEffect, Message, PrefillEffect } from '@kvx/core/protocol'
 import { decodeRow, prefillRow } from '@kvx/simulator'
 import { namesIn } from './locals.ts'
 import type { Books } from './parts.ts'
-import { endpoint } from './small.ts'
+import { endpoint, skippedPages } from './small.ts'
 import { textOf } from './text.ts'
 import type { Turn } from './turn.ts'
 import { violate } from './violation.ts'
@@ -179,13 +179,14 @@ export function onPrefillSays(turn: Turn, message: Message): void {
 /** Every layer of every page of a request has landed. */
 export function checkLanded(turn: Turn, job: number, check: string): void {
   const { pages, landed } = turn.books.jobs[job]!.receive
-  const { layers, pages: all, promptPages } = turn.spec
-  for (let layer = 0; layer < layers; layer++)
-    for (const page of pages)
+  const { layers, pages: all, promptPages, byLayers } = turn.spec
+  const needed = promptPages - skippedPages(turn.spec)
+  for (let layer = 0; layer < layers * (byLayers ? 2 : 1); layer++)
+    for (const page of layer < layers ? pages : pages.slice(0, 1))
       if (!landed.includes(layer * all + page))
         violate(
           check,
           `room ${String(job)}: layer ${String(layer)} of page ${String(page)} has not landed`,
         )
-  if (pages.length !== promptPages) violate(check, `room ${String(job)} has no pages`)
+  if (pages.length !== needed) violate(check, `room ${String(job)} has no pages`)
 }

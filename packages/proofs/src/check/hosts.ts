@@ -10,7 +10,8 @@ import {
 import { checkLanded } from './hear.ts'
 import type { Job, ReceiveLeg, SendLeg } from './parts.ts'
 import { mayLandIn, mayRead } from './reach.ts'
-import { bootstrap, component, deadlines } from './small.ts'
+import { bootstrap, component, deadlines, skippedPages, stateComponent, writesOf } from './small.ts'
+import type { Spec } from './spec.ts'
 import type { Move, Turn } from './turn.ts'
 import { violate } from './violation.ts'
 
@@ -25,29 +26,58 @@ const setReceive = (turn: Turn, job: number, change: Partial<ReceiveLeg>) => {
   turn.setJob(job, ({ receive }) => ({ receive: { ...receive, ...change } }))
 }
 
-/** Pages that nobody has, as many as a prompt needs. */
+/** Pages that nobody has, as many as a prompt needs there. */
 function freePages(turn: Turn, side: 'send' | 'receive'): number[] | undefined {
   const taken = turn.books.jobs.flatMap((job) => job[side].pages)
   const free = Array.from({ length: turn.spec.pages }, (_, i) => i).filter(
     (page) => !taken.includes(page),
   )
   const { promptPages } = turn.spec
-  return free.length < promptPages ? undefined : free.slice(0, promptPages)
+  const count = side === 'send' ? promptPages : promptPages - skippedPages(turn.spec)
+  return free.length < count ? undefined : free.slice(0, count)
 }
 
 const lists = (pages: readonly number[]) => ({ [component]: Int32Array.from(pages) })
+/** The state of a request has the number of its first page. */
+const slots = ({ byLayers }: Spec, pages: readonly number[]) =>
+  byLayers ? { [stateComponent]: Int32Array.from(pages.slice(0, 1)) } : {}
 
-export const newJob: Job = {
-  isClean: true,
+/** @param number of the request */
+export const newJob = (spec: Spec, number: number): Job => ({
+  isClean: !(spec.lacks !== undefined && number === spec.jobs - 1),
   send: { phase: 'none', end: undefined, written: 0, pages: [] },
   receive: {
     ...{ phase: 'none', end: undefined, cause: undefined, isWanted: false, isProvided: false },
     ...{ pages: [], landed: [] },
   },
+})
+
+/** Moments until it is the turn of a request that waits for it, of a host that runs; or Infinity. */
+export function turnIn(turn: Turn): number {
+  const waits = turn.books.jobs.flatMap(({ send, receive }) => [
+    turn.runs('prefill') ? send.queued : undefined,
+    turn.runs('decode') ? receive.queued : undefined,
+  ])
+  return Math.min(...waits.map((ms) => (ms === undefined || ms === 0 ? Infinity : ms)))
+}
+
+/** Their turns come nearer. */
+export function passTurns(turn: Turn, ms: number): void {
+  if (turnIn(turn) === Infinity) return
+  const nearer = <Leg extends SendLeg | ReceiveLeg>(leg: Leg): Leg =>
+    leg.queued === undefined ? leg : { ...leg, queued: Math.max(0, leg.queued - ms) }
+  const jobs = turn.books.jobs.map(({ isClean, send, receive }) => ({
+    isClean,
+    send: turn.runs('prefill') ? nearer(send) : send,
+    receive: turn.runs('decode') ? nearer(receive) : receive,
+  }))
+  turn.setBooks({ jobs })
 }
 
 export function hostMoves(turn: Turn, moves: Move[]): void {
-  const { slowHosts } = turn.spec
+  const { slowHosts, lacks, jobs, byLayers } = turn.spec
+  const isLacking = (job: number, what: Spec['lacks']) => lacks === what && job === jobs - 1
+  const calls = writesOf(turn.spec).map((_, i) => i)
   const add = (job: number, what: string, run: Move['run']) =>
     moves.push({
       label: () => `${what} room ${String(job)}`,
@@ -60,14 +90,15 @@ export function hostMoves(turn: Turn, moves: Move[]): void {
         add(number, 'decode receives', (t) => {
           startReceive(t, number)
         })
-      if (receive.phase === 'new') {
+      if (receive.phase === 'new' && !receive.queued) {
         const pages = freePages(turn, 'receive')
         if (pages)
           add(number, 'decode reserves for', (t) => {
             reserve(t, number, pages)
           })
       }
-      if (receive.isWanted && !receive.isProvided && receive.end === undefined) {
+      const isAwaited = receive.isWanted && !receive.isProvided && receive.end === undefined
+      if (isAwaited && !isLacking(number, 'pages')) {
         const pages = freePages(turn, 'receive')
         if (pages)
           add(number, 'decode provides pages of', (t) => {
@@ -76,15 +107,29 @@ export function hostMoves(turn: Turn, moves: Move[]): void {
       }
     }
     if (turn.runs('prefill')) {
-      if (send.phase === 'none')
+      if (send.phase === 'none' && !isLacking(number, 'prefill leg'))
         add(number, 'prefill sends', (t) => {
           startSend(t, number)
         })
-      if (send.phase === 'reserved' && send.written < turn.spec.promptPages) {
+      if (send.phase === 'reserved' && send.queued) continue
+      const left = calls.filter((call) => (send.written & (1 << call)) === 0)
+      if (send.phase === 'reserved' && left.length > 0) {
         const pages = send.pages.length > 0 ? send.pages : freePages(turn, 'send')
-        if (pages)
-          add(number, 'prefill writes a page of', (t) => {
-            write(t, number, pages)
+        for (const call of pages ? (byLayers ? left : left.slice(0, 1)) : [])
+          add(
+            number,
+            byLayers ? `prefill makes write ${String(call)} of` : 'prefill writes a page of',
+            (t) => {
+              write(t, number, call, pages!)
+            },
+          )
+        if (byLayers)
+          moves.push({
+            label: () => `prefill finishes room ${String(number)} too early`,
+            canWait: true,
+            run: (t) => {
+              finishEarly(t, number)
+            },
           })
       } else if (send.phase === 'reserved') {
         add(number, 'prefill finishes', (t) => {
@@ -100,9 +145,10 @@ function startReceive(turn: Turn, job: number): void {
   const objection = receiveObjection(decodes.at(turn.decode), key(job))
   if (objection)
     violate('request refused', `decode refuses room ${String(job)}: ${objection.message}`)
-  setReceive(turn, job, { phase: 'new' })
+  const [turnAtDecode] = turn.spec.queued
+  setReceive(turn, job, { phase: 'new', ...(turnAtDecode > 0 && { queued: turnAtDecode }) })
   const room = { request: job, key: key(job), room: BigInt(job), index: 0 }
-  const { promptPages: tokens } = turn.spec
+  const tokens = tokensOf(turn)
   turn.stepDecode(
     {
       ...{ type: 'host.receive', ...room, from: bootstrap, tokens, digest: small.digest },
@@ -113,12 +159,12 @@ function startReceive(turn: Turn, job: number): void {
 }
 
 function reserve(turn: Turn, job: number, pages: readonly number[]): void {
-  const { late } = turn.spec
+  const { late, prefixTokens } = turn.spec
   setReceive(turn, job, { phase: 'reserving', ...(late ? {} : { pages }) })
   turn.stepDecode(
     {
-      ...{ type: 'host.reserve', request: job, prefixTokens: 0 },
-      pages: late ? undefined : lists(pages),
+      ...{ type: 'host.reserve', request: job, prefixTokens },
+      pages: late ? undefined : { ...lists(pages), ...slots(turn.spec, pages) },
     },
     `reserve ${String(job)} ${String(pages)}`,
   )
@@ -127,7 +173,10 @@ function reserve(turn: Turn, job: number, pages: readonly number[]): void {
 function provide(turn: Turn, job: number, pages: readonly number[]): void {
   setReceive(turn, job, { isProvided: true, pages })
   turn.stepDecode(
-    { type: 'host.provide', request: job, pages: lists(pages) },
+    {
+      ...{ type: 'host.provide', request: job },
+      pages: { ...lists(pages), ...slots(turn.spec, pages) },
+    },
     `provide ${String(job)} ${String(pages)}`,
   )
 }
@@ -138,7 +187,7 @@ function startSend(turn: Turn, job: number): void {
   if (objection)
     violate('request refused', `prefill refuses room ${String(job)}: ${objection.message}`)
   setSend(turn, job, { phase: 'waiting' })
-  const { promptPages: tokens } = turn.spec
+  const tokens = tokensOf(turn)
   turn.stepPrefill(
     {
       ...{ type: 'host.send', sender: job, key: key(job), tokens, digest: small.digest },
@@ -146,18 +195,38 @@ function startSend(turn: Turn, job: number): void {
     },
     `send ${String(job)}`,
   )
+  const [, turnAtPrefill] = turn.spec.queued
+  if (turnAtPrefill > 0)
+    turn.stepPrefill({ type: 'host.queued', sender: job, queued: true }, `queued ${String(job)}`)
 }
 
-function write(turn: Turn, job: number, pages: readonly number[]): void {
+const tokensOf = ({ spec }: Turn) => spec.promptPages * spec.pageTokens
+
+function write(turn: Turn, job: number, call: number, pages: readonly number[]): void {
+  const { tokens, pages: range, withState, layers } = writesOf(turn.spec)[call]!
   const { written } = turn.books.jobs[job]!.send
-  setSend(turn, job, { pages, written: written + 1 })
+  setSend(turn, job, { pages, written: written | (1 << call) })
   turn.stepPrefill(
     {
-      ...{ type: 'host.write', sender: job, write: written + 1, tokens: [written, written + 1] },
-      ...{ pages: lists([pages[written]!]), state: {}, layers: undefined },
+      ...{ type: 'host.write', sender: job, write: call + 1, tokens, layers },
+      pages: range ? lists(pages.slice(...range)) : {},
+      state: withState ? slots(turn.spec, pages) : {},
     },
-    `write ${String(job)} ${String(written)} ${String(pages)}`,
+    `write ${String(job)} ${String(call)} ${String(pages)}`,
   )
+}
+
+/** A wrong call: it is refused, and changes nothing. */
+function finishEarly(turn: Turn, job: number): void {
+  const { prefills } = turn.ground
+  const { to, effects } = prefills.step(
+    turn.prefill,
+    { type: 'host.finish', sender: job, state: {}, aux: {} },
+    `finish ${String(job)} early`,
+  )
+  const isRejected = effects.length === 1 && effects[0]?.do === 'sender.rejected'
+  if (!isRejected || to !== turn.prefill)
+    violate('wrong call taken', `prefill lets room ${String(job)} finish before all is written`)
 }
 
 function finish(turn: Turn, job: number): void {
@@ -236,10 +305,13 @@ export function onSenderNews(turn: Turn, news: SenderNews): void {
   switch (news.do) {
     case 'sender.reserved':
       unless(phase === 'waiting')
-      setSend(turn, job, { phase: 'reserved' })
+      setSend(turn, job, {
+        phase: 'reserved',
+        ...(turn.spec.queued[1] > 0 && { queued: turn.spec.queued[1] }),
+      })
       return
     case 'sender.posted':
-      unless(end === undefined && news.write <= written)
+      unless(end === undefined && (written & (1 << (news.write - 1))) !== 0)
       return
     case 'sender.rejected':
       violate('proper call rejected', `prefill: ${news.error.message}`)

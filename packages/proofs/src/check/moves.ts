@@ -41,7 +41,7 @@ function nextRequest(turn: Turn, moves: Move[]): void {
     label: () => `the router sends request ${String(books.jobs.length)}`,
     canWait: true,
     run: (t) => {
-      t.setBooks({ jobs: [...books.jobs, newJob] })
+      t.setBooks({ jobs: [...books.jobs, newJob(spec, books.jobs.length)] })
     },
   })
 }

@@ -197,6 +197,7 @@ function answer(turn: Turn): void {
 }
 
 export function networkFaults(turn: Turn, moves: Move[]): void {
+  if (turn.spec.faults.includes('unsaid message')) unsaid(turn, moves)
   if (!turn.spec.faults.includes('lost connection')) return
   for (const wire of turn.net.wires) {
     if (wire.isBroken) continue
@@ -213,6 +214,22 @@ export function networkFaults(turn: Turn, moves: Move[]): void {
     moves.push(ends(false))
     if (wire.up.length + wire.down.length > 0) moves.push(ends(true))
   }
+}
+
+/** No network loses one message of a connection that goes on; a peer with a defect may not say it. */
+function unsaid(turn: Turn, moves: Move[]): void {
+  for (const wire of turn.net.wires)
+    for (const way of ['up', 'down'] as const) {
+      const [message] = wire[way]
+      if (!message || wire.isBroken) continue
+      moves.push({
+        label: () => `FAULT ${words(message)} is not said on ${wire.id}`,
+        isFault: true,
+        run: (t) => {
+          t.setWire(wire.id, { [way]: wire[way].slice(1) })
+        },
+      })
+    }
 }
 
 /** As it is told apart from others. */

@@ -123,7 +123,10 @@ export interface SendLeg {
   readonly phase:
     'none' | 'waiting' | 'reserved' | 'finishing' | 'success' | 'failed' | 'settled' | 'gone'
   readonly end: 'success' | 'failed' | undefined
+  /** Calls of its host: a bit for each. */
   readonly written: number
+  /** Moments until its turn. */
+  readonly queued?: number
   readonly pages: readonly number[]
 }
 
@@ -135,6 +138,8 @@ export interface ReceiveLeg {
   readonly cause: string | undefined
   readonly isWanted: boolean
   readonly isProvided: boolean
+  /** Moments until its turn. */
+  readonly queued?: number
   readonly pages: readonly number[]
   /** Layers of its pages that have landed. */
   readonly landed: readonly number[]

@@ -43,7 +43,7 @@ export function recoveries(turn: Turn, moves: Move[]): void {
           t.setActor(side, { isFrozen: false })
         },
       })
-    if (!isAlive)
+    if (!isAlive && !turn.spec.staysDead)
       moves.push({
         label: () => `${side} starts again`,
         canWait: true,
@@ -78,6 +78,7 @@ export function passing(turn: Turn): Move[] {
   const wait = Math.min(
     turn.runs('prefill') ? prefills.wait(turn.prefill) : Infinity,
     turn.runs('decode') ? decodes.wait(turn.decode) : Infinity,
+    hosts.turnIn(turn),
   )
   if (wait === Infinity) return []
   return [
@@ -86,6 +87,7 @@ export function passing(turn: Turn): Move[] {
       run: (t) => {
         t.prefill = prefills.aged(t.prefill, wait)
         t.decode = decodes.aged(t.decode, wait)
+        hosts.passTurns(t, wait)
       },
     },
   ]

@@ -1,34 +1,43 @@
 /** What must be left when everything has ended: nothing. The one check that looks into the reducers. */
+import type { Side } from './parts.ts'
 import type { Turn } from './turn.ts'
 
 /** What has not ended, in words, or undefined. */
 export function unrest(turn: Turn): string | undefined {
-  const { cast, books } = turn
+  const { cast, books, spec } = turn
+  const isGone = (side: Side) => spec.staysDead && !cast[side].isAlive
   for (const side of ['prefill', 'decode'] as const)
-    if (!turn.runs(side)) return `${side} ${cast[side].isAlive ? 'stands still' : 'is dead'}`
+    if (!turn.runs(side) && !isGone(side))
+      return `${side} ${cast[side].isAlive ? 'stands still' : 'is dead'}`
   for (const [job, { isClean, send, receive }] of books.jobs.entries()) {
     for (const [side, { phase, end }] of [
       ['prefill', send],
       ['decode', receive],
     ] as const) {
+      if (isGone(side)) continue
+      if (side === 'prefill' && spec.lacks === 'prefill leg' && job === spec.jobs - 1) continue
       if (phase !== 'settled' && phase !== 'gone')
         return `the host of ${side} waits for room ${String(job)}, which is ${phase}`
-      if (isClean && !turn.spec.slowHosts && end !== 'success')
+      if (isClean && !spec.slowHosts && end !== 'success')
         return `room ${String(job)} failed at ${side}, and no fault has hit it`
     }
   }
-  return prefillUnrest(turn) ?? decodeUnrest(turn)
+  return (
+    (cast.prefill.isAlive ? prefillUnrest(turn) : undefined) ??
+    (cast.decode.isAlive ? decodeUnrest(turn) : undefined)
+  )
 }
 
 /** A transfer whose writes were abandoned is remembered until decode says hello with another engine. */
 function prefillUnrest({ ground, prefill, cast }: Turn): string | undefined {
   const state = ground.prefills.at(prefill)
+  const isDead = (incarnation: string) =>
+    !cast.decode.isAlive || incarnation !== cast.decode.incarnation
   const records = new Set(
     [...state.pieces.values()]
       .filter(
         ({ abandoned, transfer: { peer, generation } }) =>
-          abandoned &&
-          (peer.incarnation !== cast.decode.incarnation || generation !== cast.decode.generation),
+          abandoned && (isDead(peer.incarnation) || generation !== cast.decode.generation),
       )
       .map(({ transfer }) => transfer),
   )
@@ -47,12 +56,9 @@ function prefillUnrest({ ground, prefill, cast }: Turn): string | undefined {
     'queued writes': peers.reduce((sum, { queue }) => sum + queue.length, 0),
     credits: peers.reduce((sum, { inFlight }) => sum + inFlight, 0),
     'dead peers': peers.filter(
-      ({ incarnation, transfers }) =>
-        incarnation !== cast.decode.incarnation && transfers.size === 0,
+      ({ incarnation, transfers }) => isDead(incarnation) && transfers.size === 0,
     ).length,
-    'connections of dead peers': [...state.connections.values()].filter(
-      (incarnation) => incarnation !== cast.decode.incarnation,
-    ).length,
+    'connections of dead peers': [...state.connections.values()].filter(isDead).length,
     'engines to be replaced': state.recycle ? 1 : 0,
   }
   return leftOver('prefill', counts)
@@ -67,7 +73,7 @@ function decodeUnrest({ ground, decode, cast }: Turn): string | undefined {
     'bootstrap services': state.sources.size,
     legs: links.reduce((sum, { legs, waiting }) => sum + legs.size + waiting.size, 0),
     'links to dead processes': links.filter(
-      ({ incarnation }) => incarnation !== cast.prefill.incarnation,
+      ({ incarnation }) => !cast.prefill.isAlive || incarnation !== cast.prefill.incarnation,
     ).length,
     'engines to be replaced': state.recycle ? 1 : 0,
   })

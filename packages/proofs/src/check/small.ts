@@ -8,13 +8,17 @@ import {
   type PackedPlace,
   type PackedShape,
   type Place,
+  type Range,
   type Rank,
 } from '@kvx/core/bytes'
 import { defaultLimits, type DecodeState, type PrefillState } from '@kvx/core/protocol'
+import type { Spec } from './spec.ts'
 
 export const component = 'kv'
-/** Of one layer of one page, which holds one token. */
-export const pageBytes = 2
+/** Addressed by request; its slots are numbered as pages are. */
+export const stateComponent = 'state'
+/** Of one token in one layer, and of one slot. */
+const unitBytes = 2
 export const endpoint = 'tcp://prefill'
 export const bootstrap = 'tcp://bootstrap'
 
@@ -43,6 +47,8 @@ export interface Small {
   readonly rank: Rank
   readonly shape: CacheShape
   readonly place: Place
+  /** From one page, or slot, to the next. */
+  readonly pageBytes: number
   readonly packed: { readonly shape: PackedShape; readonly place: PackedPlace }
   readonly limits: PrefillState['self']['limits']
   readonly fence: FenceKind
@@ -51,32 +57,37 @@ export interface Small {
   readonly regions: readonly Uint8Array[]
 }
 
-/** @param credit bytes that may be on their way to decode */
-export function small(fence: FenceKind, layers: number, pages: number, credit: number): Small {
+export function small({ fence, layers, pages, pageTokens, credit, byLayers }: Spec): Small {
+  const pageBytes = unitBytes * pageTokens
+  const names = byLayers ? [component, stateComponent] : [component]
   const shape: CacheShape = {
     model: 'small',
     layers,
-    components: [
-      {
-        name: component,
-        addressed: 'tokens',
-        tensors: Array.from({ length: layers }, (_, layer) => ({
-          ...{ layer, part: 'k', dtype: 'f16', units: 1, unitBytes: pageBytes },
-        })),
-      },
-    ],
+    components: names.map((name) => ({
+      name,
+      addressed: name === component ? 'tokens' : 'request',
+      tensors: Array.from({ length: layers }, (_, layer) => ({
+        ...{ layer, part: 'k', dtype: 'f16', units: 1, unitBytes },
+      })),
+    })),
   }
   const place: Place = {
-    components: { [component]: { pageTokens: 1, pages } },
-    tensors: Array.from({ length: layers }, (_, layer) => ({
-      ...{ component, layer, part: 'k', region: 0, base: layer * pages * pageBytes, pageBytes },
-      order: 'NHD',
-    })),
+    components: {
+      [component]: { pageTokens, pages },
+      ...(byLayers && { [stateComponent]: { pages } }),
+    },
+    tensors: names.flatMap((name, i) =>
+      Array.from({ length: layers }, (_, layer) => ({
+        ...{ component: name, layer, part: 'k', region: 0 },
+        ...{ base: (i * layers + layer) * pages * pageBytes, pageBytes, order: 'NHD' as const },
+      })),
+    ),
   }
   return {
     rank: makeRank(layers),
     shape,
     place,
+    pageBytes,
     packed: { shape: packShape(shape), place: packPlace(place) },
     limits: {
       ...defaultLimits,
@@ -102,10 +113,45 @@ export function decodeSelf(all: Small, incarnation: string): DecodeState['self']
   return {
     ...{ incarnation, session: `secret of ${incarnation}`, instance: 'decode', rank },
     ...{ backend: 'small', version: '1', fence, staging: undefined, shape, place, packed },
-    ...{ prefixBlock: 1, verify: false, deadlines, limits },
+    ...{ prefixBlock: place.components[component]?.pageTokens ?? 1 },
+    ...{ verify: false, deadlines, limits },
   }
 }
 
 export function engineAddress(all: Small, generation: string): DecodeState['engine'] {
   return { generation, address: all.address, regions: all.regions }
+}
+
+/** Whole pages of the prompt that decode has already: these are not sent. */
+export function skippedPages({ prefixTokens, pageTokens }: Spec): number {
+  return Math.floor(prefixTokens / pageTokens)
+}
+
+/** A call of prefill's host: some pages of the prompt, or its state, in some layers. */
+export interface HostWrite {
+  readonly tokens: Range | undefined
+  /** Undefined: none. */
+  readonly pages: Range | undefined
+  readonly withState: boolean
+  readonly layers: Range
+}
+
+/** All of them for one prompt, in their order, unless it may be any (`byLayers`). */
+export function writesOf(spec: Spec): HostWrite[] {
+  const { layers, promptPages, pageTokens, wholeWrites, byLayers } = spec
+  const tokens: Range = [0, promptPages * pageTokens]
+  const pages: Range = [skippedPages(spec), promptPages]
+  if (wholeWrites) return [{ tokens, pages, withState: false, layers: [0, layers] }]
+  if (byLayers)
+    return [
+      { tokens, pages, withState: true, layers: [0, 1] },
+      { tokens, pages, withState: false, layers: [1, layers] },
+      { tokens: undefined, pages: undefined, withState: true, layers: [1, layers] },
+    ]
+  return Array.from({ length: promptPages }, (_, page) => ({
+    tokens: [page * pageTokens, (page + 1) * pageTokens],
+    pages: [page, page + 1],
+    withState: false,
+    layers: [0, layers],
+  }))
 }

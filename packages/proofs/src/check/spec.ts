@@ -15,6 +15,7 @@ export const faultKinds = [
   'no settling',
   'failed connect',
   'delay',
+  'unsaid message',
 ] as const
 export type FaultKind = (typeof faultKinds)[number]
 
@@ -26,19 +27,35 @@ export interface Spec {
   readonly layers: number
   /** Of each side's pool. */
   readonly pages: number
-  /** Of each prompt; each is one write. */
+  /** Of each prompt; each is one write, unless all are (`wholeWrites`). */
   readonly promptPages: number
+  readonly pageTokens: number
+  /** Tokens of the prompt that decode has already, as its host says. */
+  readonly prefixTokens: number
+  /** Whole prompts are written at once, without the pages that hold nothing but the prefix. */
+  readonly wholeWrites: boolean
+  /**
+   * A second component, of one slot for each request. Prefill's host writes both layer by layer, and tries to finish
+   * before all is written, which must be refused.
+   */
+  readonly byLayers: boolean
   /** How many bytes may be on their way to decode. */
   readonly credit: number
   readonly jobs: number
   /** A request begins when all is at rest, and finds what the one before has left. */
   readonly oneByOne: boolean
+  /** What the last request never gets, so that it must fail; the others must not. */
+  readonly lacks: 'prefill leg' | 'pages' | undefined
+  /** Moments that each request waits for its turn at decode, and then at prefill. */
+  readonly queued: readonly [decode: number, prefill: number]
   /** Decode gives its pages when prefill asks for them. */
   readonly late: boolean
   /** Hosts take their time: it may pass before they do the next thing. */
   readonly slowHosts: boolean
   /** What was on a connection that is lost may come again on the next. */
   readonly repeats: boolean
+  /** A process that dies does not come back. */
+  readonly staysDead: boolean
   /** Engines may tell that a peer has ended. */
   readonly tells: boolean
   /** What may go wrong, and how often at most. */

@@ -1,6 +1,10 @@
-/** Mutants of the protocol that worlds of two ranks, one page and no staging cannot show, each with the reason. */
+/**
+ * Mutants of the protocol that worlds of two ranks and no staging cannot show, each with the reason. Schedules of the
+ * simulator show them: `seeds.json` says which.
+ */
 const staging = 'no staging memory in these worlds'
 const ranks = 'one rank on each side'
+const honest = 'nobody lies, and prefill counts right'
 
 export const tooSmallFor: Readonly<Record<string, string>> = {
   'bay-freed-on-abort': staging,
@@ -21,8 +25,7 @@ export const tooSmallFor: Readonly<Record<string, string>> = {
   'fence-of-another-writer': ranks,
   'tokens-of-others-wanted': ranks,
   'never-published-waits-for-ever': ranks,
-  'manifest-ignored': 'nobody lies, and prefill counts right',
-  'manifest-bytes-ignored': 'nobody lies, and prefill counts right',
+  'manifest-ignored': honest,
+  'manifest-bytes-ignored': honest,
   'mismatch-ignored': 'no digests in these worlds',
-  'wrong-source-after-prefix': 'no prefix in these worlds',
 }

@@ -57,14 +57,13 @@ export class Universe {
   readonly #casts = new Numbered<Cast>(JSON.stringify)
 
   constructor(spec: Spec) {
-    const { fence, layers, pages, credit } = spec
     const prefills = new Locals<PrefillState, PrefillEvent, PrefillEffect>(stepPrefill, {
       type: 'tick',
     })
     const decodes = new Locals<DecodeState, DecodeEvent, DecodeEffect>(stepDecode, { type: 'tick' })
     this.ground = {
       spec,
-      small: small(fence, layers, pages, credit),
+      small: small(spec),
       prefills,
       decodes,
       cells: new Cells(),
@@ -95,7 +94,7 @@ export class Universe {
         isRecycling: { prefill: false, decode: false },
       },
       books: {
-        jobs: Array.from({ length: spec.oneByOne ? 1 : spec.jobs }, () => newJob),
+        jobs: Array.from({ length: spec.oneByOne ? 1 : spec.jobs }, (_, job) => newJob(spec, job)),
         ...{ reserves: [], lastEpoch: 0, heard: [] },
       },
       cast: {
