@@ -20,7 +20,7 @@ const mayImport = {
   ],
   proofs: [
     ...['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/core/protocol', '@kvx/core/wire'],
-    '@kvx/simulator',
+    ...['@kvx/bench', '@kvx/native', '@kvx/simulator'],
   ],
   llama: ['@kvx/contract', '@kvx/core', '@kvx/core/bytes', '@kvx/native', '@kvx/vendor'],
   server: ['@kvx/contract', '@kvx/core', '@kvx/native', '@kvx/llama'],

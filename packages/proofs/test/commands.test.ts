@@ -9,6 +9,7 @@ test.each([
   ['mutants/main.js', '--help'],
   ['chaos/main.js', '--help'],
   ['chaos/partition-main.js', '--help'],
+  ['soak/main.js', '--help'],
 ])(
   '%s %s ends as it would have when its reader goes away, as `head` does',
   async (program, ...args) => {

@@ -13,7 +13,8 @@
 //
 // KVX_FAKE_VERBS_CONTROL names a file with the numbers of `struct control`, which a test reads and
 // writes while the process runs. KVX_FAKE_VERBS_PATH overrides the device's place in sysfs,
-// KVX_FAKE_VERBS_MAX_MESSAGE the longest message.
+// KVX_FAKE_VERBS_MAX_MESSAGE the longest message. KVX_FAKE_VERBS_IDLE_US makes polling in vain take
+// so many microseconds, which leaves the processor to others: MORI polls all the time.
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -96,6 +97,7 @@ struct queue_pair {
 static struct ibv_device device;
 static struct region* regions;
 static struct control no_control, *control = &no_control;
+static struct timespec idle;  // for which who polls in vain is held up
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct queue_pair* queue_pairs;
 static uint32_t next_queue_pair = 16;
@@ -409,7 +411,10 @@ static int post_recv(struct ibv_qp* qp, struct ibv_recv_wr* work, struct ibv_rec
 
 static int poll_cq(struct ibv_cq* base, int most, struct ibv_wc* out) {
   struct completion_queue* cq = (struct completion_queue*)base;
-  if (cq->head == atomic_load(&cq->tail) || control->late) return 0;
+  if (cq->head == atomic_load(&cq->tail) || control->late) {
+    if (idle.tv_nsec > 0) nanosleep(&idle, NULL);
+    return 0;
+  }
   pthread_mutex_lock(&cq->lock);
   int count = 0;
   while (count < most && cq->head != atomic_load(&cq->tail))
@@ -434,6 +439,8 @@ static void start(void) {
   if (fd < 0 || ftruncate(fd, kRegions * sizeof(struct region)) < 0) abort();
   regions = map_table(
       fd, PROT_READ | PROT_WRITE);  // the descriptor stays open: peers find the table by it
+  const char* idle_us = getenv("KVX_FAKE_VERBS_IDLE_US");
+  if (idle_us) idle.tv_nsec = 1000 * strtol(idle_us, NULL, 10);
   const char* file = getenv("KVX_FAKE_VERBS_CONTROL");
   const int control_fd = file ? open(file, O_RDWR | O_CLOEXEC) : -1;
   if (control_fd >= 0) {

@@ -22,7 +22,7 @@ export type Verdict =
   | { readonly kind: 'wrong'; readonly why: string }
 
 /** Codes with which a fault may end a request. Anything else is a defect, or hides the cause. */
-const faultCodes: ReadonlySet<string> = new Set(
+export const faultCodes: ReadonlySet<string> = new Set(
   [
     ...['PEER_LOST', 'TIMEOUT', 'CONNECT_FAILED', 'TRANSFER_FAILED', 'TRANSFER_TIMEOUT'],
     ...[

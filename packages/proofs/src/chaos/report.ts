@@ -42,7 +42,7 @@ export function reportText({ made, verdicts, recoveries, took }: Report): string
   ].join('\n')
 }
 
-function table(
+export function table(
   heads: readonly string[],
   rows: readonly (readonly (string | number)[])[],
 ): string[] {
