@@ -10,10 +10,15 @@ const program = fileURLToPath(new URL('./worker.js', import.meta.url))
 export type Told =
   { readonly states: number; readonly depth: number } | { readonly explored: Explored }
 
+export interface Limits extends Bounds {
+  /** So many schedules, and not all. */
+  readonly walks: { readonly count: number; readonly from: number } | undefined
+}
+
 /** @param onEnd called in the order of their ends */
 export async function apart(
   specs: readonly Spec[],
-  bounds: Bounds,
+  bounds: Limits,
   jobs: number,
   onEnd: (explored: Explored) => void,
 ): Promise<void> {
@@ -24,7 +29,7 @@ export async function apart(
   await Promise.all(Array.from({ length: jobs }, work))
 }
 
-function exploreApart(spec: Spec, bounds: Bounds): Promise<Explored> {
+function exploreApart(spec: Spec, bounds: Limits): Promise<Explored> {
   const heap = Math.ceil((bounds.memory * 1.2) / 1024 ** 2) + 200
   const child = fork(program, [JSON.stringify({ spec, bounds })], {
     execArgv: [`--max-old-space-size=${String(heap)}`],

@@ -7,22 +7,35 @@ import { faultNames, reasonOf } from '@kvx/simulator'
 export class Cells {
   readonly #calm = new Set<string>()
   readonly #hit = new Set<string>()
+  readonly #cells = new Set<string>()
 
-  /** @param isHit a fault has happened */
-  add(row: string, isHit: boolean): void {
+  /**
+   * @param isHit a fault has happened
+   * @param columns of those that have, as far as they concern this message
+   */
+  add(row: string, isHit: boolean, columns: readonly Column[]): void {
     ;(isHit ? this.#hit : this.#calm).add(row)
+    for (const column of columns) this.#cells.add(`${row}, ${column}`)
   }
 
   /** Rows, of worlds before any fault and after one. */
   get rows(): Rows {
-    return { calm: [...this.#calm].sort(), hit: [...this.#hit].sort() }
+    return {
+      calm: [...this.#calm].sort(),
+      hit: [...this.#hit].sort(),
+      cells: [...this.#cells].sort(),
+    }
   }
 }
 
 export interface Rows {
   readonly calm: readonly string[]
   readonly hit: readonly string[]
+  /** With the column of a fault, where these are told apart. */
+  readonly cells: readonly string[]
 }
+
+export type Column = (typeof faultNames)[number]
 
 /** Of the rows that were reached those that must not be, each in a sentence. After a fault the column is whichever it was. */
 export function wrongRows({ calm, hit }: Rows): string[] {

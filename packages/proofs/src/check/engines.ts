@@ -5,9 +5,9 @@
 import { eachCopy, KvxError } from '@kvx/contract'
 import type { DecodeEffect, PrefillEffect } from '@kvx/core/protocol'
 import { endReserves } from './hear.ts'
-import type { EngineLink, Side, Write } from './parts.ts'
+import type { Engines, EngineLink, Side, Write } from './parts.ts'
 import { canLand, isOurs, writerProcess } from './reach.ts'
-import { engineAddress, skippedPages } from './small.ts'
+import { component, engineAddress, skippedPages } from './small.ts'
 import type { Move, Turn } from './turn.ts'
 import { violate } from './violation.ts'
 
@@ -149,6 +149,7 @@ export function onExit(turn: Turn, side: Side): void {
         ? [...gone, { to: other, generation }]
         : gone,
     isRecycling: { ...engines.isRecycling, [side]: false },
+    ...(side === 'prefill' ? { digesting: [] } : { comparing: [] }),
   })
   if (side === 'decode') {
     turn.setEngines({ fences: [], connected: [], barred: [] })
@@ -176,6 +177,7 @@ export function engineMoves(turn: Turn, moves: Move[]): void {
     if (engines.isRecycling.decode)
       moves.push({ label: () => 'decode has a new engine', run: renewDecode })
   }
+  digestMoves(turn, moves)
   for (const one of engines.gone) {
     const { to, generation } = one
     if (!turn.runs(to)) continue
@@ -303,6 +305,7 @@ function nextGeneration(of: string): string {
 }
 
 function renewDecode(turn: Turn): void {
+  turn.hit('recycle')
   const generation = nextGeneration(turn.cast.decode.generation)
   turn.setActor('decode', { generation })
   const { isRecycling } = turn.engines
@@ -314,6 +317,7 @@ function renewDecode(turn: Turn): void {
 }
 
 function renewPrefill(turn: Turn): void {
+  turn.hit('recycle')
   for (const link of turn.engines.links) if (link.state !== 'open') failAttempt(turn, link)
   const closed = turn.engines.writes.filter((one) => isOurs(turn, one))
   const isAmong = (one: Write) =>
@@ -337,8 +341,60 @@ function renewPrefill(turn: Turn): void {
   turn.stepPrefill({ type: 'engine.recycled', generation }, `renewed ${generation}`)
 }
 
+/** Both sides take their time where hosts do. */
+function digestMoves(turn: Turn, moves: Move[]): void {
+  const { digesting, comparing } = turn.engines
+  const slow = turn.spec.slowHosts ? ({ canWait: true } as const) : {}
+  for (const one of turn.runs('prefill') ? digesting : [])
+    moves.push({
+      label: () => `prefill has the digests of room ${String(one.sender)}`,
+      ...slow,
+      run: (t) => {
+        t.setEngines({ digesting: digesting.filter((other) => other !== one) })
+        const digests = { [component]: new Uint8Array(16 * t.spec.layers) }
+        t.stepPrefill({ type: 'digests', ...one, digests }, `digests ${String(one.epoch)}`)
+      },
+    })
+  for (const one of turn.runs('decode') ? comparing : [])
+    moves.push({
+      label: () => `decode has compared room ${String(one.request)}`,
+      ...slow,
+      run: (t) => {
+        compared(t, one, undefined)
+      },
+    })
+}
+
+function compared(
+  turn: Turn,
+  one: Engines['comparing'][number],
+  error: KvxError | undefined,
+): void {
+  const { comparing } = turn.engines
+  turn.setEngines({ comparing: comparing.filter((other) => other !== one) })
+  turn.stepDecode(
+    { type: 'verified', ...one, error },
+    `compared ${String(one.epoch)} ${error?.code ?? 'right'}`,
+  )
+}
+
+function comparisonFaults(turn: Turn, moves: Move[]): void {
+  if (!turn.spec.faults.includes('damaged bytes') || !turn.runs('decode')) return
+  for (const one of turn.engines.comparing)
+    moves.push({
+      label: () => `FAULT decode finds room ${String(one.request)} damaged`,
+      isFault: true,
+      run: (t) => {
+        t.setJob(one.request, ({ receive }) => ({ receive: { ...receive, isDamaged: true } }))
+        const text = 'a layer arrived damaged'
+        compared(t, one, new KvxError('ERR_KVX_CHECKSUM_MISMATCH', text, { phase: 'complete' }))
+      },
+    })
+}
+
 export function engineFaults(turn: Turn, moves: Move[]): void {
   const { faults, fence: kind } = turn.spec
+  comparisonFaults(turn, moves)
   if (!turn.runs('prefill')) return
   if (faults.includes('failed connect'))
     for (const link of turn.engines.links)
@@ -346,6 +402,7 @@ export function engineFaults(turn: Turn, moves: Move[]): void {
         moves.push({
           label: () => `FAULT prefill's engine cannot connect to ${link.generation}`,
           isFault: true,
+          column: 'engine',
           run: (t) => {
             failAttempt(t, link)
           },
@@ -354,7 +411,12 @@ export function engineFaults(turn: Turn, moves: Move[]): void {
     if (!isOurs(turn, write) || write.isAbandoned) continue
     const { piece, told } = write
     const add = (what: string, run: Move['run']) =>
-      moves.push({ label: () => `FAULT write ${String(piece)} ${what}`, isFault: true, run })
+      moves.push({
+        label: () => `FAULT write ${String(piece)} ${what}`,
+        isFault: true,
+        column: 'engine',
+        run,
+      })
     if (told === 'no' && canLand(turn, write)) {
       if (faults.includes('failed write'))
         add('fails', (t) => {

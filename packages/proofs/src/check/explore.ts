@@ -19,7 +19,7 @@ export interface Explored {
   /** States of the two reducers. */
   readonly locals: readonly [prefill: number, decode: number]
   /** Why not all states were seen; undefined: they were. */
-  readonly bound: 'memory' | 'states' | undefined
+  readonly bound: 'memory' | 'states' | 'walks' | undefined
   readonly found: Found | undefined
   /** Of the simulator's coverage table. */
   readonly rows: Rows

@@ -5,6 +5,7 @@ import { namesIn } from './locals.ts'
 import type { Books } from './parts.ts'
 import { endpoint, skippedPages } from './small.ts'
 import { textOf } from './text.ts'
+import type { Column } from './cells.ts'
 import type { Turn } from './turn.ts'
 import { violate } from './violation.ts'
 import { mayLandOf } from './reach.ts'
@@ -75,9 +76,21 @@ function mustChangeNothing(
   }
 }
 
+/** An abort concerns only what is said of its request. */
+function columnsOf({ cast, books }: Turn, message: Message): readonly Column[] {
+  const epoch = 'ep' in message ? message.ep : undefined
+  const reserve = books.reserves.find((one) => one.epoch === epoch)
+  const isAborted = reserve && books.jobs[reserve.job]?.isAborted
+  return isAborted ? [...cast.columns, 'abort'] : cast.columns
+}
+
 export function hearAtPrefill(turn: Turn, connection: string, message: Message): void {
   const { prefills, cells } = turn.ground
-  cells.add(prefillRow(prefills.at(turn.prefill), connection, message), turn.isHit)
+  cells.add(
+    prefillRow(prefills.at(turn.prefill), connection, message),
+    turn.isHit,
+    columnsOf(turn, message),
+  )
   const isForeign = isForeignAtPrefill(turn, message)
   const key = `${connection} ${String(numberOf(message))}`
   const effects = turn.stepPrefill({ type: 'message', connection, message }, key)
@@ -106,7 +119,11 @@ function isForeignAtPrefill(turn: Turn, message: Message): boolean {
 export function hearAtDecode(turn: Turn, prefill: string, message: Message): void {
   const { decode } = turn.cast
   const { decodes, cells } = turn.ground
-  cells.add(decodeRow(decodes.at(turn.decode), endpoint, message), turn.isHit)
+  cells.add(
+    decodeRow(decodes.at(turn.decode), endpoint, message),
+    turn.isHit,
+    columnsOf(turn, message),
+  )
   const isForeign =
     message.to !== decode.incarnation ||
     message.from !== prefill ||

@@ -66,8 +66,8 @@ export function passTurns(turn: Turn, ms: number): void {
   if (turnIn(turn) === Infinity) return
   const nearer = <Leg extends SendLeg | ReceiveLeg>(leg: Leg): Leg =>
     leg.queued === undefined ? leg : { ...leg, queued: Math.max(0, leg.queued - ms) }
-  const jobs = turn.books.jobs.map(({ isClean, send, receive }) => ({
-    isClean,
+  const jobs = turn.books.jobs.map(({ isClean, isAborted, send, receive }) => ({
+    ...{ isClean, ...(isAborted && { isAborted }) },
     send: turn.runs('prefill') ? nearer(send) : send,
     receive: turn.runs('decode') ? nearer(receive) : receive,
   }))
@@ -243,7 +243,10 @@ export function hostFaults(turn: Turn, moves: Move[]): void {
     moves.push({
       label: () => `FAULT the host of ${side} aborts room ${String(job)}`,
       isFault: true,
-      run,
+      run: (turn) => {
+        if (turn.spec.tellsFaults) turn.setJob(job, () => ({ isAborted: true }))
+        run(turn)
+      },
     })
   const goesOn = ({ phase, end }: SendLeg | ReceiveLeg) =>
     phase !== 'none' && phase !== 'gone' && end === undefined
@@ -363,6 +366,7 @@ export function onReceiverNews(turn: Turn, news: ReceiverNews): void {
       unless(phase === 'accepted')
       if (news.aux.firstToken !== job)
         violate('success with another token', `room ${String(job)}: ${String(news.aux.firstToken)}`)
+      if (receive.isDamaged) violate('success with damaged bytes', `room ${String(job)}`)
       if (mayLandIn(turn, job)) violate('success while a write may land', `room ${String(job)}`)
       checkLanded(turn, job, 'success without its bytes')
       setReceive(turn, job, { phase: 'success', end: 'success' })

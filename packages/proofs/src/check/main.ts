@@ -9,7 +9,7 @@ import { wrongRows } from './cells.ts'
 import { checkMutants } from './mutants.ts'
 import { headline, lineOf, violationOf } from './report.ts'
 import { replay } from './replay.ts'
-import { worlds } from './worlds.ts'
+import { wide, worlds } from './worlds.ts'
 
 const help = `Explores small worlds of the protocol exhaustively: every order of messages, calls, engine events and faults, up to so
 many faults. Prints one line for each world; of a violation the shortest schedule that leads to it.
@@ -21,6 +21,9 @@ many faults. Prints one line for each world; of a violation the shortest schedul
   --memory MIB     of one world; beyond it the world counts as not exhausted (default 4000)
   --states N       states of one world, likewise (default 20000000)
   --jobs N         worlds at the same time, each in a process of its own (default: as many as there are cores)
+  --walks N        only so many schedules of each world, drawn at random: also of worlds too large for all of them (wide-…)
+  --from S         seed of the first of them (default 1)
+  --cells FILE     write there which cells of the simulator's coverage table were come to
   --save FILE      write the schedule of a violation
   --replay FILE    play a saved schedule in --world, and tell what each side says
   --mutants        look for the defects of npm run mutants instead, each in one world after another
@@ -37,6 +40,9 @@ async function main(): Promise<number> {
     memory: { type: 'string', default: '4000' },
     states: { type: 'string', default: '20000000' },
     jobs: { type: 'string', default: String(availableParallelism()) },
+    walks: { type: 'string' },
+    from: { type: 'string', default: '1' },
+    cells: { type: 'string' },
     save: { type: 'string' },
     replay: { type: 'string' },
     mutants: { type: 'boolean', default: false },
@@ -51,11 +57,19 @@ async function main(): Promise<number> {
   const memory = whole('memory', flags.memory, { least: 100 }) * 1024 ** 2
   const states = whole('states', flags.states, { least: 1 })
   const jobs = whole('jobs', flags.jobs, { least: 1 })
+  const walks =
+    flags.walks === undefined
+      ? undefined
+      : { count: whole('walks', flags.walks, { least: 1 }), from: whole('from', flags.from) }
   const most = flags.faults === undefined ? undefined : whole('faults', flags.faults)
   if (flags.mutants) return (await checkMutants(flags.only, print)) ? 0 : 1
-  const chosen = worlds
+  const chosen = [...worlds, ...(walks || flags.world !== undefined ? wide : [])]
     .filter(({ name }) => flags.world === undefined || name === flags.world)
-    .map((spec) => ({ ...spec, most: most ?? spec.most }))
+    .map((spec) => ({
+      ...spec,
+      most: most ?? spec.most,
+      tellsFaults: flags.cells !== undefined,
+    }))
   if (chosen.length === 0)
     throw usageError(`There is no world '${flags.world ?? ''}'; --list names those that there are.`)
   if (flags.list) {
@@ -70,17 +84,20 @@ async function main(): Promise<number> {
   }
   print(headline)
   const wrong: string[] = []
-  await apart(chosen, { memory, states }, jobs, (explored) => {
+  const cells = new Set<string>()
+  await apart(chosen, { memory, states, walks }, jobs, (explored) => {
     print(lineOf(explored))
+    for (const cell of explored.rows.cells) cells.add(cell)
     const rows = wrongRows(explored.rows)
     for (const row of rows) print(row)
-    if (explored.bound !== undefined || explored.found || rows.length > 0)
-      wrong.push(explored.world)
+    const isBounded = explored.bound !== undefined && explored.bound !== 'walks'
+    if (isBounded || explored.found || rows.length > 0) wrong.push(explored.world)
     if (!explored.found) return
     print(violationOf(explored))
     if (flags.save !== undefined)
       writeFileSync(flags.save, `${explored.found.schedule.join('\n')}\n`)
   })
+  if (flags.cells !== undefined) writeFileSync(flags.cells, `${[...cells].sort().join('\n')}\n`)
   return wrong.length === 0 ? 0 : 1
 }
 

@@ -50,6 +50,7 @@ export function perform(turn: Turn, move: Move): void {
   if (move.isFault) {
     turn.cast = { ...turn.cast, faultsLeft: turn.cast.faultsLeft - 1 }
     if (!move.isHarmless) spoil(turn)
+    if (move.column) turn.hit(move.column)
   }
   move.run(turn)
   forgetOrphans(turn)

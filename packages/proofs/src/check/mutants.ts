@@ -33,7 +33,17 @@ export async function catchIt(program: string, search: Search): Promise<Caught |
 
 /** Worlds in which mutants are looked for, the cheapest first. */
 export const huntingGrounds = [
-  ...['calm', 'late-pages', 'two-writes', 'prefix', 'by-layers', 'queued', 'without-leg', 'gone'],
+  ...[
+    'calm',
+    'late-pages',
+    'two-writes',
+    'prefix',
+    'by-layers',
+    'queued',
+    'digests',
+    'without-leg',
+    'gone',
+  ],
   ...[
     'unsaid',
     'replaced',

@@ -205,6 +205,7 @@ export function networkFaults(turn: Turn, moves: Move[]): void {
       label: () =>
         `FAULT ${wire.id} breaks, ${isRead ? 'what is on its way may arrive' : 'what was on its way is lost'}`,
       isFault: true,
+      column: 'reconnect',
       // The next one is made before any deadline, and whatever got lost is asked for or said again.
       isHarmless: true,
       run: (t) => {

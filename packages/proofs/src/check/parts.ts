@@ -1,5 +1,6 @@
 /** What a world consists of beside the reducers: plain data that is replaced, never changed. */
 import type { Message } from '@kvx/core/protocol'
+import type { Column } from './cells.ts'
 
 export type Side = 'prefill' | 'decode'
 
@@ -8,6 +9,8 @@ export interface Cast {
   readonly prefill: Actor
   readonly decode: Actor
   readonly faultsLeft: number
+  /** Of the coverage table: those of the faults that have happened, where they are told apart. */
+  readonly columns: readonly Column[]
 }
 
 /** `p1` or `d1`; the generation of its engine is `p1w1` or `d1e1`. */
@@ -65,6 +68,13 @@ export interface Engines {
   readonly connected: readonly string[]
   readonly barred: readonly string[]
   readonly isRecycling: { readonly prefill: boolean; readonly decode: boolean }
+  /** Digests that prefill computes, and layers that decode compares with them. */
+  readonly digesting: readonly {
+    readonly sender: number
+    readonly epoch: number
+    readonly peer: string
+  }[]
+  readonly comparing: readonly { readonly request: number; readonly epoch: number }[]
   /** Generations of whose end an engine may tell a side. */
   readonly gone: readonly { readonly to: Side; readonly generation: string }[]
 }
@@ -115,6 +125,8 @@ export interface Books {
 export interface Job {
   /** No fault has happened since it began of which it may fail. */
   readonly isClean: boolean
+  /** By a host, where that is told apart. */
+  readonly isAborted?: true
   readonly send: SendLeg
   readonly receive: ReceiveLeg
 }
@@ -141,6 +153,8 @@ export interface ReceiveLeg {
   /** Moments until its turn. */
   readonly queued?: number
   readonly pages: readonly number[]
+  /** Its bytes are not those that were sent. */
+  readonly isDamaged?: true
   /** Layers of its pages that have landed. */
   readonly landed: readonly number[]
 }

@@ -28,10 +28,14 @@ export function performPrefill(turn: Turn, effect: PrefillEffect): void {
     case 'recycle':
       recycle(turn, 'prefill')
       return
+    case 'digest': {
+      const { sender, epoch, peer } = effect
+      turn.setEngines({ digesting: [...turn.engines.digesting, { sender, epoch, peer }] })
+      return
+    }
     case 'gather':
     case 'publish':
     case 'withdraw':
-    case 'digest':
       violate('unknown order', `a world so small has no ${effect.do}`)
       return
     default:
@@ -65,6 +69,10 @@ export function performDecode(turn: Turn, effect: DecodeEffect): void {
       recycle(turn, 'decode')
       return
     case 'verify':
+      turn.setEngines({
+        comparing: [...turn.engines.comparing, { request: effect.request, epoch: effect.epoch }],
+      })
+      return
     case 'scatter':
     case 'askPublished':
     case 'unaskPublished':

@@ -100,6 +100,7 @@ export function processFaults(turn: Turn, moves: Move[]): void {
       moves.push({
         label: () => `FAULT ${side} dies`,
         isFault: true,
+        column: 'restart',
         run: (t) => {
           crash(t, side)
         },
@@ -108,6 +109,7 @@ export function processFaults(turn: Turn, moves: Move[]): void {
       moves.push({
         label: () => `FAULT ${side} stands still`,
         isFault: true,
+        column: 'freeze',
         run: (t) => {
           t.setActor(side, { isFrozen: true })
         },

@@ -2,7 +2,7 @@
 import type { Explored } from './explore.ts'
 
 const header = ['world', 'faults', 'states', 'transitions', 'depth', 'seconds', 'exhausted']
-const widths = [14, 8, 11, 13, 7, 9, 0]
+const widths = [17, 8, 11, 13, 7, 9, 0]
 
 const line = (cells: readonly string[]) =>
   cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join(' ')

@@ -52,12 +52,13 @@ export interface Small {
   readonly packed: { readonly shape: PackedShape; readonly place: PackedPlace }
   readonly limits: PrefillState['self']['limits']
   readonly fence: FenceKind
+  readonly verify: boolean
   readonly digest: Uint8Array
   readonly address: Uint8Array
   readonly regions: readonly Uint8Array[]
 }
 
-export function small({ fence, layers, pages, pageTokens, credit, byLayers }: Spec): Small {
+export function small({ fence, layers, pages, pageTokens, credit, byLayers, verify }: Spec): Small {
   const pageBytes = unitBytes * pageTokens
   const names = byLayers ? [component, stateComponent] : [component]
   const shape: CacheShape = {
@@ -94,6 +95,7 @@ export function small({ fence, layers, pages, pageTokens, credit, byLayers }: Sp
       ...{ parkedPerPeer: 4, bytesInFlightPerPeer: credit, auxBytes: 8, requests: 4, peers: 4 },
     },
     fence,
+    verify,
     digest: new Uint8Array(16).fill(1),
     address: new Uint8Array(1),
     regions: [new Uint8Array(1)],
@@ -114,7 +116,7 @@ export function decodeSelf(all: Small, incarnation: string): DecodeState['self']
     ...{ incarnation, session: `secret of ${incarnation}`, instance: 'decode', rank },
     ...{ backend: 'small', version: '1', fence, staging: undefined, shape, place, packed },
     ...{ prefixBlock: place.components[component]?.pageTokens ?? 1 },
-    ...{ verify: false, deadlines, limits },
+    ...{ verify: all.verify, deadlines, limits },
   }
 }
 

@@ -16,6 +16,7 @@ export const faultKinds = [
   'failed connect',
   'delay',
   'unsaid message',
+  'damaged bytes',
 ] as const
 export type FaultKind = (typeof faultKinds)[number]
 
@@ -54,6 +55,10 @@ export interface Spec {
   readonly slowHosts: boolean
   /** What was on a connection that is lost may come again on the next. */
   readonly repeats: boolean
+  /** Decode compares digests of what has landed. */
+  readonly verify: boolean
+  /** States that differ in the kinds of faults that have happened are told apart, for the coverage table. */
+  readonly tellsFaults: boolean
   /** A process that dies does not come back. */
   readonly staysDead: boolean
   /** Engines may tell that a peer has ended. */

@@ -1,6 +1,6 @@
 /** One action in a world: the parts as they become, and what the reducers order on the way. */
 import type { DecodeEffect, DecodeEvent, PrefillEffect, PrefillEvent } from '@kvx/core/protocol'
-import type { Cells } from './cells.ts'
+import type { Cells, Column } from './cells.ts'
 import type { Decodes, Prefills } from './locals.ts'
 import type {
   Books,
@@ -72,6 +72,13 @@ export class Turn implements World {
     return this.cast.faultsLeft < this.spec.most
   }
 
+  /** From now on messages count in this column, where that is told apart. */
+  hit(column: Column): void {
+    const { columns } = this.cast
+    if (this.spec.tellsFaults && !columns.includes(column))
+      this.cast = { ...this.cast, columns: [...columns, column].sort() }
+  }
+
   /** The process is there, and does something. */
   runs(side: Side): boolean {
     const { isAlive, isFrozen } = this.cast[side]
@@ -124,6 +131,8 @@ export interface Move {
   readonly label: () => string
   /** It costs one of the faults. */
   readonly isFault?: true
+  /** Column of the simulator's coverage table in which such a fault counts. */
+  readonly column?: Column
   /** A fault that no request may fail of. */
   readonly isHarmless?: true
   /** Time may pass before it. */

@@ -56,7 +56,7 @@ export class Universe {
   readonly #books = new Numbered<Books>(JSON.stringify)
   readonly #casts = new Numbered<Cast>(JSON.stringify)
 
-  constructor(spec: Spec) {
+  constructor(spec: Spec, cells = new Cells()) {
     const prefills = new Locals<PrefillState, PrefillEvent, PrefillEffect>(stepPrefill, {
       type: 'tick',
     })
@@ -66,7 +66,7 @@ export class Universe {
       small: small(spec),
       prefills,
       decodes,
-      cells: new Cells(),
+      cells,
       performPrefill,
       performDecode,
     }
@@ -91,6 +91,7 @@ export class Universe {
       },
       engines: {
         ...{ links: [], writes: [], fences: [], connected: [], barred: [], gone: [] },
+        ...{ digesting: [], comparing: [] },
         isRecycling: { prefill: false, decode: false },
       },
       books: {
@@ -101,6 +102,7 @@ export class Universe {
         prefill: actor('p1', 'p1w1'),
         decode: actor('d1', 'd1e1'),
         faultsLeft: spec.most,
+        columns: [],
       },
     }
   }

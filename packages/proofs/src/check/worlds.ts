@@ -5,11 +5,19 @@ const base: Omit<Spec, 'name'> = {
   ...{ fence: 'exit', sockets: false, layers: 1, pages: 1, promptPages: 1, credit: 1_000 },
   ...{ pageTokens: 1, prefixTokens: 0, wholeWrites: false, byLayers: false },
   ...{ jobs: 1, oneByOne: false, lacks: undefined, queued: [0, 0], late: false, slowHosts: false },
-  ...{ repeats: false, staysDead: false, tells: false, faults: [], most: 0 },
+  ...{
+    repeats: false,
+    verify: false,
+    tellsFaults: false,
+    staysDead: false,
+    tells: false,
+    faults: [],
+    most: 0,
+  },
 }
 
-/** Everything but a peer with a defect. */
-const all = faultKinds.filter((kind) => kind !== 'unsaid message')
+/** Everything but what worlds of their own have: a peer with a defect, and damage that digests show. */
+const all = faultKinds.filter((kind) => kind !== 'unsaid message' && kind !== 'damaged bytes')
 /** The same without what concerns certain engines only. */
 const usual = all.filter((kind) => kind !== 'no settling')
 const aborts = ['abort of prefill', 'abort of decode'] as const
@@ -52,6 +60,7 @@ export const quick: readonly Spec[] = [
   },
   { ...base, name: 'without-leg', ...together, lacks: 'prefill leg', credit: 2 },
   { ...base, name: 'without-pages', ...together, lacks: 'pages', late: true },
+  { ...base, name: 'digests', verify: true, faults: ['damaged bytes', 'lost connection'], most: 1 },
   { ...base, name: 'unsaid', faults: ['unsaid message'], most: 1 },
   { ...base, name: 'unsaid-abort', faults: ['unsaid message', ...aborts], most: 2 },
   {
@@ -66,6 +75,14 @@ export const quick: readonly Spec[] = [
 
 const long: readonly Spec[] = [
   { ...base, name: 'calm-two', pages: 2, jobs: 2 },
+  {
+    ...base,
+    name: 'digests-slow',
+    verify: true,
+    slowHosts: true,
+    faults: ['damaged bytes', 'lost connection'],
+    most: 1,
+  },
   { ...base, name: 'said-again', repeats: true, faults: ['lost connection'], most: 1 },
   { ...base, name: 'revoked', ...inTurn, fence: 'peer', faults: ['freeze of prefill'], most: 1 },
   { ...base, name: 'slow-hosts', slowHosts: true, faults: aborts, most: 1 },
@@ -88,5 +105,13 @@ const long: readonly Spec[] = [
   { ...base, name: 'write-twice', fence: 'engine', faults: [...ofWrites, 'no settling'], most: 2 },
   { ...base, name: 'freeze-abort', fence: 'peer', faults: [...freezes, ...aborts], most: 2 },
 ]
+
+/** Of which only some schedules are looked at: everything may go wrong, several times, and something else follows. */
+export const wide: readonly Spec[] = (['exit', 'peer', 'engine'] as const).flatMap((fence) =>
+  [false, true].map((late) => ({
+    ...{ ...base, ...inTurn, name: `wide-${fence}${late ? '-late' : ''}`, fence, late },
+    ...{ sockets: late, repeats: true, verify: true, faults: all, most: 5 },
+  })),
+)
 
 export const worlds: readonly Spec[] = [...quick, ...long]

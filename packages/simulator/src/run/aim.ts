@@ -2,6 +2,7 @@
  * Guided generation: schedules that came close to a cell of the coverage table which few come to are changed a little and run
  * again, with a fault before that the cell asks for.
  */
+import type { FenceKind } from '@kvx/contract'
 import { Coverage, universe, type CoverageRows } from '../checks/coverage.ts'
 import { reasonOf } from '../checks/unreachable.ts'
 import { faultNames, type FaultName } from '../shape/faults.ts'
@@ -18,7 +19,7 @@ const bringers: Readonly<Record<FaultName, readonly ActionKind[]>> = {
   freeze: ['freeze', 'slow process'],
   partition: ['partition'],
   engine: ['write fails', 'connect fails'],
-  recycle: ['write fails'],
+  recycle: ['write fails', 'freeze', 'partition'],
   abort: ['abort of prefill', 'abort of decode'],
   bootstrap: ['bootstrap unreachable', 'bootstrap restarts'],
 }
@@ -31,18 +32,21 @@ interface Cell {
 
 /** What is changed and run again. */
 interface Known {
+  readonly fence: FenceKind
   readonly seed: number
   readonly actions: readonly Action[]
   /** Moment at which its faults stop. */
   readonly horizon: number
 }
 
-/** Kept of each row; the latest replace the others. */
+/** Kept of each row and kind of fence; the latest replace the others. */
 const keptOfRow = 16
 /** Actions of a schedule; from more, any are left out. */
 const mostActions = 16
 /** Share of schedules that are drawn as always: what is changed must come from somewhere. */
 const drawn = 0.25
+/** Share of the others that aim at a cell to which none has come. */
+const atNever = 0.6
 
 const cells: readonly Cell[] = universe.flatMap(({ side, kind, state }) =>
   faultNames.flatMap((name, fault) =>
@@ -55,8 +59,8 @@ const cells: readonly Cell[] = universe.flatMap(({ side, kind, state }) =>
 export class Aim {
   readonly #filter: Filter
   readonly #coverage = new Coverage()
-  /** Of each row schedules that came to it. */
-  readonly #known = new Map<string, Known[]>()
+  /** Of each row schedules that came to it, by kind of fence. */
+  readonly #known = new Map<string, Map<FenceKind, Known[]>>()
   #rows: CoverageRows = {}
 
   constructor(filter: Filter) {
@@ -81,7 +85,7 @@ export class Aim {
       all.add(rows)
       this.#learn(rows, {
         ...{ seed: result.seed, actions: result.actions },
-        horizon: result.shape.horizon,
+        ...{ horizon: result.shape.horizon, fence: result.shape.fence },
       })
     }
     totals.coverage = all.rows()
@@ -92,26 +96,36 @@ export class Aim {
     this.#coverage.add(rows)
     this.#rows = this.#coverage.rows()
     for (const row of Object.keys(rows)) {
-      const kept = this.#known.get(row) ?? []
+      const byFence = this.#known.get(row) ?? new Map<FenceKind, Known[]>()
+      const kept = byFence.get(known.fence) ?? []
       if (kept.push(known) > keptOfRow) kept.shift()
-      this.#known.set(row, kept)
+      byFence.set(known.fence, kept)
+      this.#known.set(row, byFence)
     }
   }
 
   /** A changed schedule that may come to one of the cells that few have come to. */
   #aimed(random: Random): Known | undefined {
     const count = ({ row, fault }: Cell) => this.#rows[row]?.[fault] ?? 0
+    const never = random.chance(atNever) ? cells.filter((cell) => count(cell) === 0) : []
     // Of a few cells the one that the fewest have come to.
     const some = Array.from({ length: 24 }, () => random.one(cells))
-    const target = some.reduce((least, cell) => (count(cell) < count(least) ? cell : least))
-    const close = this.#known.get(target.row) ?? this.#neighbours(random, target.row)
-    const known = close && random.one(close)
-    if (!known) return undefined
-    return { ...known, actions: changed(random, known, faultNames[target.fault]!) }
+    const target =
+      never.length > 0
+        ? random.one(never)
+        : some.reduce((least, cell) => (count(cell) < count(least) ? cell : least))
+    const wanted = faultNames[target.fault]!
+    const byFence = this.#known.get(target.row) ?? this.#neighbours(random, target.row)
+    // Only such an engine is ever replaced.
+    const close =
+      (wanted === 'recycle' ? byFence?.get('engine') : undefined) ??
+      [...(byFence?.values() ?? [])].flat()
+    const known = close.length > 0 ? random.one(close) : undefined
+    return known && { ...known, actions: changed(random, known, wanted) }
   }
 
   /** Of a row to which none has come: the same message in another state, or another message in the same. */
-  #neighbours(random: Random, row: string): readonly Known[] | undefined {
+  #neighbours(random: Random, row: string): ReadonlyMap<FenceKind, readonly Known[]> | undefined {
     const [side, kind, ...state] = row.split(' ')
     const isClose = ([other]: readonly [string, unknown]) => {
       const [itsSide, itsKind, ...itsState] = other.split(' ')
