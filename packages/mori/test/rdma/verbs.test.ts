@@ -1,4 +1,4 @@
-/** MORI over real verbs: those of soft-RoCE, in the lab's guest. Each guest takes seconds to boot, and emulates. */
+/** MORI over real verbs: those of soft-RoCE, in the lab's guest, which boots in seconds and emulates. */
 import { beforeAll, describe, expect, test } from 'vitest'
 import { missing, tells } from '../support/lab.ts'
 
@@ -16,21 +16,38 @@ interface Told {
   check: string
   outcome: 'passed' | 'failed' | 'skipped'
   reason?: string
+  what: 'killed' | 'restarted'
+  code: string
+  ms: number
+  settledMs: number
+  filling: number
 }
+
+/** The deadline of a write, which tells of a death that the device does not. */
+const transferMs = 30_000
 
 describe.skipIf(missing !== undefined)(
   `over rxe0${missing === undefined ? '' : ` (${missing})`}`,
   () => {
-    describe('conformance', () => {
-      let told: Told[] = []
-      beforeAll(async () => {
-        const names = chosen.map((name) => `plans: ${name}`)
-        told = await tells<Told>('conformance', names)
-      }, 600_000)
+    let told: Told[] = []
+    beforeAll(async () => {
+      const names = chosen.map((name) => `plans: ${name}`)
+      told = await tells<Told>([['conformance', ...names], ['kill']])
+    }, 600_000)
 
-      test.each(chosen)('plans: %s', (name) => {
-        expect(told.find(({ check }) => check === name)).toMatchObject({ outcome: 'passed' })
-      })
+    test.each(chosen)('conformance: plans: %s', (name) => {
+      expect(told.find(({ check }) => check === name)).toMatchObject({ outcome: 'passed' })
+    })
+
+    test('decode is killed while bytes are on their way to it: the request fails in time and settles', () => {
+      const killed = told.find(({ what }) => what === 'killed')
+      expect(killed?.code).toMatch(/^ERR_KVX_(PEER_LOST|TRANSFER_FAILED)$/)
+      expect(killed?.ms).toBeLessThan(transferMs)
+      expect(killed?.settledMs).toBeLessThan(transferMs)
+    })
+
+    test('a decode that takes its place gets every byte of the next requests from the same prefill', () => {
+      expect(told.find(({ what }) => what === 'restarted')).toMatchObject({ filling: 1 })
     })
   },
 )

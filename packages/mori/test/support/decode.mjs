@@ -1,11 +1,11 @@
 // A decode process: asks for one request after another as its parent says, { room, pages } → { answer } or { code }. Starts
-// with { host, pageBytes, deadlines }.
+// with { host, pageBytes, deadlines, instance }.
 import { setImmediate } from 'node:timers/promises'
 import { KVManager, promptDigest } from '@kvx/core'
 import { allocate } from '@kvx/native'
 import { cacheOf, memoryBytesOf, prompt, token } from './requests.mjs'
 
-const { host, pageBytes, deadlines } = JSON.parse(process.argv[2])
+const { host, pageBytes, deadlines, instance } = JSON.parse(process.argv[2])
 const memory = allocate(memoryBytesOf(pageBytes))
 const manager = await KVManager.open({
   role: 'decode',
@@ -16,6 +16,7 @@ const manager = await KVManager.open({
   memory: [memory],
   token,
   deadlines,
+  ...(instance && { instance }),
 })
 const requests = new Map()
 

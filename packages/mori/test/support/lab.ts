@@ -40,14 +40,25 @@ export async function inLab(
   if (code !== 0) throw new Error(`${command.join(' ')} ended with ${code}. ${errors}`)
 }
 
-/** Runs a program of `rdma/guest/`, which tells what it has found in lines of JSON. */
+/** A program of `rdma/guest/`, which tells what it has found in lines of JSON, and its arguments. */
+export type Program = readonly [name: string, ...args: string[]]
+
+/** Runs programs one after the other in one guest. */
 export async function tells<Told>(
-  program: string,
-  args: readonly string[] = [],
+  programs: readonly Program[],
   more: Partial<LabOptions> = {},
 ): Promise<Told[]> {
-  const path = fileURLToPath(new URL(`../rdma/guest/${program}.mjs`, import.meta.url))
   const told: Told[] = []
-  await inLab([process.execPath, path, ...args], (line) => told.push(JSON.parse(line)), more)
+  const commands = programs.map(([name, ...args]) => {
+    const path = fileURLToPath(new URL(`../rdma/guest/${name}.mjs`, import.meta.url))
+    return [process.execPath, path, ...args].map(quoted).join(' ')
+  })
+  await inLab(
+    ['sh', '-c', commands.join(' && ')],
+    (line) => told.push(JSON.parse(line) as Told),
+    more,
+  )
   return told
 }
+
+const quoted = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`
