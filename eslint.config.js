@@ -112,7 +112,14 @@ const pure = Object.entries(pureFolders).map(([folder, builtins]) => ({
 }))
 
 export default defineConfig(
-  globalIgnores(['**/node_modules/', '**/dist/', '**/build/', '**/prebuilds/', '**/results/', '.nx/']),
+  globalIgnores([
+    '**/node_modules/',
+    '**/dist/',
+    '**/build/',
+    '**/prebuilds/',
+    '**/results/',
+    '.nx/',
+  ]),
   { linterOptions: { reportUnusedDisableDirectives: 'error' } },
   js.configs.recommended,
   {
