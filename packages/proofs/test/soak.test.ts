@@ -43,6 +43,18 @@ test.each([
     [],
     'aborted',
   ],
+  [
+    'decode was aborted before it had reserved',
+    asked({ prefill: { code: 'ERR_KVX_TIMEOUT' }, decode: aborted }, { isAborted: true }),
+    [],
+    'aborted',
+  ],
+  [
+    'prefill was aborted, and decode was not told',
+    asked({ prefill: aborted, decode: { code: 'ERR_KVX_TIMEOUT' } }, { isAborted: true }),
+    [],
+    'wrong',
+  ],
   ['nobody has aborted it', asked({ prefill: aborted, decode: aborted }), [kill], 'wrong'],
   [
     'its error comes too late',

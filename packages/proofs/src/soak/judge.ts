@@ -43,7 +43,9 @@ export function judge(asked: Asked, windows: readonly Window[], withinMs: number
       return wrong('a process that nobody has killed is gone')
   }
   const codes = [prefill, decode].map(({ code }) => code).filter((code) => code !== 'ok')
-  if (asked.isAborted && codes.every((code) => code === 'ERR_KVX_ABORTED'))
+  // A decode leg that is aborted before it has reserved says nothing: prefill waits for it in vain.
+  const isUnheard = decode.code === 'ERR_KVX_ABORTED' && prefill.code === 'ERR_KVX_TIMEOUT'
+  if (asked.isAborted && (isUnheard || codes.every((code) => code === 'ERR_KVX_ABORTED')))
     return { kind: 'aborted' }
   const cause = lived.findLast(({ isHarmless }) => !isHarmless)
   if (cause === undefined) return wrong('no fault concerned it, but it failed')
