@@ -26,7 +26,8 @@ const compilerOptions = {
   removeComments: true,
 }
 
-const git = (...args) => execFileSync('git', args, { cwd: root, encoding: 'utf8', maxBuffer: 2 ** 28 })
+const git = (...args) =>
+  execFileSync('git', args, { cwd: root, encoding: 'utf8', maxBuffer: 2 ** 28 })
 
 const folder = mkdtempSync(join(tmpdir(), 'kvx-earlier-'))
 try {
@@ -45,7 +46,17 @@ try {
   }
   const tar = execFileSync(
     'tar',
-    ['--sort=name', '--mtime=@0', '--owner=0', '--group=0', '--numeric-owner', '--mode=u=rwX,go=rX', '-cf', '-', '@kvx'],
+    [
+      '--sort=name',
+      '--mtime=@0',
+      '--owner=0',
+      '--group=0',
+      '--numeric-owner',
+      '--mode=u=rwX,go=rX',
+      '-cf',
+      '-',
+      '@kvx',
+    ],
     { cwd: folder, maxBuffer: 2 ** 28 },
   )
   writeFileSync(resolve(file), execFileSync('gzip', ['-9n'], { input: tar, maxBuffer: 2 ** 28 }))

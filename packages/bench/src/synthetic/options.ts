@@ -77,6 +77,8 @@ export interface SyntheticOptions extends ShapeOptions {
   readonly fake?: boolean | undefined
   /** Of the bytes and the order of pages. Default: 1. */
   readonly seed?: number | undefined
+  /** A folder with another installation of this package, whose build the processes of a side run. Default: this build. */
+  readonly builds?: { readonly prefill?: string; readonly decode?: string } | undefined
   /** Ends the run: its processes are killed. */
   readonly signal?: AbortSignal | undefined
   /** Called once all ranks are there, and after each request. */

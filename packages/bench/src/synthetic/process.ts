@@ -28,9 +28,10 @@ export class RankProcess {
   readonly #gone: Promise<void>
   #isClosed = false
 
-  constructor(options: RankOptions) {
+  /** @param program `child.js`, that of this build unless another one is given */
+  constructor(options: RankOptions, program = new URL('./child.js', import.meta.url)) {
     this.options = options
-    const child = fork(new URL('./child.js', import.meta.url), [], {
+    const child = fork(program, [], {
       execArgv: [],
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     })

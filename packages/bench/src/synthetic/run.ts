@@ -1,5 +1,7 @@
 /** Runs requests through two synthetic instances, one process per rank. */
 import { randomBytes } from 'node:crypto'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { KvxError, silentLog } from '@kvx/contract'
 import { BootstrapServer, dpRankOf } from '@kvx/core'
 import { planOf, type Job, type Plan, type SyntheticOptions } from './options.ts'
@@ -50,9 +52,11 @@ function startRanks(
   { token, bootstrap }: { token: string; bootstrap: string },
 ): RankProcess[] {
   const run = randomBytes(4).toString('hex')
-  return ranks.map(
-    (rank) =>
-      new RankProcess({
+  const { builds = {} } = options
+  return ranks.map((rank) => {
+    const build = builds[rank.role]
+    return new RankProcess(
+      {
         ...{ ...rank, shape, token, bootstrap, instance: `synthetic-${rank.role}-${run}` },
         ...{ backend: options.backend, backendOptions: options.backendOptions ?? {} },
         from: options.from ?? process.cwd(),
@@ -61,8 +65,12 @@ function startRanks(
         isContiguous: options.contiguous ?? false,
         isMeasured: options.measure ?? false,
         where: options.memory?.[rank.role === 'prefill' ? 0 : 1] ?? 'cpu',
-      }),
-  )
+      },
+      ...(build === undefined
+        ? []
+        : [pathToFileURL(join(build, 'node_modules/@kvx/bench/dist/synthetic/child.js'))]),
+    )
+  })
 }
 
 async function runOver(
