@@ -18,6 +18,12 @@ export class Cells {
     for (const column of columns) this.#cells.add(`${row}, ${column}`)
   }
 
+  addAll({ calm, hit, cells }: Rows): void {
+    for (const row of calm) this.#calm.add(row)
+    for (const row of hit) this.#hit.add(row)
+    for (const cell of cells) this.#cells.add(cell)
+  }
+
   /** Rows, of worlds before any fault and after one. */
   get rows(): Rows {
     return {

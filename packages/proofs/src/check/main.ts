@@ -18,7 +18,7 @@ many faults. Prints one line for each world; of a violation the shortest schedul
 
   --world NAME     only this world (--list names them)
   --faults N       as many faults at most, not as many as the world has by itself
-  --memory MIB     of one world; beyond it the world counts as not exhausted (default 4000)
+  --memory MIB     of one world; beyond it the world counts as not exhausted (default 7000)
   --states N       states of one world, likewise (default 20000000)
   --jobs N         worlds at the same time, each in a process of its own (default: as many as there are cores)
   --walks N        only so many schedules of each world, drawn at random: also of worlds too large for all of them (wide-…)
@@ -37,7 +37,7 @@ async function main(): Promise<number> {
   const flags = readFlags({
     world: { type: 'string' },
     faults: { type: 'string' },
-    memory: { type: 'string', default: '4000' },
+    memory: { type: 'string', default: '7000' },
     states: { type: 'string', default: '20000000' },
     jobs: { type: 'string', default: String(availableParallelism()) },
     walks: { type: 'string' },

@@ -30,7 +30,7 @@ function send(turn: Turn, wire: Wire, way: 'up' | 'down', message: Message): voi
     breakWire(turn, wire, false)
     return
   }
-  const keeps = turn.spec.repeats && 'ep' in message && message.ep !== undefined
+  const keeps = turn.spec.repeats.includes(way) && 'ep' in message && message.ep !== undefined
   const last = keeps ? { ...wire.last, [way]: message } : wire.last
   turn.setWire(wire.id, { [way]: [...wire[way], message], last })
 }
@@ -38,7 +38,7 @@ function send(turn: Turn, wire: Wire, way: 'up' | 'down', message: Message): voi
 /** @param isRead what is on its way may still be read */
 function breakWire(turn: Turn, wire: Wire, isRead: boolean): void {
   const { up, down } = wire.last
-  if (turn.spec.repeats && wire.client === 'open')
+  if (turn.spec.repeats.length > 0 && wire.client === 'open')
     turn.setNet({ again: { up: up ? [up] : [], down: down ? [down] : [] } })
   const queues = isRead ? {} : { up: [], down: [] }
   turn.setWire(wire.id, { isBroken: true, last: { up: undefined, down: undefined }, ...queues })

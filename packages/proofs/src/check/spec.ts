@@ -53,8 +53,8 @@ export interface Spec {
   readonly late: boolean
   /** Hosts take their time: it may pass before they do the next thing. */
   readonly slowHosts: boolean
-  /** What was on a connection that is lost may come again on the next. */
-  readonly repeats: boolean
+  /** To prefill, or to decode: what was said last on a connection that is lost comes again on the next. */
+  readonly repeats: readonly ('up' | 'down')[]
   /** Decode compares digests of what has landed. */
   readonly verify: boolean
   /** States that differ in the kinds of faults that have happened are told apart, for the coverage table. */

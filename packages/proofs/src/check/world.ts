@@ -56,7 +56,7 @@ export class Universe {
   readonly #books = new Numbered<Books>(JSON.stringify)
   readonly #casts = new Numbered<Cast>(JSON.stringify)
 
-  constructor(spec: Spec, cells = new Cells()) {
+  constructor(spec: Spec) {
     const prefills = new Locals<PrefillState, PrefillEvent, PrefillEffect>(stepPrefill, {
       type: 'tick',
     })
@@ -66,7 +66,7 @@ export class Universe {
       small: small(spec),
       prefills,
       decodes,
-      cells,
+      cells: new Cells(),
       performPrefill,
       performDecode,
     }

@@ -1,12 +1,12 @@
 /** The worlds that are looked at, the smallest first. */
 import { faultKinds, type Spec } from './spec.ts'
 
-const base: Omit<Spec, 'name'> = {
+export const base: Omit<Spec, 'name'> = {
   ...{ fence: 'exit', sockets: false, layers: 1, pages: 1, promptPages: 1, credit: 1_000 },
   ...{ pageTokens: 1, prefixTokens: 0, wholeWrites: false, byLayers: false },
   ...{ jobs: 1, oneByOne: false, lacks: undefined, queued: [0, 0], late: false, slowHosts: false },
   ...{
-    repeats: false,
+    repeats: [],
     verify: false,
     tellsFaults: false,
     staysDead: false,
@@ -83,7 +83,7 @@ const long: readonly Spec[] = [
     faults: ['damaged bytes', 'lost connection'],
     most: 1,
   },
-  { ...base, name: 'said-again', repeats: true, faults: ['lost connection'], most: 1 },
+  { ...base, name: 'said-again', repeats: ['up', 'down'], faults: ['lost connection'], most: 1 },
   { ...base, name: 'revoked', ...inTurn, fence: 'peer', faults: ['freeze of prefill'], most: 1 },
   { ...base, name: 'slow-hosts', slowHosts: true, faults: aborts, most: 1 },
   { ...base, name: 'exit', tells: true, faults: usual, most: 1 },
@@ -92,7 +92,8 @@ const long: readonly Spec[] = [
   { ...base, name: 'sockets', fence: 'engine', sockets: true, faults: all, most: 1 },
   { ...base, name: 'late', late: true, fence: 'peer', faults: usual, most: 1 },
   { ...base, name: 'lost-twice', faults: ['lost connection'], most: 2 },
-  { ...base, name: 'repeats', repeats: true, faults: ['lost connection'], most: 2 },
+  { ...base, name: 'repeats-up', repeats: ['up'], faults: ['lost connection'], most: 2 },
+  { ...base, name: 'repeats-down', repeats: ['down'], faults: ['lost connection'], most: 2 },
   { ...base, name: 'abort-lost', faults: [...aborts, 'lost connection'], most: 2 },
   { ...base, name: 'crash-twice', fence: 'peer', faults: crashes, most: 2 },
   {
@@ -107,11 +108,21 @@ const long: readonly Spec[] = [
 ]
 
 /** Of which only some schedules are looked at: everything may go wrong, several times, and something else follows. */
-export const wide: readonly Spec[] = (['exit', 'peer', 'engine'] as const).flatMap((fence) =>
-  [false, true].map((late) => ({
-    ...{ ...base, ...inTurn, name: `wide-${fence}${late ? '-late' : ''}`, fence, late },
-    ...{ sockets: late, repeats: true, verify: true, faults: all, most: 5 },
-  })),
-)
+export const wide: readonly Spec[] = (['exit', 'peer', 'engine'] as const).flatMap((fence) => {
+  const one = {
+    ...base,
+    ...inTurn,
+    fence,
+    repeats: ['up', 'down'] as const,
+    verify: true,
+    faults: all,
+    most: 5,
+  }
+  return [
+    { ...one, name: `wide-${fence}` },
+    { ...one, name: `wide-${fence}-late`, late: true, sockets: true, queued: [6, 6] },
+    { ...one, name: `wide-${fence}-slow`, slowHosts: true },
+  ]
+})
 
 export const worlds: readonly Spec[] = [...quick, ...long]
