@@ -88,7 +88,9 @@ export class Examination {
         'open',
         newGeneration(),
       )
-      return { capabilities, backend: identity.backend, tellsPeerGone, stages }
+      const { writer, owner } = this.#fixture.memory ?? {}
+      const inHost = [writer, owner].every((place) => (place?.kind ?? 'cpu') === 'cpu')
+      return { capabilities, backend: identity.backend, tellsPeerGone, stages, inHost }
     } catch (error) {
       const why = error instanceof Refusal ? `${error.code}: ${error.message}` : String(error)
       throw new Error(`The engine could not be opened: ${why}${party.output}`, { cause: error })

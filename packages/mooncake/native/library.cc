@@ -40,7 +40,7 @@ struct Replaceable {
 };
 
 const std::vector<Replaceable>& replaceable() {
-  static const std::vector<Replaceable> list = {
+  static const auto& list = *new std::vector<Replaceable>{
       // A null list of devices. Whatever else is called with a null context answers 0.
       {"libibverbs.so.1",
        "libibverbs1",
@@ -172,7 +172,7 @@ std::unique_ptr<Library> load(const std::string& path, bool needs_all) {
 
 Library& load_library(const std::string& path, bool needs_all) {
   static std::mutex mutex;
-  static std::map<std::string, std::unique_ptr<Library>> loaded;
+  static auto& loaded = *new std::map<std::string, std::unique_ptr<Library>>;
   const std::lock_guard lock(mutex);
   auto& library = loaded[path];
   if (!library) {

@@ -194,7 +194,7 @@ uint16_t free_port() {
 void reserve_port(uint16_t port) {
   constexpr size_t kMost = 128;
   static std::mutex mutex;
-  static std::deque<Descriptor> reserved;
+  static auto& reserved = *new std::deque<Descriptor>;
   Descriptor descriptor(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_storage address{};
   socklen_t bytes = sizeof(sockaddr_in6);

@@ -18,6 +18,7 @@ const published: Readonly<Record<Flavour, Published>> = {
     platform: 'manylinux_2_28_x86_64',
     sha256: {
       '0.3.13.post1': 'ca9f668a04ffe648b250fda28b97d0a7da149cb110dec5cf3d166a9e68afc940',
+      '0.3.13': '92f59a3d3e3d645ddf37be9ce54259cacb0289d63aa18a077f356742fad25872',
       '0.3.12.post1': '691b4df2a74e32fd9b1877317097d26fd8c5f48692fba920caf5e3a518f36911',
     },
   },
@@ -39,7 +40,12 @@ const published: Readonly<Record<Flavour, Published>> = {
 }
 
 /** Every version that can be installed, newest first. Not every flavour has every version. */
-export const supportedVersions: readonly string[] = ['0.3.14', '0.3.13.post1', '0.3.12.post1']
+export const supportedVersions: readonly string[] = [
+  '0.3.14',
+  '0.3.13.post1',
+  '0.3.13',
+  '0.3.12.post1',
+]
 
 /**
  * The wheel that `kvx backend install mooncake` installs.

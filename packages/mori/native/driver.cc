@@ -19,6 +19,11 @@ constexpr uint64_t kLargestBatch = 4096;
 // Less than this is not worth another rail.
 constexpr uint64_t kSmallestShare = 128u << 10;
 
+// By which MORI knows an engine, and a writer knows that it is the one that was meant.
+std::string key_of(const Generation& generation) {
+  return "kvx-" + generation;
+}
+
 // How much of a segment goes to a rail with so much left of its share. A segment is cut only where
 // both pieces are worth it, and at a page.
 uint64_t first_piece(uint64_t segment, uint64_t left) {
@@ -106,7 +111,7 @@ MoriDriver::MoriDriver(const Options& options, const DriverContext& context)
   // Before the engine: when a thread cannot be made there must be nothing to take down.
   posters_ = std::make_unique<Posters>(static_cast<size_t>(options.number("numWorkers", 1)));
   engine_ = std::make_unique<unsigned char[]>(kEngineBytes);
-  api_->engine_construct(engine_.get(), "kvx-" + context.generation, EngineConfig{host, 0});
+  api_->engine_construct(engine_.get(), key_of(context.generation), EngineConfig{host, 0});
   try {
     api_->create_backend(engine_.get(), BackendType::kRdma, config);
   } catch (const std::exception& error) {
@@ -232,6 +237,9 @@ PeerId MoriDriver::connect(const PeerAddress& address, Clock::time_point deadlin
         "ERR_KVX_BACKEND_MISMATCH",
         "The peer uses MORI " + remote.mori_version + ", this side " + version_ +
             ". Both must use the same version: what MORI sends differs between them.");
+  }
+  if (remote.desc.key != key_of(address.generation)) {
+    connect_failed("The address is that of another engine than the one that was meant.");
   }
   const auto peer = std::make_shared<Peer>();
   peer->name = remote.desc.host + ":" + std::to_string(remote.desc.port);

@@ -199,8 +199,8 @@ std::string check_rocm_smi() {
 
 const Api& load(const LoadOptions& options) {
   static std::mutex mutex;
-  static std::optional<Api> loaded;
-  static LoadOptions with;
+  static auto& loaded = *new std::optional<Api>;
+  static auto& with = *new LoadOptions;
   const std::lock_guard lock(mutex);
   if (loaded) {
     if (with.mori != options.mori || with.verbs != options.verbs) {

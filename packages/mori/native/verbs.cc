@@ -138,7 +138,8 @@ std::vector<Device> usable_devices(const std::vector<Device>& devices) {
 }
 
 bool has_pci_address(const std::string& path) {
-  static const std::regex address("[0-9a-fA-F]{4,}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\\.[0-7]");
+  static const auto& address =
+      *new std::regex("[0-9a-fA-F]{4,}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\\.[0-7]");
   return std::regex_search(path, address);
 }
 
@@ -167,9 +168,9 @@ std::string try_registration(const Device& device, uint64_t address, uint64_t by
 }
 
 const std::string& completion_text(int status) {
-  static const std::vector<std::string> texts = [] {
-    std::vector<std::string> all;
-    for (int i = 0; i < kCompletionStatuses; i++) all.push_back(verbs().wc_status_str(i));
+  static const auto& texts = *[] {
+    auto* all = new std::vector<std::string>;
+    for (int i = 0; i < kCompletionStatuses; i++) all->push_back(verbs().wc_status_str(i));
     return all;
   }();
   return texts.at(static_cast<size_t>(status));

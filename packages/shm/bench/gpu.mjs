@@ -20,7 +20,7 @@ const bytes = 64 * 1024 * 1024
 /** Microseconds of such a copy. */
 const kernel = 200
 
-const folder = path('../test/fork')
+const folder = path('../../native/test/fake-cuda')
 const build = [path('../../../tools/native/gyp.mjs'), folder]
 const { status } = spawnSync(process.execPath, build, { stdio: ['ignore', 'ignore', 'inherit'] })
 if (status !== 0) process.exit(1)

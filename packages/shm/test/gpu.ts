@@ -4,12 +4,11 @@ import { once } from 'node:events'
 import { closeSync, openSync, readSync, writeSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { PeerAddress, TransferPlan } from '@kvx/contract'
-
-export const driver = fileURLToPath(new URL('./fork/build/Release/fakecuda.so', import.meta.url))
+import { fakeCuda } from '../../native/test/fake-cuda.ts'
 
 /** This process and those that it starts have the two GPUs. Before anything asks for them. */
 export function useFakeGpus(): void {
-  process.env.KVX_CUDA_LIBRARY = driver
+  process.env.KVX_CUDA_LIBRARY = fakeCuda
 }
 
 /** What goes wrong from now on in this process, as fake.h says. */

@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
-import { driver } from './gpu.ts'
+import { fakeCuda } from '../../native/test/fake-cuda.ts'
 
 const file = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 const examples = '../../../examples/python/'
@@ -54,7 +54,7 @@ test('they do not when the pages land elsewhere', () => {
 
 /** On the GPUs of a driver that has none, which Python and the Node processes beside it share. */
 const onGpus = (...given: string[]) =>
-  python('python/fake_gpu.py', given, { KVX_CUDA_LIBRARY: driver })
+  python('python/fake_gpu.py', given, { KVX_CUDA_LIBRARY: fakeCuda })
 
 test.each(['cuda:0,cuda:1', 'cuda:1,cuda:1', 'cpu,cuda:0', 'cuda:0,cpu'])(
   'prefill and decode in two Python processes answer as one does, on %s',

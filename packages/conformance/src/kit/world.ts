@@ -12,6 +12,8 @@ export interface Facts {
   readonly backend: string
   readonly tellsPeerGone: boolean
   readonly stages: boolean
+  /** The memory of both sides is the host's. */
+  readonly inHost: boolean
 }
 
 export interface Pair {

@@ -7,12 +7,11 @@ import { check, type Suite, type Unless } from '../suite.ts'
 
 const KiB = 1024
 const bytes = 64 * KiB
-const stages: Unless = ({ stages, capabilities }) =>
-  !stages
-    ? 'the engine has no openStaging'
-    : capabilities.memoryKinds.includes('cpu')
-      ? undefined
-      : 'the engine takes no memory of the host'
+const stages: Unless = ({ stages, capabilities, inHost }) => {
+  if (!stages) return 'the engine has no openStaging'
+  if (!capabilities.memoryKinds.includes('cpu')) return 'the engine takes no memory of the host'
+  return inHost ? undefined : 'only memory of the host is staged, and the fixture has other memory'
+}
 
 const strips = planOf(
   [lane(1 * KiB, { runBytes: 48, runs: 8, sourceStride: 128, destinationStride: 100 })],

@@ -21,6 +21,8 @@
 //     touch JavaScript. All its threads block every signal: signals belong to the host's main
 //     thread.
 //  9. No exception but DriverError may leave a driver.
+// 10. All threads still run while a process ends by process.exit, which closes no engine: what one
+//     of them uses has no static destructor (`static auto& all = *new std::map<…>`).
 #pragma once
 
 #include <atomic>

@@ -123,7 +123,7 @@ inline Loaded load_cuda() {
 }
 
 inline const Loaded& loaded_cuda() {
-  static const Loaded loaded = load_cuda();
+  static const auto& loaded = *new Loaded(load_cuda());
   return loaded;
 }
 

@@ -24,7 +24,7 @@ class Pinned {
   using Begin = uintptr_t;
 
   static Pinned& here() {
-    static Pinned pinned;
+    static auto& pinned = *new Pinned;
     return pinned;
   }
 
