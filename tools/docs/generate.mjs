@@ -10,6 +10,7 @@ import { format, resolveConfig } from 'prettier'
 import { filesBelow, root } from '../lib/repository.mjs'
 import { citationProblems } from './citations.mjs'
 import { environmentProblems, flagTables } from './command.mjs'
+import { conformanceTables } from './conformance.mjs'
 import { errorCodeProblems, errorTables } from './errors.mjs'
 import { figures, layoutTables } from './layouts.mjs'
 import { linkProblems } from './links.mjs'
@@ -21,7 +22,10 @@ if (mode !== '--check' && mode !== '--write') {
   process.exit(2)
 }
 
-const tables = { ...errorTables, ...settingTables, ...flagTables, ...layoutTables }
+const tables = {
+  ...{ ...errorTables, ...settingTables, ...flagTables, ...layoutTables },
+  ...conformanceTables,
+}
 const problems = []
 
 for (const [file, draw] of Object.entries(figures)) {
