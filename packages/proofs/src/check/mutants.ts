@@ -54,7 +54,7 @@ export const huntingGrounds = [
     'abandoned',
     'lost',
   ],
-  ...['without-pages', 'crash', 'said-again', 'revoked', 'peer', 'engine', 'sockets'],
+  ...['without-pages', 'crash', 'said-again', 'revoked', 'peer', 'engine', 'sockets', 'digests'],
 ]
 
 /** States of each world in which a mutant is looked for, and one that it is held not to show. */
