@@ -21,10 +21,10 @@ function asked(ends: Asked['ends'], more: Partial<Asked> = {}): Asked {
 }
 
 const kill: Window = {
-  ...{ kind: 'kill', victim: 'decode-2', from: 1_500, until: 3_000, isHarmless: false },
+  ...{ kind: 'kill', victim: 'decode-2', from: 1_500, until: 3_000 },
 }
 const over: Window = { ...kill, from: 100, until: 900 }
-const blink: Window = { ...kill, kind: 'freeze, short', isHarmless: true }
+const blink: Window = { ...kill, kind: 'freeze, short' }
 
 test.each([
   ['both legs succeed', asked({ prefill: ok, decode: ok }), [], 'ok'],
@@ -93,21 +93,31 @@ function samplesOf(perHour: number, ms: number): Sample[] {
   })
 }
 
+const kept = { worker: 'shm decode-1', engine: 'shm', faultsAnHour: 100 }
+
 test.each([
   ['more than the bound', 2, true],
   ['half of the bound', 0.5, false],
   ['nothing', 0, false],
 ])('memory that grows by %s an hour, and jumps, is a leak: %d times, %s', (_, times, isGrowing) => {
   const samples = samplesOf(times * bounds['resident bytes'], 2 * 3_600_000)
-  const slopes = slopesOf(samples, ['shm decode-1'])
+  const slopes = slopesOf(samples, [kept])
   const memory = slopes.find(({ what }) => what === 'resident bytes')
   expect(memory).toMatchObject({ isGrowing })
   const others = slopes.filter(({ what }) => what !== 'resident bytes')
   expect(others.every((one) => one.isGrowing === false)).toBe(true)
 })
 
+test('what a vendor keeps for each ended link is in the bound of its engine, and in no other', () => {
+  const samples = samplesOf(2 * bounds['resident bytes'], 2 * 3_600_000)
+  const grown = (engine: string) =>
+    slopesOf(samples, [{ ...kept, engine }]).filter(({ isGrowing }) => isGrowing === true)
+  expect(grown('mori')).toEqual([])
+  expect(grown('mooncake')).toMatchObject([{ what: 'resident bytes' }])
+})
+
 test('of a short run no slope is judged', () => {
-  const slopes = slopesOf(samplesOf(1e12, leastSpanMs), ['shm decode-1'])
+  const slopes = slopesOf(samplesOf(1e12, leastSpanMs), [kept])
   expect(slopes.some((slope) => 'isGrowing' in slope)).toBe(false)
 })
 

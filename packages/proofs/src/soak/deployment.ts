@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { silentLog } from '@kvx/contract'
 import { BootstrapServer } from '@kvx/core'
 import type { Random } from '@kvx/simulator'
-import { drawFault, strike, type Kind, type Window } from './faults.ts'
+import { drawFault, isHarmless, strike, type Kind, type Window } from './faults.ts'
 import { judge, lost, type Asked, type Verdict } from './judge.ts'
 import { Worker } from './life.ts'
 import {
@@ -130,10 +130,8 @@ export class Deployment {
       await sleep(faultEveryMs * (0.5 + random.next()), undefined, { signal }).catch(noop)
       if (signal.aborted) return
       const { kind, victim } = drawFault(random, this.workers, kinds)
-      const isHarmless = kind === 'freeze, short'
       const window: Window = {
-        ...{ kind, victim: victim.options.instance, isHarmless },
-        ...{ from: Date.now(), until: Infinity },
+        ...{ kind, victim: victim.options.instance, from: Date.now(), until: Infinity },
       }
       this.#windows = this.#windows.filter(({ until }) => until > Date.now() - memoryMs)
       this.#windows.push(window)
@@ -141,7 +139,7 @@ export class Deployment {
       try {
         await strike(kind, victim, deadlines)
         const repaired = Date.now()
-        if (!isHarmless) await this.#recover()
+        if (!isHarmless(kind)) await this.#recover()
         const took = Date.now() - repaired
         this.counts.slowestRecoveryMs = Math.max(this.counts.slowestRecoveryMs, took)
       } catch (cause) {

@@ -11,6 +11,9 @@ import type { SoakDeadlines } from './settings.ts'
 export const kinds = ['kill', 'freeze, short', 'freeze, long', 'cut'] as const
 export type Kind = (typeof kinds)[number]
 
+/** Nobody may notice it. */
+export const isHarmless = (kind: Kind): boolean => kind === 'freeze, short'
+
 /** The time in which a fault may affect requests: until the deployment works as before. */
 export interface Window {
   readonly kind: Kind
@@ -18,8 +21,6 @@ export interface Window {
   readonly from: number
   /** Infinity while it is open. */
   until: number
-  /** Nobody may notice it. */
-  readonly isHarmless: boolean
 }
 
 /** Milliseconds that a short freeze lasts. */

@@ -1,6 +1,6 @@
 /** Was how a request ended right, given the faults that it lived through? */
 import { faultCodes } from '../chaos/judge.ts'
-import type { Window } from './faults.ts'
+import { isHarmless, type Window } from './faults.ts'
 import type { End } from './worker.ts'
 
 export interface Asked {
@@ -47,7 +47,7 @@ export function judge(asked: Asked, windows: readonly Window[], withinMs: number
   const isUnheard = decode.code === 'ERR_KVX_ABORTED' && prefill.code === 'ERR_KVX_TIMEOUT'
   if (asked.isAborted && (isUnheard || codes.every((code) => code === 'ERR_KVX_ABORTED')))
     return { kind: 'aborted' }
-  const cause = lived.findLast(({ isHarmless }) => !isHarmless)
+  const cause = lived.findLast(({ kind }) => !isHarmless(kind))
   if (cause === undefined) return wrong('no fault concerned it, but it failed')
   const strange = codes.find(
     (code) =>

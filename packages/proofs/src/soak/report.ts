@@ -1,7 +1,7 @@
 /** What a soak has found, as text that a person reads, in Markdown. */
 import { table } from '../chaos/report.ts'
 import { kinds } from './faults.ts'
-import { bounds, leastSpanMs, type Measured } from './settings.ts'
+import { leastSpanMs, type Measured } from './settings.ts'
 import type { SoakReport } from './run.ts'
 
 export function soakText({ engines, slopes, seconds, notCut }: SoakReport): string {
@@ -26,13 +26,15 @@ export function soakText({ engines, slopes, seconds, notCut }: SoakReport): stri
     ),
     row('slowest recovery, s', (name) => (engines[name]!.slowestRecoveryMs / 1_000).toFixed(1)),
   ]
-  const shown = slopes.map(({ worker, what, first, last, most, perHour, error, isGrowing }) => [
-    ...[worker, unitOf[what].name],
-    ...[first, last, most].map((value) => inUnit(what, value)),
-    `${inUnit(what, perHour)} ± ${inUnit(what, error)}`,
-    inUnit(what, bounds[what]),
-    isGrowing === undefined ? 'too short' : isGrowing ? 'GROWS' : 'holds',
-  ])
+  const shown = slopes.map(
+    ({ worker, what, first, last, most, perHour, error, bound, isGrowing }) => [
+      ...[worker, unitOf[what].name],
+      ...[first, last, most].map((value) => inUnit(what, value)),
+      `${inUnit(what, perHour)} ± ${inUnit(what, error)}`,
+      inUnit(what, bound),
+      isGrowing === undefined ? 'too short' : isGrowing ? 'GROWS' : 'holds',
+    ],
+  )
   return [
     `${(seconds / 60).toFixed(1)} min of load and faults.${notCut === undefined ? '' : ` Connections were not cut: ${notCut}.`}`,
     '',
@@ -44,6 +46,7 @@ export function soakText({ engines, slopes, seconds, notCut }: SoakReport): stri
     ),
     '',
     `First, last, most and slope are those after the warm-up; a slope needs ${String(leastSpanMs / 60_000)} minutes.`,
+    'Bounds have in them what vendors keep for each link that a fault has ended.',
     '',
   ].join('\n')
 }

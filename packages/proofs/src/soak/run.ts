@@ -8,7 +8,7 @@ import { Random } from '@kvx/simulator'
 import { install } from '../chaos/cluster.ts'
 import { endSurvivors } from '../chaos/survivors.ts'
 import { Deployment, type Counts } from './deployment.ts'
-import { cutObjection, kinds } from './faults.ts'
+import { cutObjection, isHarmless, kinds } from './faults.ts'
 import { sampleOf, slopesOf, type Sample, type Slope } from './samples.ts'
 import { soakDeadlines, type SoakDeadlines } from './settings.ts'
 
@@ -60,16 +60,23 @@ export async function runSoak(options: SoakOptions): Promise<SoakReport> {
   const over = new AbortController()
   let began = Date.now()
   let seconds = 0
-  const reportNow = (isOver: boolean): SoakReport => ({
-    ...{ seed: options.seed, isOver, samples, failures },
-    seconds: isOver ? seconds : (Date.now() - began) / 1_000,
-    ...(notCut !== undefined && { notCut }),
-    engines: Object.fromEntries(deployments.map(({ engine, counts }) => [engine, counts])),
-    slopes: slopesOf(
-      samples,
-      deployments.flatMap(({ workers }) => workers.filter(isKept).map(({ name }) => name)),
-    ),
-  })
+  const reportNow = (isOver: boolean): SoakReport => {
+    const passed = isOver ? seconds : (Date.now() - began) / 1_000
+    const kept = deployments.flatMap(({ engine, workers, counts }) => {
+      const faults = kinds.reduce(
+        (sum, kind) => sum + (isHarmless(kind) ? 0 : counts.faults[kind]),
+        0,
+      )
+      const faultsAnHour = (faults / passed) * 3_600
+      return workers.filter(isKept).map(({ name: worker }) => ({ worker, engine, faultsAnHour }))
+    })
+    return {
+      ...{ seed: options.seed, isOver, samples, failures, seconds: passed },
+      ...(notCut !== undefined && { notCut }),
+      engines: Object.fromEntries(deployments.map(({ engine, counts }) => [engine, counts])),
+      slopes: slopesOf(samples, kept),
+    }
+  }
   try {
     for (const [i, engine] of options.engines.entries()) {
       deployments.push(

@@ -1,7 +1,7 @@
 /** What long-lived workers hold over time, and whether it grows. */
 import { readdir, readFile } from 'node:fs/promises'
 import type { Worker } from './life.ts'
-import { bounds, leastSpanMs, warmUpShare, type Measured } from './settings.ts'
+import { bounds, leastSpanMs, perFault, warmUpShare, type Measured } from './settings.ts'
 
 export interface Sample extends Readonly<Record<Measured, number>> {
   readonly worker: string
@@ -47,22 +47,32 @@ export interface Slope {
   /** After warm-up, by least squares. */
   readonly perHour: number
   readonly error: number
+  readonly bound: number
   /** Absent: there was too little time. */
   readonly isGrowing?: boolean
 }
 
-export function slopesOf(samples: readonly Sample[], workers: readonly string[]): Slope[] {
-  return workers.flatMap((worker) => {
+/** A worker that lives as long as the run. */
+export interface Kept {
+  readonly worker: string
+  readonly engine: string
+  /** Those that end links. */
+  readonly faultsAnHour: number
+}
+
+export function slopesOf(samples: readonly Sample[], kept: readonly Kept[]): Slope[] {
+  return kept.flatMap(({ worker, engine, faultsAnHour }) => {
     const own = samples.filter((one) => one.worker === worker)
     const warm = own.slice(Math.floor(own.length * warmUpShare))
     const span = ((warm.at(-1)?.seconds ?? 0) - (warm[0]?.seconds ?? 0)) * 1_000
     return (Object.keys(bounds) as Measured[]).map((what): Slope => {
       const { slope, error } = fit(warm.map((one) => [one.seconds / 3_600, one[what]]))
       const values = warm.map((one) => one[what])
+      const bound = bounds[what] + (perFault[engine]?.[what] ?? 0) * faultsAnHour
       return {
-        ...{ worker, what, perHour: slope, error },
+        ...{ worker, what, perHour: slope, error, bound },
         ...{ first: values[0] ?? 0, last: values.at(-1) ?? 0, most: Math.max(0, ...values) },
-        ...(span >= leastSpanMs && { isGrowing: slope - 3 * error > bounds[what] }),
+        ...(span >= leastSpanMs && { isGrowing: slope - 3 * error > bound }),
       }
     })
   })

@@ -61,3 +61,14 @@ export const bounds = {
   'quarantined pages': 2,
 } as const
 export type Measured = keyof typeof bounds
+
+/**
+ * What a vendor's library keeps for each link that has ended, as long as its engine is open; so much of it may come with each fault
+ * that ends links.
+ */
+export const perFault: Readonly<Record<string, Partial<Record<Measured, number>>>> = {
+  // The connections of its pool to a peer that is gone: four for each.
+  mooncake: { descriptors: 8 },
+  // The queue pairs of a link, four of them; the fake libibverbs has a descriptor for each.
+  mori: { descriptors: 8, 'resident bytes': 2 ** 20 },
+}
