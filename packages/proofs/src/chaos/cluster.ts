@@ -7,7 +7,7 @@ import { read } from './client.ts'
 import type { Machine } from './namespaces.ts'
 import type { LoggedEvent } from './phases.ts'
 import { command, KvxProcess } from './process.ts'
-import { patientWorkerArgs, routerArgs, workerArgs } from './settings.ts'
+import { patientWorkerArgs, recoveryMs, routerArgs, workerArgs } from './settings.ts'
 
 export const roles = ['prefill', 'decode', 'router'] as const
 export type Role = (typeof roles)[number]
@@ -119,6 +119,29 @@ export class Cluster {
   watch(watcher: Watcher): () => void {
     this.#watchers.add(watcher)
     return () => this.#watchers.delete(watcher)
+  }
+
+  /**
+   * Resolves when a request that comes to decode from now on has its cache from prefill. An answer alone does not show that both
+   * are there again: while no prefill lives, the router lets decode compute the prompts.
+   * @throws Error when there is none for too long
+   */
+  crossed(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const opened = new Set<string>()
+      const late = setTimeout(() => {
+        unwatch()
+        reject(new Error(`no cache came from prefill within ${String(recoveryMs)} ms`))
+      }, recoveryMs)
+      const unwatch = this.watch((role, { name, room }) => {
+        if (role !== 'decode' || room === undefined) return
+        if (name === 'room.opened') opened.add(room)
+        if (name !== 'transfer.complete' || !opened.has(room)) return
+        unwatch()
+        clearTimeout(late)
+        resolve()
+      })
+    })
   }
 
   /** How many pages of a worker are in which state. */

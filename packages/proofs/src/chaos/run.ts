@@ -233,11 +233,14 @@ class EngineRun {
     }
   }
 
-  /** Until all processes run and a request that began after that has succeeded. */
+  /** Until all processes run, and of requests that began after that one has succeeded and one was done by both. */
   async #recover(struck: readonly Struck[]): Promise<void> {
     await Promise.all(struck.map(({ repaired }) => repaired))
     const harmless = struck.every(({ window }) => window.mayAffect !== 'all')
-    if (!harmless) this.#report.recoveries.push(await this.#load.success(Date.now()))
+    if (!harmless) {
+      const [ms] = await Promise.all([this.#load.success(Date.now()), this.#cluster!.crossed()])
+      this.#report.recoveries.push(ms)
+    }
     for (const { window } of struck) window.until = Date.now()
   }
 
