@@ -17,8 +17,8 @@ process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL')
 })
 
-/** Milliseconds that a worker may take to open, to close, and to tell its gauges. */
-const patienceMs = 60_000
+/** Milliseconds that a worker may take to open and to close, on a machine whose cores others want before it. */
+const patienceMs = 300_000
 
 /** The process was killed, or is not there yet. */
 const gone: End = { code: 'gone' }
