@@ -11,7 +11,7 @@ test.concurrent.each([
   {
     from: 'one GPU to another',
     memory: { writer: gpu(0), owner: gpu(1) },
-    only: ['memory', 'plans', 'bounds', 'visibility', 'after'],
+    only: ['memory', 'connect', 'plans', 'bounds', 'visibility', 'after'],
   },
   { from: 'a GPU to the host', memory: { writer: gpu(0), owner: cpu }, only: ['memory', 'after'] },
   { from: 'the host to a GPU', memory: { writer: cpu, owner: gpu(0) }, only: ['memory', 'after'] },

@@ -383,8 +383,8 @@ bool ShmDriver::submits_now(PeerId peer) const {
   return owners_.at(peer)->has_gpu();
 }
 
-// From memory of one GPU to memory of GPUs that it has mapped: one launch. That the owner is lost
-// shows when it has ended.
+// From memory of one GPU to memory of GPUs that it has mapped: one launch. An owner that is gone is
+// left to submit_lanes: its memory stays mapped here, and may be in use again.
 std::optional<PostedLanes> ShmDriver::submit_now(PeerId peer, const Plan& plan) {
   if (pages_of(plan) > kFewPages) return std::nullopt;
   Posted posted{nullptr, true};
@@ -405,7 +405,7 @@ std::optional<PostedLanes> ShmDriver::submit_now(PeerId peer, const Plan& plan) 
         [&](uint32_t region) { return *owner.mapped(region, *ordinal, *gpus_); }, *ordinal);
   }
   gpu::Copier* const copier = gpus_->ready_copier(*ordinal);
-  if (copier == nullptr) return std::nullopt;
+  if (copier == nullptr || !posted.owner->loss().empty()) return std::nullopt;
   const auto ticket = copier->submit_now(batch);
   if (!ticket) return std::nullopt;
   posted.flights.push_back({copier, *ticket});

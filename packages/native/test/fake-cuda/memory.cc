@@ -294,8 +294,9 @@ FAKE Result cuMemRelease(AllocationHandle handle) {
   FAKE_CALL("cuMemRelease");
   const std::lock_guard lock(mutex);
   const auto found = handles.find(handle);
-  if (found == handles.end() || found->second.references == 0) return kInvalid;
-  found->second.references--;
+  if (found == handles.end()) return kInvalid;
+  // What is mapped stays.
+  if (--found->second.references == 0) handles.erase(found);
   return kOk;
 }
 FAKE Result cuMemAddressReserve(Address* out, size_t bytes, size_t, Address, unsigned long long) {
@@ -396,7 +397,7 @@ FAKE Result cuMemRetainAllocationHandle(AllocationHandle* out, void* at) {
   const auto found = mapping_at(reinterpret_cast<Address>(at));
   if (found == mappings.end() || found->second.kind != Kind::kMapped) return kInvalid;
   *out = found->second.number;
-  handles[*out].references++;
+  handles.try_emplace(*out, Handle{found->second.memory, 0}).first->second.references++;
   return kOk;
 }
 
