@@ -10,3 +10,5 @@ export interface Engine {
 }
 
 export const engines: readonly Engine[]
+
+export function shmOnGpus(memory: NonNullable<Fixture['memory']>): Fixture

@@ -23,8 +23,17 @@ const tellsNobody = (what) =>
     ].map((check) => [`peer loss: ${check}`, `${what} does not say that a peer is gone`]),
   )
 
-const mooncakeSkips = {
-  ...tellsNobody('Mooncake'),
+const mooncakeSkips = tellsNobody('Mooncake')
+
+/** A wheel of Mooncake that kvx does not install itself: its folder. */
+async function otherMooncake(name, project, version, sha256) {
+  const platform = 'manylinux_2_35_x86_64'
+  const { folder } = await installWheel({
+    ...{ name, version, project, files: ['mooncake/'] },
+    pipArguments: ['--python-version', '3.11', '--platform', platform],
+    sha256: { [`${project.replaceAll('-', '_')}-${version}-cp311-cp311-${platform}.whl`]: sha256 },
+  })
+  return join(folder, 'mooncake')
 }
 
 /** By the C++ symbols of the ordinary wheel. */
@@ -43,20 +52,13 @@ const mooncakeFunctions = (version, sha256) => ({
   name: `mooncake ${version}, C functions`,
   skip: mooncakeSkips,
   async fixture() {
-    const platform = 'manylinux_2_35_x86_64'
-    const { folder } = await installWheel({
-      name: 'mooncake-npu',
-      version,
-      project: 'mooncake-transfer-engine-npu',
-      pipArguments: ['--python-version', '3.11', '--platform', platform],
-      sha256: { [`mooncake_transfer_engine_npu-${version}-cp311-cp311-${platform}.whl`]: sha256 },
-      files: ['mooncake/'],
-    })
+    const project = 'mooncake-transfer-engine-npu'
+    const folder = await otherMooncake('mooncake-npu', project, version, sha256)
     const standIn = path('build/ascend_transport.so')
     mkdirSync(dirname(standIn), { recursive: true })
     const shared = ['-shared', '-fPIC', '-Wl,-soname,ascend_transport.so', '-o', standIn]
     execFileSync(env.CC ?? 'cc', ['-x', 'c', '/dev/null', ...shared])
-    const libraryPath = join(folder, 'mooncake', 'libtransfer_engine.so')
+    const libraryPath = join(folder, 'libtransfer_engine.so')
     return {
       backend: '@kvx/mooncake',
       environment: { LD_PRELOAD: standIn, MC_FORCE_TCP: '1' },
@@ -88,37 +90,29 @@ const refusedMooncake = {
   skip: {},
   refused: /0\.3\.12\.post1 is the (oldest version|first) that can be used/,
   async fixture() {
-    const version = '0.3.10.post2'
-    const platform = 'manylinux_2_35_x86_64'
-    const { folder } = await installWheel({
-      name: 'mooncake-old',
-      version,
-      project: 'mooncake-transfer-engine',
-      pipArguments: ['--python-version', '3.11', '--platform', platform],
-      sha256: {
-        [`mooncake_transfer_engine-${version}-cp311-cp311-${platform}.whl`]:
-          '96a36024c9471cb4691e7001fcf77b580df1895891cc5672830432c22cfa4b15',
-      },
-      files: ['mooncake/'],
-    })
-    const libraryPath = join(folder, 'mooncake', 'engine.so')
+    const sha256 = '96a36024c9471cb4691e7001fcf77b580df1895891cc5672830432c22cfa4b15'
+    const project = 'mooncake-transfer-engine'
+    const folder = await otherMooncake('mooncake-old', project, '0.3.10.post2', sha256)
+    const libraryPath = join(folder, 'engine.so')
     return { backend: '@kvx/mooncake', options: { hostname: '127.0.0.1', libraryPath } }
   },
 }
 
-const fakeCuda = path('../../native/test/fake-cuda/build/Release/fakecuda.so')
+/** On the two GPUs of the driver without any. */
+export const shmOnGpus = (memory) => ({
+  backend: '@kvx/shm',
+  environment: { KVX_CUDA_LIBRARY: path('../../native/test/fake-cuda/build/Release/fakecuda.so') },
+  memory,
+  deviceWork: url('./gpu-work.mjs'),
+})
 
 export const engines = [
   { name: 'shm', skip: {}, fixture: () => ({ backend: '@kvx/shm' }) },
   {
     name: 'shm, from one GPU to another',
     skip: {},
-    fixture: () => ({
-      backend: '@kvx/shm',
-      environment: { KVX_CUDA_LIBRARY: fakeCuda },
-      memory: { writer: { kind: 'cuda', device: 0 }, owner: { kind: 'cuda', device: 1 } },
-      deviceWork: url('./gpu-work.mjs'),
-    }),
+    fixture: () =>
+      shmOnGpus({ writer: { kind: 'cuda', device: 0 }, owner: { kind: 'cuda', device: 1 } }),
   },
   ...['0.3.13.post1', '0.3.13', '0.3.12.post1'].map(mooncakeWheel),
   ...Object.entries({

@@ -2,7 +2,7 @@
 // the host it runs all suites in shm.test.ts.
 import { runConformance, type MemoryPlace } from '@kvx/conformance/run'
 import { expect, test } from 'vitest'
-import { fakeCuda } from '../../native/test/fake-cuda.ts'
+import { shmOnGpus } from './engines.mjs'
 
 const cpu: MemoryPlace = { kind: 'cpu' }
 const gpu = (device: number): MemoryPlace => ({ kind: 'cuda', device })
@@ -16,15 +16,7 @@ test.concurrent.each([
   { from: 'a GPU to the host', memory: { writer: gpu(0), owner: cpu }, only: ['memory', 'after'] },
   { from: 'the host to a GPU', memory: { writer: cpu, owner: gpu(0) }, only: ['memory', 'after'] },
 ])('shm from $from', { timeout: 120_000 }, async ({ memory, only }) => {
-  const outcomes = await runConformance(
-    {
-      backend: '@kvx/shm',
-      environment: { KVX_CUDA_LIBRARY: fakeCuda },
-      memory,
-      deviceWork: new URL('./gpu-work.mjs', import.meta.url),
-    },
-    { only },
-  )
+  const outcomes = await runConformance(shmOnGpus(memory), { only })
   const skipped = outcomes.filter(({ outcome }) => outcome === 'skipped')
   expect(outcomes.filter(({ outcome }) => outcome === 'failed')).toEqual([])
   expect(skipped.map(({ reason }) => reason)).toEqual(["the engine declares 'after'"])

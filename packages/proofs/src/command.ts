@@ -45,6 +45,19 @@ export const mostSeed = 2 ** 32 - 1
 /** From 0 to `most`, included. */
 export const anySeed = (most = mostSeed) => Math.floor(Math.random() * (most + 1))
 
+/** A signal that SIGINT or SIGTERM gives, with a word of what happens now; another one of them ends the process at once. */
+export function endEarly(word: string): AbortSignal {
+  const stop = new AbortController()
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(signal, () => {
+      if (stop.signal.aborted) process.exit(130)
+      process.stderr.write(`${word}; once more to end at once\n`)
+      stop.abort()
+    })
+  }
+  return stop.signal
+}
+
 /** Runs a command: its exit code, or 2 for a wrong command line, or 1 for an error. Both are told. */
 export async function exitCode(main: () => Promise<number>): Promise<number> {
   // Whoever reads this may go away, as `head` does: the exit code still tells how the run ended.

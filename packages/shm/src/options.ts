@@ -14,7 +14,7 @@ export interface ShmOptions {
   readonly copySmsSameGpu?: number | undefined
   /** The same to memory of the host, for pieces under 256 KiB (1 MiB before CUDA 12.8). Default 2: more of them stall the whole GPU. */
   readonly copySmsToHost?: number | undefined
-  /** The same from memory of the host. Default 2. */
+  /** The same from memory of the host. Default 4. */
   readonly copySmsFromHost?: number | undefined
 }
 

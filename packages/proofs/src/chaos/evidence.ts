@@ -25,7 +25,7 @@ export function evidenceText(
   return [
     where,
     ...['', 'planned:', ...indented(planned.map(nameOf))],
-    ...['', 'faults, until requests succeeded again:'],
+    ...['', 'faults, until both workers served requests again:'],
     ...indented(
       windows.map(
         ({ fault, from, until }) => `${clock(from)} to ${clock(until)}: ${nameOf(fault)}`,

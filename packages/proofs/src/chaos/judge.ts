@@ -3,7 +3,7 @@ import type { Asked } from './load.ts'
 import type { Cut, Fault } from './plan.ts'
 import { errorWithinMs } from './settings.ts'
 
-/** The time in which a fault may affect requests: until the deployment has answered one again. */
+/** The time in which a fault may affect requests: until the deployment works as before. */
 export interface Window {
   readonly fault: Fault | Cut
   readonly from: number

@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { anySeed, exitCode, mostSeed, readFlags, whole } from '../command.ts'
+import { anySeed, endEarly, exitCode, mostSeed, readFlags, whole } from '../command.ts'
 import { reportText } from './report.ts'
 import { runChaos } from './run.ts'
 import { afterRound, lanes } from './settings.ts'
@@ -23,7 +23,7 @@ of each process, and clients that leave, each aimed at a request in one of six p
 counts is read from the workers' logs at the moment of the fault. Ctrl-C ends after the present round.
 
 A round is one fault per phase, one after another; each time the dead are started again behind the
-same ports, and the next fault comes when a new request has succeeded. After a round the load ends,
+same ports, and the next fault comes when both have done a new request. After a round the load ends,
 the page gauges of both workers must be where they were at the start, and the next ${String(afterRound)} requests
 must succeed. A request that a fault has hit must end in time with an error that names phase and peer;
 every other must have exactly the tokens of a standalone worker.
@@ -47,14 +47,7 @@ async function main(): Promise<number> {
   }
   const faults = whole('faults', values.faults)
   const seed = whole('seed', values.seed, { most: mostSeed })
-  const stop = new AbortController()
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.on(signal, () => {
-      if (stop.signal.aborted) process.exit(130)
-      process.stderr.write('ending after this round; once more to end at once\n')
-      stop.abort()
-    })
-  }
+  const stop = endEarly('ending after this round')
   const folder = await mkdtemp(join(tmpdir(), 'kvx-chaos-'))
   process.stderr.write(`seed ${String(seed)}, logs in ${folder}\n`)
   const report = await runChaos({
@@ -64,19 +57,18 @@ async function main(): Promise<number> {
     leastPerPhase: faults >= faultsForLeast ? 10 : 0,
     folder,
     progress: (line) => process.stderr.write(`${line}\n`),
-    signal: stop.signal,
+    signal: stop,
   })
   process.stdout.write(`\n${reportText(report)}`)
   for (const failure of report.failures) process.stdout.write(`FAILED: ${failure}\n`)
   const failed = report.failures.length > 0
   if (failed || values.keep) process.stdout.write(`The logs of all processes are in ${folder}.\n`)
   else await rm(folder, { recursive: true, force: true })
-  if (stop.signal.aborted)
-    process.stdout.write(`Interrupted: ${String(faults)} faults were asked for.\n`)
+  if (stop.aborted) process.stdout.write(`Interrupted: ${String(faults)} faults were asked for.\n`)
   else if (!failed) process.stdout.write('Nothing went wrong.\n')
   process.stdout.write(`Seed ${String(seed)}.\n`)
   if (failed) return 1
-  return stop.signal.aborted ? 130 : 0
+  return stop.aborted ? 130 : 0
 }
 
 process.exitCode = await exitCode(main)

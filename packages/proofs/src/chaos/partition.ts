@@ -12,6 +12,7 @@ import { judge, type Verdict, type Window } from './judge.ts'
 import { Load, type Asked } from './load.ts'
 import { Machines } from './namespaces.ts'
 import { answerAlone } from './questions.ts'
+import { recovery } from './recovery.ts'
 import { differenceAtRest, pagesOf } from './rest.ts'
 import { afterRound, drainMs, patienceMs } from './settings.ts'
 import { endSurvivors } from './survivors.ts'
@@ -67,8 +68,7 @@ export async function runPartition(options: PartitionOptions): Promise<Partition
         await sleep(seconds * 1_000)
         machines.heal()
         const healed = Date.now()
-        const [ms] = await Promise.all([load.success(healed), cluster.crossed()])
-        report.recoveries.push(ms)
+        report.recoveries.push(await recovery(load, cluster, healed))
         windows.at(-1)!.until = Date.now()
         await load.stop()
         await load.askSome(afterRound)

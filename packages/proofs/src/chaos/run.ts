@@ -9,6 +9,7 @@ import { Load, type Asked } from './load.ts'
 import { phases, type Phase } from './phases.ts'
 import { drawPlan, everyFault, type Fault } from './plan.ts'
 import { answerAlone, type Question } from './questions.ts'
+import { recovery } from './recovery.ts'
 import { differenceAtRest, pagesOf } from './rest.ts'
 import { afterRound, lanes } from './settings.ts'
 import { Striker, type Struck } from './strike.ts'
@@ -238,8 +239,7 @@ class EngineRun {
     await Promise.all(struck.map(({ repaired }) => repaired))
     const harmless = struck.every(({ window }) => window.mayAffect !== 'all')
     if (!harmless) {
-      const [ms] = await Promise.all([this.#load.success(Date.now()), this.#cluster!.crossed()])
-      this.#report.recoveries.push(ms)
+      this.#report.recoveries.push(await recovery(this.#load, this.#cluster!, Date.now()))
     }
     for (const { window } of struck) window.until = Date.now()
   }

@@ -26,14 +26,15 @@ export const deadlines = {
  * Milliseconds within which a request that a fault has hit must have its error: the deadlines of all
  * stages that it may have to wait in, one after another.
  */
-export const errorWithinMs =
-  deadlines.probe +
-  deadlines.hello +
-  deadlines.reserve +
-  deadlines.pairing +
-  deadlines.transfer +
-  deadlines.linger +
-  deadlines.peerSilent
+export const errorWithin = (each: Readonly<Record<keyof typeof deadlines, number>>): number =>
+  each.probe +
+  each.hello +
+  each.reserve +
+  each.pairing +
+  each.transfer +
+  each.linger +
+  each.peerSilent
+export const errorWithinMs = errorWithin(deadlines)
 
 /** Milliseconds without a piece of its answer after which a request counts as hanging. */
 export const patienceMs = 120_000

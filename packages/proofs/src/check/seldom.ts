@@ -18,6 +18,16 @@ const lostAndAborted = [
   'FAULT the host of prefill aborts',
   'decode connects',
 ]
+const frozenAndRefused = [
+  'FAULT decode stands still',
+  'FAULT c1 breaks, what was on its way is lost',
+  '11 ms pass',
+  'prefill ticks',
+  'decode is thawed',
+  'decode connects',
+  'the transport says again: reserve',
+  'decode hears refuse',
+]
 const waiting = 'decode has compared'
 
 export const seldom: readonly Seldom[] = [
@@ -71,17 +81,7 @@ export const seldom: readonly Seldom[] = [
       ...{ repeats: ['up'], faults: ['freeze of decode', lost], most: 2 },
     },
     avoided: [waiting, 'decode is thawed', 'decode ticks'],
-    wanted: [
-      'decode hears complete',
-      'FAULT decode stands still',
-      'FAULT c1 breaks, what was on its way is lost',
-      '11 ms pass',
-      'prefill ticks',
-      'decode is thawed',
-      'decode connects',
-      'the transport says again: reserve',
-      'decode hears refuse',
-    ],
+    wanted: ['decode hears complete', ...frozenAndRefused],
   },
   {
     cell: 'D ready verifying, abort',
@@ -190,17 +190,6 @@ export const seldom: readonly Seldom[] = [
       ...{ repeats: ['up'], faults: ['freeze of decode', 'abort of prefill', lost], most: 3 },
     },
     avoided: [waiting, 'decode is thawed', 'decode ticks', 'decode hears failed'],
-    wanted: [
-      'decode hears complete',
-      'FAULT the host of prefill aborts',
-      'FAULT decode stands still',
-      'FAULT c1 breaks, what was on its way is lost',
-      '11 ms pass',
-      'prefill ticks',
-      'decode is thawed',
-      'decode connects',
-      'the transport says again: reserve',
-      'decode hears refuse',
-    ],
+    wanted: ['decode hears complete', 'FAULT the host of prefill aborts', ...frozenAndRefused],
   },
 ]

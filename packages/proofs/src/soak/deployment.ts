@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { silentLog } from '@kvx/contract'
 import { BootstrapServer } from '@kvx/core'
 import type { Random } from '@kvx/simulator'
+import { errorWithin } from '../chaos/settings.ts'
 import { drawFault, isHarmless, strike, type Kind, type Window } from './faults.ts'
 import { judge, lost, type Asked, type Verdict } from './judge.ts'
 import { Worker } from './life.ts'
@@ -11,7 +12,6 @@ import {
   abortShare,
   abortWithinMs,
   atOnce,
-  errorWithin,
   fewestTokens,
   lostAfter,
   mostTokens,

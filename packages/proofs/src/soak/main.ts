@@ -2,7 +2,7 @@
 import { mkdtemp, rename, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { anySeed, exitCode, mostSeed, readFlags, usageError, whole } from '../command.ts'
+import { anySeed, endEarly, exitCode, mostSeed, readFlags, usageError, whole } from '../command.ts'
 import { soakText } from './report.ts'
 import { engines as known, runSoak, type SoakReport } from './run.ts'
 
@@ -60,14 +60,7 @@ async function main(): Promise<number> {
       throw usageError(`--engines can have ${known.join(', ')}, got ${engine}`)
   }
   const seed = whole('seed', values.seed, { most: mostSeed })
-  const stop = new AbortController()
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.on(signal, () => {
-      if (stop.signal.aborted) process.exit(130)
-      process.stderr.write('ending; once more to end at once\n')
-      stop.abort()
-    })
-  }
+  const stop = endEarly('ending')
   const file = values.out ?? join(await mkdtemp(join(tmpdir(), 'kvx-soak-')), 'report.json')
   process.stderr.write(`seed ${String(seed)}, report in ${file}\n`)
   let written = Promise.resolve()
@@ -79,7 +72,7 @@ async function main(): Promise<number> {
     })
   }
   const report = await runSoak({
-    ...{ engines, ms, seed, sampleEveryMs: 10_000, signal: stop.signal, onReport: save },
+    ...{ engines, ms, seed, sampleEveryMs: 10_000, signal: stop, onReport: save },
     rate: positive('rate', values.rate),
     faultEveryMs: positive('fault-every', values['fault-every']) * 1_000,
     progress: (line) => process.stderr.write(`${line}\n`),
@@ -87,11 +80,11 @@ async function main(): Promise<number> {
   await written
   process.stdout.write(`\n${soakText(report)}`)
   for (const failure of report.failures) process.stdout.write(`FAILED: ${failure}\n`)
-  if (stop.signal.aborted) process.stdout.write('Ended early.\n')
+  if (stop.aborted) process.stdout.write('Ended early.\n')
   if (report.failures.length === 0) process.stdout.write('Nothing went wrong.\n')
   process.stdout.write(`Seed ${String(seed)}. Report: ${file}\n`)
   if (report.failures.length > 0) return 1
-  return stop.signal.aborted ? 130 : 0
+  return stop.aborted ? 130 : 0
 }
 
 function positive(flag: string, text: string): number {

@@ -1,4 +1,5 @@
 /** What runs: small caches and few requests at a time, so that hours of it leave a machine to others. */
+import { errorWithin } from '../chaos/settings.ts'
 
 /** Milliseconds, for the workers: long enough for a process that gets the processor seldom. */
 export const soakDeadlines = {
@@ -15,16 +16,6 @@ export const soakDeadlines = {
   recycle: 5_000,
 }
 export type SoakDeadlines = typeof soakDeadlines
-
-/** Milliseconds that an error may take: the deadlines of all stages that a request may have to wait in, one after another. */
-export const errorWithin = (each: SoakDeadlines): number =>
-  each.probe +
-  each.hello +
-  each.reserve +
-  each.pairing +
-  each.transfer +
-  each.linger +
-  each.peerSilent
 
 /** Milliseconds after which a request without an end is lost. */
 export const lostAfter = (each: SoakDeadlines): number => 2 * errorWithin(each) + each.progress

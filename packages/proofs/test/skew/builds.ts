@@ -12,7 +12,7 @@ import { dirname, join } from 'node:path'
 const earlier = '69c13ad.tgz'
 
 const require = createRequire(import.meta.url)
-const repository = join(import.meta.dirname, '../../../..')
+export const repository = join(import.meta.dirname, '../../../..')
 
 const folderOf = (name: string) => dirname(require.resolve(`@kvx/${name}/package.json`))
 

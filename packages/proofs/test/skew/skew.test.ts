@@ -1,11 +1,11 @@
 /** Do an earlier build and this one understand each other, both ways round, and what is said when two versions do not overlap? */
 import { rm } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { runSynthetic, type SyntheticOptions } from '@kvx/bench'
 import { protocolVersion } from '@kvx/core/protocol'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { installEarlier, installVersion } from './builds.ts'
+import { installEarlier, installVersion, repository } from './builds.ts'
 
 const common = { backend: 'shm', from: import.meta.dirname, requests: 4, concurrency: 2 } as const
 
@@ -50,9 +50,6 @@ const runs: [what: string, options: SyntheticOptions][] = [
 
 type Run = typeof runSynthetic
 
-/** The repository. */
-const here = join(dirname(import.meta.dirname), '../../..')
-
 /** With its bootstrap service, which is prefill's. */
 const runOf = async (build: string): Promise<Run> => {
   const entry = join(build, 'node_modules/@kvx/bench/dist/index.js')
@@ -74,7 +71,7 @@ describe('the earlier build and this one', () => {
 
   test.each(runs)('the earlier prefill sends to this decode: %s', async (_, options) => {
     const run = await runOf(earlier)
-    const { total, ok } = await run({ ...options, builds: { decode: here } })
+    const { total, ok } = await run({ ...options, builds: { decode: repository } })
     expect(total).toMatchObject({ errors: {}, aborted: options.abort ? 2 : 0 })
     expect(ok).toBe(true)
   })
