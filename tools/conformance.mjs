@@ -18,7 +18,11 @@ const write = args.includes('--write')
 const words = args.filter((arg) => arg !== '--write')
 const isMeant = ({ name }) => words.length === 0 || words.some((word) => name.startsWith(word))
 const chosen = engines.filter(isMeant)
-if (chosen.length === 0) throw new Error(`There are: ${engines.map(({ name }) => name).join('; ')}`)
+if (chosen.length === 0) {
+  const names = engines.map(({ name }) => name).join('; ')
+  console.error(`No engine's name begins with ${words.join(' or ')}. There are: ${names}`)
+  process.exit(2)
+}
 
 /** Counts by suite, and the reason of each skip. @returns undefined when a check failed, which it has said */
 async function examine({ skip, fixture }) {
