@@ -4,11 +4,12 @@ import shm from '@kvx/shm'
 
 const log = { debug() {}, info() {}, warn() {}, error() {} }
 const { generation, peer, bytes, fill, user } = JSON.parse(process.argv[2])
-if (user !== undefined) process.setuid(user)
 const engine = await shm.open({}, { generation, log })
 const memory = allocate(bytes)
 memory.view(0, bytes).fill(fill)
 await engine.register(memory)
+// Once the addons are loaded, which another user may not be able to read.
+if (user !== undefined) process.setuid(user)
 
 try {
   const link = await engine.connect({
